@@ -1,0 +1,43 @@
+"""Every error a user of `trimtab.steering` can cause: one message that names the thing, the numbers, the
+consequence and the cure. The CLI prints the message and exits with 2; it never shows a traceback for these."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class SteeringError(Exception):
+    """Base of all user errors of the steering layer."""
+
+
+class UnknownName(SteeringError):
+    """A name that is not on the shelf; the message lists the nearest right ones."""
+
+    def __init__(self, what: str, name: str, known: Iterable[str]):
+        options = sorted(known)
+        near = difflib.get_close_matches(name, options, n=1)
+        hint = f"did you mean '{near[0]}'? " if near else ""
+        super().__init__(f"unknown {what} '{name}': {hint}known: {', '.join(options) or 'none'}")
+
+
+class BadSite(SteeringError):
+    """A site that does not exist in this model, or a text that is not a site."""
+
+
+class BadSpan(SteeringError):
+    """A text that is not a span, or a span that this text of tokens cannot answer."""
+
+
+class BadPlan(SteeringError):
+    """A plan that does not fit the model, or arrays and header that are not a plan."""
+
+
+class SilentNoOp(SteeringError):
+    """A hook did not fire as often as the model ran: the edit or the reading would have been a silent no-op."""
+
+
+class UnsupportedModel(SteeringError):
+    """A model family without a row, or a row that the proof on load refuted."""
+
+
+class CannotFold(SteeringError):
+    """The plan has no exact equivalent in weights; the message says why."""

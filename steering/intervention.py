@@ -1,0 +1,22 @@
+"""Intervention: move x site x span x strength. The smallest thing that can be done to a model."""
+
+from dataclasses import dataclass, replace
+
+from trimtab.steering.model.site import Site
+from trimtab.steering.model.span import ALL, Span
+from trimtab.steering.moves.base import Move
+
+
+@dataclass(frozen=True, eq=False)
+class Intervention:
+    """`h' = h + strength * move.delta(h)` at `site`, on the tokens of `span`. source: where a gate reads."""
+
+    site: Site
+    move: Move
+    span: Span = ALL
+    strength: float = 1.0
+    source: Site | None = None
+
+    def scaled(self, factor: float) -> "Intervention":
+        """The same with its strength multiplied."""
+        return replace(self, strength=self.strength * factor)

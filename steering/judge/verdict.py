@@ -1,0 +1,104 @@
+"""Verdict: what a plan achieves beside its placebos at the same price, as named numbers that a report can draw."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from trimtab.steering.price.result import Dose, Interval, Price
+
+
+@dataclass(frozen=True)
+class Effect:
+    """margin: change of (mean per-token log-probability of the positive completion minus that of the negative one),
+    nats per token, over held-out pairs; paired bootstrap. behaviour: change of the behavioural score on generated
+    text; behaviour_base/behaviour_steered: its levels."""
+
+    margin: Interval
+    margin_base: float
+    margin_steered: float
+    behaviour: Interval | None = None
+    behaviour_base: float | None = None
+    behaviour_steered: float | None = None
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One competitor at the same price. kind: plan, random, covariance, shuffled, flip, system_prompt, method.
+    kl_asked, kl: nats per token. difference: the plan's margin minus this one's, paired bootstrap (None for the plan)."""
+
+    name: str
+    kind: str
+    strength: float | None
+    kl_asked: float | None
+    kl: float
+    reachable: bool
+    effect: Effect
+    difference: Interval | None = None
+
+
+@dataclass(frozen=True)
+class SitePoint:
+    """One candidate of the search, on the selection split, all dosed to the same teacher-forced KL."""
+
+    site: str
+    strength: float
+    kl: float
+    margin: float
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """Effect at one price. contender: whose curve."""
+
+    contender: str
+    strength: float
+    kl: float
+    margin: Interval
+
+
+@dataclass(frozen=True)
+class AblationResult:
+    """Directional ablation (operator names which) on prompts that ask for the behaviour: how much of the margin that
+    asking gains is gone. removed: share removed, 1 = all. random_removed: the same for random directions."""
+
+    operator: str
+    reference: str
+    asked_gain: Interval
+    gain_after: Interval
+    removed: float
+    random_removed: tuple[float, ...]
+    kl: float
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One prompt answered by the base model and by the steered one (kl: mean nats per token spent)."""
+
+    prompt: str
+    base: str
+    steered: str
+    kl: float
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Everything a validation run found. beats_random: the plan's margin exceeds that of every random and
+    covariance-matched placebo with intervals of the difference above 0. sentence: the verdict in plain words."""
+
+    plan: str
+    site: str
+    fitter: str
+    beats_random: bool
+    sentence: str
+    dose: Dose
+    price: Price
+    contenders: tuple[Contender, ...]
+    search: tuple[SitePoint, ...]
+    curve: tuple[CurvePoint, ...]
+    ablation: AblationResult | None
+    generations: tuple[Generation, ...]
+    splits: dict[str, int]
+    behaviour_metric: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON types, nested like the fields."""
+        return asdict(self)

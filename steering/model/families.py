@@ -1,0 +1,117 @@
+"""Model families as data: one row says where everything is. A row is a claim; `anatomy.prove` tests it on load.
+
+To add a family, add its row here and nothing else. Paths are relative to the causal-LM model (`blocks`, `embed`)
+or to a block (the rest). `attn_added`/`mlp_added` name the module whose output is *exactly what is added to the
+residual*: behind the extra norm in gemma2, gemma3 and olmo2, the module itself elsewhere. `mid_input` names the
+module whose input is resid_mid.
+"""
+
+from dataclasses import dataclass, replace
+
+from transformers import PretrainedConfig
+
+from trimtab.steering.errors import UnsupportedModel
+
+
+@dataclass(frozen=True)
+class Family:
+    """Where things are in one model family.
+
+    blocks, embed: dotted paths from the causal-LM model. attn, out_proj, attn_added, mlp_added, down_proj,
+    mid_input: dotted paths from a block. parallel: attention and MLP read the same input, so resid_mid does not
+    exist. post_norm: a norm stands between a projection and the residual, so only `z` and `mlp_post` fold.
+    """
+
+    blocks: str = "model.layers"
+    embed: str = "model.embed_tokens"
+    attn: str = "self_attn"
+    out_proj: str = "self_attn.o_proj"
+    attn_added: str = "self_attn"
+    mlp_added: str = "mlp"
+    down_proj: str | None = "mlp.down_proj"
+    mid_input: str | None = "post_attention_layernorm"
+    parallel: bool = False
+    post_norm: bool = False
+
+
+_LLAMA = Family()
+_GEMMA2 = Family(
+    attn_added="post_attention_layernorm",
+    mlp_added="post_feedforward_layernorm",
+    mid_input="pre_feedforward_layernorm",
+    post_norm=True,
+)
+_OLMO2 = replace(_GEMMA2, mid_input="mlp")
+_NEOX = Family(
+    blocks="gpt_neox.layers",
+    embed="gpt_neox.embed_in",
+    attn="attention",
+    out_proj="attention.dense",
+    attn_added="attention",
+    down_proj="mlp.dense_4h_to_h",
+)
+_GPT2 = Family(
+    blocks="transformer.h",
+    embed="transformer.wte",
+    attn="attn",
+    out_proj="attn.c_proj",
+    attn_added="attn",
+    down_proj="mlp.c_proj",
+    mid_input="ln_2",
+)
+
+FAMILIES: dict[str, Family] = {
+    "llama": _LLAMA,
+    "mistral": _LLAMA,
+    "ministral": _LLAMA,
+    "qwen2": _LLAMA,
+    "qwen3": _LLAMA,
+    "gemma": _LLAMA,
+    "phi3": _LLAMA,
+    "smollm3": _LLAMA,
+    "olmo": _LLAMA,
+    "seed_oss": _LLAMA,
+    "gemma2": _GEMMA2,
+    "gemma3_text": _GEMMA2,
+    "gemma3": replace(_GEMMA2, blocks="model.language_model.layers", embed="model.language_model.embed_tokens"),
+    "olmo2": _OLMO2,
+    "olmo3": _OLMO2,
+    "gpt2": _GPT2,
+    "gpt_neo": replace(_GPT2, out_proj="attn.attention.out_proj"),
+    "gptj": replace(_GPT2, out_proj="attn.out_proj", down_proj="mlp.fc_out", mid_input=None, parallel=True),
+    "gpt_neox": _NEOX,
+    "opt": Family(
+        blocks="model.decoder.layers",
+        embed="model.decoder.embed_tokens",
+        out_proj="self_attn.out_proj",
+        mlp_added="fc2",
+        down_proj="fc2",
+        mid_input="final_layer_norm",
+    ),
+    "phi": Family(out_proj="self_attn.dense", down_proj="mlp.fc2", mid_input=None, parallel=True),
+    "stablelm": _LLAMA,
+    "starcoder2": replace(_LLAMA, down_proj="mlp.c_proj"),
+    "cohere": replace(_LLAMA, mid_input=None, parallel=True),
+    "qwen2_moe": replace(_LLAMA, down_proj=None),
+    "qwen3_moe": replace(_LLAMA, down_proj=None),
+    "mixtral": replace(_LLAMA, down_proj=None),
+    "olmoe": replace(_LLAMA, down_proj=None),
+}
+
+
+def family_of(config: PretrainedConfig) -> Family:
+    """The row for this configuration. Raises UnsupportedModel with how to add one.
+
+    Two families are parallel only by configuration (gpt_neox, stablelm), and OPT-350m normalises after adding.
+    """
+    row = FAMILIES.get(config.model_type)
+    if row is None:
+        raise UnsupportedModel(
+            f"model family '{config.model_type}' has no row, so no site can be resolved in it. Known: "
+            f"{', '.join(sorted(FAMILIES))}. Add its row to steering/model/families.py; it is proved on load."
+        )
+    if getattr(config, "use_parallel_residual", False):
+        return replace(row, parallel=True, mid_input=None)
+    if config.model_type == "opt" and not config.do_layer_norm_before:
+        raise UnsupportedModel("OPT models that normalise after adding (opt-350m) have no plain residual stream.")
+    return row

@@ -1,0 +1,186 @@
+"""The only file that registers a hook. Hooks live inside a `with`, and half-made ones are released.
+
+Edits and reads are given per Site; an edit returns the new tensor, a read returns nothing. Tensors arrive as
+`[b s d]` (the z of all heads flattened; one head as its slice), whatever shape the family uses inside.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from trimtab.steering.model.anatomy import Anatomy
+from trimtab.steering.model.site import Site
+
+Edit = Callable[[Tensor], Tensor]
+Read = Callable[[Tensor], None]
+Watch = Callable[[Mapping[str, Any]], None]
+
+
+class StopForward(Exception):
+    """Raised by a read to end a forward pass after the deepest site asked for."""
+
+
+@contextmanager
+def hooked(
+    anatomy: Anatomy,
+    edits: Sequence[tuple[Site, Edit]] = (),
+    reads: Sequence[tuple[Site, Read]] = (),
+    watch: Watch | None = None,
+) -> Iterator[None]:
+    """Edit and read at sites while the block runs; `watch` sees the keyword arguments of each forward pass first.
+
+    Edits run in the order given, reads after them. All hooks are gone afterwards, also when making one fails.
+    """
+    with ExitStack() as stack:
+        shape = _Shape()
+
+        def add(handle: RemovableHandle) -> None:
+            stack.callback(handle.remove)
+
+        add(anatomy.base.register_forward_pre_hook(_watcher(shape, watch), with_kwargs=True))
+        for site, edit in edits:
+            _register_edit(anatomy, site, edit, shape, add)
+        for site, read in reads:
+            _register_edit(anatomy, site, _reading(read), shape, add, reading=True)
+        yield
+
+
+@contextmanager
+def generate_watched(model: nn.Module, seen: Callable[[int], None], done: Callable[[], None]) -> Iterator[None]:
+    """While the block runs, tell `seen` how many columns the prompt of each `model.generate` call has.
+
+    Only this makes "prompt" exact for every way of decoding: cached, uncached, chunked prefill, assisted, beams.
+    """
+    original = model.generate
+
+    def generate(inputs: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
+        given = next((x for x in (inputs, kwargs.get("input_ids"), kwargs.get("inputs_embeds")) if x is not None), None)
+        if given is not None:
+            seen(given.shape[1])
+        try:
+            return original(*(() if inputs is None else (inputs,)), *args, **kwargs)
+        finally:
+            done()
+
+    model.__dict__["generate"] = generate
+    try:
+        yield
+    finally:
+        model.__dict__.pop("generate", None)
+
+
+class _Shape:
+    """Batch and token count of the forward pass that is running: OPT flattens both into one axis inside a block."""
+
+    batch, tokens = 0, 0
+
+    def restore(self, h: Tensor) -> Tensor:
+        return h if h.ndim == 3 else h.view(self.batch, self.tokens, -1)
+
+
+def _watcher(shape: _Shape, watch: Watch | None) -> Callable:
+    def hook(module: nn.Module, args: tuple, kwargs: dict) -> None:
+        names = ("input_ids",)
+        seen = {**dict(zip(names, args, strict=False)), **kwargs}
+        given = seen["input_ids"] if seen.get("input_ids") is not None else seen["inputs_embeds"]
+        shape.batch, shape.tokens = given.shape[:2]
+        if watch is not None:
+            watch(seen)
+
+    return hook
+
+
+def _reading(read: Read) -> Edit:
+    def edit(h: Tensor) -> Tensor:
+        read(h)
+        return h
+
+    return edit
+
+
+def _register_edit(anatomy, site: Site, edit: Edit, shape: _Shape, add: Callable, reading: bool = False) -> None:
+    if site.point == "resid_mid" and not reading:
+        _register_mid_edit(anatomy, site, edit, shape, add)
+        return
+    place = anatomy.place(site)
+    change = _shaped(_on_head(edit, site, anatomy.d_head), shape)
+    if place.side == "in":
+        add(place.module.register_forward_pre_hook(_input_hook(change), with_kwargs=True))
+    else:
+        add(place.module.register_forward_hook(_output_hook(change)))
+
+
+def _register_mid_edit(anatomy, site: Site, edit: Edit, shape: _Shape, add: Callable) -> None:
+    """resid_mid is a sum inside the block: no module's output. Its displacement is added to attn_out, which is
+    exactly what is added to the residual; changing the input of the next norm would leave the skip path as it was."""
+    before: dict[str, Tensor] = {}
+
+    def keep(h: Tensor) -> Tensor:
+        before["resid_pre"] = h
+        return h
+
+    def change(attn_out: Tensor) -> Tensor:
+        mid = before["resid_pre"] + attn_out
+        edited = edit(mid)
+        return attn_out if edited is mid else attn_out + (edited - mid)
+
+    anatomy.check(site)
+    block = anatomy.blocks[site.block or 0]
+    add(block.register_forward_pre_hook(_input_hook(keep), with_kwargs=True))
+    attn_out = anatomy.place(Site("attn_out", site.block))
+    add(attn_out.module.register_forward_hook(_output_hook(_shaped(change, shape))))
+
+
+def _on_head(edit: Edit, site: Site, d_head: int) -> Edit:
+    if site.head is None:
+        return edit
+    start = site.head * d_head
+
+    def one_head(z: Tensor) -> Tensor:
+        head = z[..., start : start + d_head]
+        edited = edit(head)
+        if edited is head:
+            return z
+        return torch.cat([z[..., :start], edited, z[..., start + d_head :]], dim=-1)
+
+    return one_head
+
+
+def _shaped(edit: Edit, shape: _Shape) -> Edit:
+    def change(h: Tensor) -> Tensor:
+        full = shape.restore(h)
+        edited = edit(full)
+        return h if edited is full else edited.view(h.shape)
+
+    return change
+
+
+def _input_hook(edit: Edit) -> Callable:
+    """Blocks get hidden_states as the first positional argument or by name, depending on the family."""
+
+    def hook(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+        if args:
+            edited = edit(args[0])
+            return None if edited is args[0] else ((edited, *args[1:]), kwargs)
+        h = kwargs["hidden_states"]
+        edited = edit(h)
+        return None if edited is h else (args, {**kwargs, "hidden_states": edited})
+
+    return hook
+
+
+def _output_hook(edit: Edit) -> Callable:
+    """Blocks return a tensor in transformers 5, attention modules a tuple: both are handled, neither is guessed."""
+
+    def hook(module: nn.Module, args: tuple, output: Any) -> Any:
+        first = output[0] if isinstance(output, tuple) else output
+        edited = edit(first)
+        if edited is first:
+            return None
+        return (edited, *output[1:]) if isinstance(output, tuple) else edited
+
+    return hook

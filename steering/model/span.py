@@ -1,0 +1,87 @@
+"""Span: which tokens. Counted in real tokens of each row: never in padding, never per forward pass.
+
+Libraries that count positions per forward pass steer nothing under a KV cache: each decode step is a forward
+of one token, so "from position 20 on" never comes. Here a token's index is its place among the row's real
+tokens since the start of the text, whatever the batching, padding side, caching or chunking.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from trimtab.steering.errors import BadSpan, UnknownName
+
+PLAIN = ("all", "prompt", "generated", "answer", "last")
+COUNTED = ("first", "after")
+
+
+@dataclass(frozen=True)
+class Positions:
+    """Where the tokens of one forward pass stand in their rows.
+
+    index: `[b s]`, place among the row's real tokens from 0; -1 marks padding.
+    prompt_length: `[b]`, number of real tokens in each row's prompt.
+    """
+
+    index: Int[Tensor, "b s"]
+    prompt_length: Int[Tensor, "b"]
+
+
+@dataclass(frozen=True)
+class Span:
+    """kind and, for `first`/`after`, a count of tokens.
+
+    all       every real token
+    prompt    tokens of the prompt
+    generated tokens after the prompt (written by the model, or a completion that is scored)
+    answer    the last prompt token and all generated ones: the positions whose outputs write the answer
+    last      the last prompt token only
+    first:n   the first n real tokens of the row; after:n   all but those
+    """
+
+    kind: str = "all"
+    count: int = 0
+
+    def __post_init__(self) -> None:
+        if self.kind not in (*PLAIN, *COUNTED):
+            raise UnknownName("span", self.kind, (*PLAIN, "first:n", "after:n"))
+        if self.count < 0 or (self.kind == "first" and self.count == 0):
+            raise BadSpan(f"span '{self}' selects nothing or counts backwards; give {self.kind}:n with n >= 1")
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.count}" if self.kind in COUNTED else self.kind
+
+    @classmethod
+    def parse(cls, text: "str | Span") -> "Span":
+        """Read `all`, `prompt`, `generated`, `answer`, `last`, `first:n` or `after:n`."""
+        if isinstance(text, Span):
+            return text
+        kind, colon, count = str(text).partition(":")
+        if kind in COUNTED and not count.isdecimal():
+            raise BadSpan(f"span '{text}' needs a count of tokens, for example {kind}:8")
+        if kind in PLAIN and colon:
+            raise BadSpan(f"span '{text}': {kind} takes no count; only first:n and after:n do")
+        return cls(kind, int(count) if count else 0)
+
+    def mask(self, positions: Positions) -> Bool[Tensor, "b s"]:
+        """True where a token belongs to the span; padding never does."""
+        index, prompt = positions.index, positions.prompt_length[:, None]
+        chosen = {
+            "all": lambda: torch.ones_like(index, dtype=torch.bool),
+            "prompt": lambda: index < prompt,
+            "generated": lambda: index >= prompt,
+            "answer": lambda: index >= prompt - 1,
+            "last": lambda: index == prompt - 1,
+            "first": lambda: index < self.count,
+            "after": lambda: index >= self.count,
+        }[self.kind]()
+        return chosen & (index >= 0)
+
+
+ALL = Span("all")
+PROMPT = Span("prompt")
+GENERATED = Span("generated")
+ANSWER = Span("answer")
+LAST = Span("last")

@@ -1,0 +1,54 @@
+"""The Move contract: *what* is done to a vector, knowing nothing of models, sites, tokens or strengths.
+
+A Move is a frozen dataclass with one method to write, `delta(h)`: the displacement at strength 1. Everywhere in
+trimtab `h' = h + strength * delta(h)`, so strength 0 is the identity and 1 is "as fitted". Moves vary by wrapping,
+never by overriding; each is abstract or final.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class AffineMap:
+    """A displacement that is affine in h: `delta(h) = diagonal * h + left @ (right^T h) + bias`.
+
+    bias: `[d]`. left, right: `[d k]` or None. diagonal: `[d]` or None. What `fold` turns into weights.
+    """
+
+    bias: Float[Tensor, "d"]
+    left: Float[Tensor, "d k"] | None = None
+    right: Float[Tensor, "d k"] | None = None
+    diagonal: Float[Tensor, "d"] | None = None
+
+    @property
+    def constant(self) -> bool:
+        """True when the displacement does not depend on h."""
+        return self.left is None and self.diagonal is None
+
+    def matrix(self) -> Float[Tensor, "d d"]:
+        """The linear part as a dense matrix M, so that `delta(h) = M h + bias`."""
+        d = self.bias.shape[0]
+        dense = torch.zeros(d, d) if self.diagonal is None else torch.diag(self.diagonal)
+        return dense if self.left is None or self.right is None else dense + self.left @ self.right.T
+
+
+class Move(ABC):
+    """Abstract base; subclasses are frozen dataclasses whose tensor fields are float32 and of width d."""
+
+    @property
+    @abstractmethod
+    def width(self) -> int | None:
+        """d, the width of the vectors this Move takes; None when it takes any."""
+
+    @abstractmethod
+    def delta(self, h: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
+        """Displacement at strength 1, for float32 h of any leading shape."""
+
+    @abstractmethod
+    def affine(self) -> AffineMap | None:
+        """The same displacement as an affine map, or None when it depends on the input in another way."""

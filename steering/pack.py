@@ -1,0 +1,128 @@
+"""Pack: a plan as float32 arrays and a JSON header, by walking dataclass fields. No pickle anywhere.
+
+The same (arrays, header) goes to one safetensors file (`save_plan`/`load_plan`) or to the catalog.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+from torch import Tensor
+
+from trimtab.steering.errors import BadPlan
+from trimtab.steering.intervention import Intervention
+from trimtab.steering.model.anatomy import Fingerprint
+from trimtab.steering.model.site import Site
+from trimtab.steering.model.span import Span
+from trimtab.steering.moves import MOVES
+from trimtab.steering.moves.base import Move
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Packed:
+    """arrays: float32 numpy by name. header: JSON with a format number."""
+
+    arrays: Mapping[str, np.ndarray]
+    header: Mapping[str, Any]
+
+
+def pack_plan(interventions: Sequence[Intervention], model: Fingerprint | None) -> Packed:
+    """Walk the fields of every move: tensors to arrays `{number}/{field}`, the rest to the header."""
+    arrays: dict[str, np.ndarray] = {}
+    steps = [_pack_step(str(k), step, arrays) for k, step in enumerate(interventions)]
+    made_on = None if model is None else model.to_json()
+    return Packed(arrays, {"format": FORMAT, "kind": "plan", "model": made_on, "interventions": steps})
+
+
+def unpack_interventions(
+    arrays: Mapping[str, np.ndarray], header: Mapping[str, Any]
+) -> tuple[tuple[Intervention, ...], Fingerprint | None]:
+    """The reverse. Raises BadPlan when header or arrays are not a plan this version can read."""
+    if header.get("kind") != "plan" or header.get("format") != FORMAT:
+        raise BadPlan(
+            f"this is not a plan of format {FORMAT}: kind {header.get('kind')!r}, format {header.get('format')!r}"
+        )
+    try:
+        steps = tuple(_unpack_step(str(k), step, arrays) for k, step in enumerate(header["interventions"]))
+        model = None if header["model"] is None else Fingerprint(**header["model"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise BadPlan(f"the plan's header and arrays do not belong together: {error!r}") from error
+    return steps, model
+
+
+def save_plan(packed: Packed, path: str | Path) -> None:
+    """One safetensors file, header in its metadata. Written beside and renamed, so never half-written."""
+    target = Path(path)
+    part = target.with_name(target.name + ".part")
+    arrays = {name: np.ascontiguousarray(array) for name, array in packed.arrays.items()}
+    save_file(arrays, part, metadata={"trimtab": json.dumps(packed.header, sort_keys=True)})
+    part.rename(target)
+
+
+def load_plan(path: str | Path) -> Packed:
+    """Read a file of `save_plan`. Raises BadPlan when it is not one."""
+    try:
+        with safe_open(str(path), framework="np") as file:
+            header = json.loads((file.metadata() or {})["trimtab"])
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise BadPlan(f"{path} is not a trimtab plan: {error}") from error
+    return Packed(arrays, header)
+
+
+def _pack_step(prefix: str, step: Intervention, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+    return {
+        "site": str(step.site),
+        "span": str(step.span),
+        "strength": step.strength,
+        "source": None if step.source is None else str(step.source),
+        "move": _pack_move(prefix, step.move, arrays),
+    }
+
+
+def _pack_move(prefix: str, move: Move, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+    header: dict[str, Any] = {"name": MOVES.name_of(type(move)), "fields": {}}
+    for field in fields(move):  # type: ignore[arg-type]
+        value = getattr(move, field.name)
+        if isinstance(value, Tensor):
+            arrays[f"{prefix}/{field.name}"] = value.detach().float().cpu().numpy()
+            header["fields"][field.name] = {"array": f"{prefix}/{field.name}"}
+        elif isinstance(value, Move):
+            header["fields"][field.name] = {"move": _pack_move(f"{prefix}/{field.name}", value, arrays)}
+        else:
+            header["fields"][field.name] = {"value": _finite(field.name, value)}
+    return header
+
+
+def _finite(name: str, value: Any) -> Any:
+    """JSON has no infinities; Clamp's open ends are written as text."""
+    if isinstance(value, float) and math.isinf(value):
+        return "inf" if value > 0 else "-inf"
+    return value
+
+
+def _unpack_step(prefix: str, step: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Intervention:
+    source = None if step["source"] is None else Site.parse(step["source"])
+    move = _unpack_move(step["move"], arrays)
+    return Intervention(Site.parse(step["site"]), move, Span.parse(step["span"]), float(step["strength"]), source)
+
+
+def _unpack_move(header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Move:
+    values: dict[str, Any] = {}
+    for name, held in header["fields"].items():
+        if "array" in held:
+            values[name] = torch.from_numpy(np.array(arrays[held["array"]], dtype=np.float32))
+        elif "move" in held:
+            values[name] = _unpack_move(held["move"], arrays)
+        else:
+            values[name] = float(held["value"]) if held["value"] in ("inf", "-inf") else held["value"]
+    return MOVES[header["name"]](**values)

@@ -1,0 +1,63 @@
+"""What a plan costs, as named numbers with units. Direction, tokens, aggregation and prompts are fields, never folklore."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate and its bootstrap interval. level: coverage, for example 0.95. n: how many clusters were resampled."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+    level: float = 0.95
+
+
+@dataclass(frozen=True)
+class KL:
+    """A divergence between next-token distributions, nats per token, float32 or better.
+
+    direction: "steered||base" or "base||steered". tokens: what text, for example "rollouts" or "neutral".
+    mean: over tokens, interval by bootstrap over texts. p95, max: over tokens. per_token: up to 2,000 values, for plots.
+    prompts_digest: sha256 of the texts' token ids.
+    """
+
+    direction: str
+    tokens: str
+    mean: Interval
+    p95: float
+    max: float
+    n_tokens: int
+    prompts_digest: str
+    per_token: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Price:
+    """budget: KL(steered || base) on text the steered model wrote for held-out prompts: the number the budget binds.
+    damage: KL(base || steered) teacher-forced on neutral text. perplexity_*: on the same neutral text.
+    capability_*: share of A/B items right (None when not asked)."""
+
+    budget: KL
+    damage: KL
+    perplexity_base: float
+    perplexity_steered: float
+    capability_base: float | None = None
+    capability_steered: float | None = None
+
+
+@dataclass(frozen=True)
+class Dose:
+    """The strength found for a budget. asked, achieved: nats per token (achieved on the calibration prompts).
+    reachable: False when no strength tried came within tolerance (KL saturates: the final norm forgets scale).
+    first_guess: strength of the Fisher closed form. forwards: forward passes of the model spent. history: (strength,
+    KL) of every verification in order."""
+
+    asked: float
+    achieved: float
+    strength: float
+    reachable: bool
+    first_guess: float
+    forwards: int
+    history: tuple[tuple[float, float], ...]
