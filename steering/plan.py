@@ -12,6 +12,7 @@ from trimtab.steering.intervention import Intervention
 from trimtab.steering.model.anatomy import Anatomy, Fingerprint
 from trimtab.steering.model.span import Span
 from trimtab.steering.pack import Packed, pack_plan, unpack_interventions
+from trimtab.steering.price.governor import Governor
 from trimtab.steering.session import Session
 
 
@@ -24,15 +25,22 @@ class SteeringPlan:
 
     @contextmanager
     def on(
-        self, model: PreTrainedModel, strength: float = 1.0, prompt_lengths: Sequence[int] | None = None
+        self,
+        model: PreTrainedModel,
+        strength: float = 1.0,
+        prompt_lengths: Sequence[int] | None = None,
+        govern: "float | Governor | None" = None,
     ) -> Iterator[Session]:
         """Steer `model` while the block runs; it is unmodified afterwards.
 
         strength multiplies that of every intervention; 0 leaves logits bit-identical. prompt_lengths: real tokens of
-        each row's prompt, when prompt and completion are run at once; `model.generate` needs none. Raises BadPlan
-        when the plan does not fit the model, SilentNoOp when a hook did not fire on every forward pass.
+        each row's prompt, when prompt and completion are run at once; `model.generate` needs none. govern: nats that
+        the next-token distribution may move at any token (or a Governor, which can bound the whole answer); costs a
+        second row per row. Raises BadPlan when the plan does not fit the model, SilentNoOp when a hook did not fire
+        on every forward pass.
         """
-        with Session(Anatomy.of(model), [self.scaled(strength)], prompt_lengths).attached() as session:
+        governor = Governor(govern) if isinstance(govern, int | float) else govern
+        with Session(Anatomy.of(model), [self.scaled(strength)], prompt_lengths, governor).attached() as session:
             yield session
 
     def scaled(self, factor: float) -> "SteeringPlan":

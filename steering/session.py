@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,10 +11,11 @@ from torch import Tensor
 from trimtab.steering.errors import BadPlan, SilentNoOp
 from trimtab.steering.intervention import Intervention
 from trimtab.steering.model.anatomy import Anatomy
-from trimtab.steering.model.hooks import generate_watched, hooked
+from trimtab.steering.model.hooks import doubled, generate_watched, hooked
 from trimtab.steering.model.positions import PositionTracker
 from trimtab.steering.model.site import Site
 from trimtab.steering.model.span import Positions
+from trimtab.steering.price.governor import Account, Governor, Ledger
 
 if TYPE_CHECKING:
     from trimtab.steering.plan import SteeringPlan
@@ -31,7 +32,12 @@ class Session:
         anatomy: Anatomy,
         plans: "Sequence[SteeringPlan | None]",
         prompt_lengths: Sequence[int] | None = None,
+        governor: Governor | None = None,
     ):
+        self._account = None if governor is None else Account(governor)
+        if governor is not None:  # each row runs twice: steered, and as the base model would have answered
+            plans = [*plans, *[None] * len(plans)]
+            prompt_lengths = None if prompt_lengths is None else [*prompt_lengths, *prompt_lengths]
         self._anatomy, self._plans = anatomy, plans
         self._tracker = PositionTracker(prompt_lengths)
         self._positions: Positions | None = None
@@ -46,10 +52,9 @@ class Session:
     def attached(self) -> "Iterator[Session]":
         """Hooks on while the block runs. Raises SilentNoOp afterwards when one did not fire on every pass."""
         edits = [(step.site, self._edit(k, row, step)) for k, (row, step) in enumerate(self._steps)]
-        watched = generate_watched(
-            self._anatomy.model, self._tracker.generate_started, self._tracker.generate_ended
-        )
-        with watched, hooked(self._anatomy, edits, watch=self._watch):
+        watched = generate_watched(self._anatomy.model, self._generate_started, self._tracker.generate_ended)
+        governed = nullcontext() if self._account is None else doubled(self._anatomy.model, self._account.mix)
+        with watched, governed, hooked(self._anatomy, edits, watch=self._watch):
             yield self
         for (_, step), count in zip(self._steps, self.fired, strict=True):
             if count != self.forwards:
@@ -58,9 +63,21 @@ class Session:
                     f"before the plan was attached, or it skips that module; attach first, then compile"
                 )
 
+    @property
+    def ledger(self) -> Ledger | None:
+        """What the governor asked, spent and held back, per token; None when nothing governs."""
+        return None if self._account is None else self._account.ledger
+
+    def _generate_started(self, columns: int) -> None:
+        self._tracker.generate_started(columns)
+        if self._account is not None:
+            self._account.new_answer()
+
     def _watch(self, arguments: Mapping[str, Any]) -> None:
         self.forwards += 1
         self._positions = self._tracker.observe(arguments)
+        if self._account is not None and self._tracker.new_text:
+            self._account.new_answer()
 
     def _edit(self, number: int, row: int, step: Intervention):
         def edit(h: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ class PositionTracker:
         self._given = None if prompt_lengths is None else torch.as_tensor(list(prompt_lengths))
         self._columns: int | None = None
         self._generating = False
+        self.new_text = False  # the pass seen last began a text: nothing cached, outside `model.generate`
 
     def generate_started(self, columns: int) -> None:
         self._columns, self._generating = columns, True
@@ -39,6 +40,7 @@ class PositionTracker:
         b, s = given.shape[:2]
         past = _past_length(arguments.get("past_key_values"))
         real = _real(arguments.get("attention_mask"), b, past, s).to(given.device)
+        self.new_text = past == 0 and not self._generating
         if not self._generating and (past == 0 or self._columns is None):
             self._columns = past + s
         place = real.long().cumsum(1) - 1

