@@ -59,6 +59,7 @@ def _forced_batch(model, texts: list[Tokens], numbers: list[int], plan) -> Itera
             use_cache=False,
             logits_to_keep=max(counts) + 1,
         ).logits
-        for k, (text, n) in enumerate(zip(texts, counts, strict=True)):
-            answer = logits[k, logits.shape[1] - 1 - n : -1].float()
-            yield Forced(numbers[k], answer, torch.from_numpy(text.ids[len(text) - n :]).to(device))
+    # Yielded outside the `with`: two interleaved generators would otherwise steer each other's passes.
+    for k, (text, n) in enumerate(zip(texts, counts, strict=True)):
+        answer = logits[k, logits.shape[1] - 1 - n : -1].float()
+        yield Forced(numbers[k], answer, torch.from_numpy(text.ids[len(text) - n :]).to(device))
