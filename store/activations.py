@@ -1,0 +1,274 @@
+"""The store of one capture: template first, then regions, each in one commit, then a seal.
+
+    store = ActivationStore.create(location, capture, index, arrays)      # or re-opens the same capture
+    for region in store.pending_regions():
+        with store.region_writer(region) as writer:
+            writer.write("resid_post.12", first_row, rows)                # any order, every row once
+    store.finish()
+
+Several processes may each run this loop over different regions. Where one process must do all commits, give
+each worker a `store.fork()`, and `store.merge([...])` what comes back. All three ways give the same digest.
+"""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import icechunk
+import numpy as np
+import zarr
+from zarr.core.sync import sync
+
+from trimtab.store.errors import Corrupt, Mismatch, StoreError
+from trimtab.store.layout import COMPLETE, KEY, Layout, check_arrays, read_layout, write_template
+from trimtab.store.location import BRANCH, Location
+from trimtab.store.reader import Readable
+from trimtab.store.schema import REGION_BYTES, ArraySpec, Capture, Region, TokenIndex, region_edges
+from trimtab.store.writing import RegionBuffer, RegionResult, commit_regions, write_region
+
+TAG = "complete"
+
+
+class ActivationStore(Readable):
+    """Rows of activations of one capture, with their token index, at one location.
+
+    Reading methods (`rows`, `pooled`, `contrast`, `batches`, `shuffled`, ...) are described in `Readable`.
+    They see the snapshot that was newest when the store was opened, or that this object committed.
+    """
+
+    def __init__(self, location: Location, repository: icechunk.Repository) -> None:
+        """Use `create` or `open`. Raises Corrupt when the repository holds no capture."""
+        self.location = location
+        self._repository = repository
+        self._see(repository.lookup_branch(BRANCH))
+        self.layout = read_layout(self._root)
+
+    def _see(self, snapshot_id: str) -> None:
+        self.snapshot_id = snapshot_id
+        self._session = self._repository.readonly_session(snapshot_id=snapshot_id)
+        self._root = open_root(self._session.store)
+
+    # ---- making and opening
+
+    @staticmethod
+    def create(
+        location: Location | str,
+        capture: Capture,
+        index: TokenIndex,
+        arrays: Sequence[ArraySpec],
+        region_bytes: int = REGION_BYTES,
+    ) -> "ActivationStore":
+        """Lay out a capture (everything sized, nothing written), or re-open the same one to resume it.
+
+        Raises Mismatch, naming what differs, when another capture lies there; StoreError when the disk is too small.
+        """
+        place = Location.parse(location)
+        check_arrays(arrays, index)
+        row_bytes = sum(spec.row_bytes for spec in arrays)
+        edges = region_edges(index.offsets, row_bytes, region_bytes)
+        wanted = Layout(capture, index, tuple(arrays), edges)
+        repository = place.repository(create=True)
+        with place.lock():
+            if not _has_capture(repository):
+                _check_disk(place, row_bytes * index.n_rows)
+                session = repository.writable_session(BRANCH)
+                write_template(session.store, wanted)
+                place.commit(session, "template", {"capture": capture.digest})
+        store = ActivationStore(place, repository)
+        store._check_same(wanted)
+        return store
+
+    @staticmethod
+    def open(location: Location | str) -> "ActivationStore":
+        """Open what was collected. Raises NotFound when nothing is there, Corrupt when it is no capture."""
+        place = Location.parse(location)
+        repository = place.repository()
+        if not _has_capture(repository):
+            raise Corrupt(f"{place.url} holds no capture; name the folder that a collection wrote.")
+        return ActivationStore(place, repository)
+
+    def _check_same(self, wanted: Layout) -> None:
+        if self.capture.digest != wanted.capture.digest:
+            lines = "; ".join(self.capture.differences(wanted.capture))
+            raise Mismatch(
+                f"{self.location.url} holds another capture ({lines}, where 'here' is what is stored): rows of two "
+                "captures are never mixed; collect into another place, or delete this one."
+            )
+        mine = replace(self.layout, state=wanted.state, digest=wanted.digest).attributes()
+        theirs = wanted.attributes()
+        wrong = [name for name in theirs if mine[name] != theirs[name]]
+        if not np.array_equal(self.layout.edges, wanted.edges):
+            wrong.append("regions (another region_bytes)")
+        if wrong:
+            raise Mismatch(
+                f"{self.location.url}: the same capture was asked for, but {', '.join(wrong)} differ from what is "
+                "stored: the capture's fields leave something out; add it to them, or delete the store."
+            )
+
+    # ---- what it is
+
+    @property
+    def capture(self) -> Capture:
+        """What was asked."""
+        return self.layout.capture
+
+    @property
+    def index(self) -> TokenIndex:
+        """Which rows belong to which prompt, and what they are."""
+        return self.layout.index
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """The stored sites' names."""
+        return self.layout.sites
+
+    @property
+    def complete(self) -> bool:
+        """True once `finish` sealed it."""
+        return self.layout.state == COMPLETE
+
+    @property
+    def n_rows(self) -> int:
+        return self.index.n_rows
+
+    @property
+    def n_prompts(self) -> int:
+        return self.index.n_prompts
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all site arrays before compression."""
+        return self.n_rows * sum(spec.row_bytes for spec in self.layout.specs)
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of all chunks in the repository (older snapshots' chunks included)."""
+        return self._repository.total_chunks_storage()
+
+    @property
+    def digest(self) -> str:
+        """Content digest over capture, index and every row. Raises StoreError before `finish`."""
+        if self.layout.digest is None:
+            raise StoreError(
+                f"{self.location.url} is not complete ({len(self.pending_regions())} of {len(self.layout.regions)} "
+                "regions are missing), so it has no content digest yet; run the collection again to resume it."
+            )
+        return self.layout.digest
+
+    def __repr__(self) -> str:
+        state = "complete" if self.complete else "collecting"
+        return f"<ActivationStore {self.location.url} {state}: {len(self.sites)} sites, {self.n_rows} rows>"
+
+    # ---- writing
+
+    def pending_regions(self) -> list[Region]:
+        """The regions that nobody has committed yet (looks at the newest snapshot)."""
+        session = self._repository.readonly_session(BRANCH)
+        done = {coordinates[0] for coordinates in sync(_coordinates(session))}
+        return [region for region in self.layout.regions if region.number not in done]
+
+    @contextlib.contextmanager
+    def region_writer(self, region: Region) -> Iterator[RegionBuffer]:
+        """Fill the buffer inside the `with`; leaving it commits the region once. An exception keeps nothing."""
+        fork = self.fork()
+        with fork.region_writer(region) as buffer:
+            yield buffer
+        self.merge([fork])
+
+    def fork(self) -> "Fork":
+        """A picklable handle through which a worker writes whole regions, to be merged by `merge`."""
+        if (
+            self.location.scheme == "memory"
+        ):  # Icechunk forks lose sight of memory; the handle carries all rows
+            return Fork(self.location.url, self.layout.specs, None)
+        fork = self._repository.writable_session(BRANCH).fork()
+        return Fork(self.location.url, self.layout.specs, fork)
+
+    def merge(self, handles: "Sequence[Fork]") -> str:
+        """Commit every region written through the handles, at once; returns the snapshot id.
+
+        Raises Mismatch when a region was written twice or is committed already.
+        """
+        results = [result for handle in handles for result in handle.results]
+        if not results:
+            return self.snapshot_id
+        numbers = [result.number for result in results]
+        pending = {region.number for region in self.pending_regions()}
+        twice = sorted({n for n in numbers if numbers.count(n) > 1 or n not in pending})
+        if twice:
+            raise Mismatch(f"{self.location.url}: regions {twice} were written before; nothing was merged.")
+        forks = [handle.session for handle in handles if handle.results and handle.session]
+        self._see(commit_regions((self.location, self._repository), results, forks))
+        return self.snapshot_id
+
+    def finish(self) -> "ActivationStore":
+        """Seal the capture: state complete, content digest recorded, tagged. A sealed one stays as it is.
+
+        Raises StoreError when regions are missing.
+        """
+        pending = self.pending_regions()
+        if pending:
+            raise StoreError(
+                f"{self.location.url}: {len(pending)} of {len(self.layout.regions)} regions are not written yet "
+                f"(first: {pending[0].number}); write them before finishing."
+            )
+        with self.location.lock():
+            self._see(self._repository.lookup_branch(BRANCH))
+            self.layout = read_layout(self._root)
+            if not self.complete:
+                self._seal()
+            if TAG not in self._repository.list_tags():
+                self._repository.create_tag(TAG, self.snapshot_id)
+        return self
+
+    def _seal(self) -> None:
+        digest = self.layout.content_digest(self._root["regions/digest"][:])
+        session = self._repository.writable_session(BRANCH)
+        sealed = replace(self.layout, state=COMPLETE, digest=digest)
+        zarr.open_group(session.store, mode="r+").attrs[KEY] = sealed.attributes()
+        self._see(self.location.commit(session, "complete", {"digest": digest}))
+        self.layout = sealed
+
+
+@dataclass
+class Fork:
+    """A worker's way into a store: write whole regions, send it back (it pickles), `store.merge([it, ...])`."""
+
+    url: str
+    specs: tuple[ArraySpec, ...]
+    session: icechunk.ForkSession | None
+    results: list[RegionResult] = field(default_factory=list)
+
+    @contextlib.contextmanager
+    def region_writer(self, region: Region) -> Iterator[RegionBuffer]:
+        """As `ActivationStore.region_writer`, but nothing is visible before the merge."""
+        buffer = RegionBuffer(region, self.specs)
+        yield buffer
+        buffer.check_full()
+        self.results.append(write_region(self.session and self.session.store, buffer))
+
+
+def open_root(store: icechunk.IcechunkStore) -> zarr.Group:
+    """The root group, read-only."""
+    return zarr.open_group(store, mode="r")
+
+
+def _has_capture(repository: icechunk.Repository) -> bool:
+    try:
+        root = open_root(repository.readonly_session(BRANCH).store)
+    except FileNotFoundError:
+        return False  # the repository was made, and its maker killed before the template
+    return KEY in root.attrs
+
+
+def _check_disk(place: Location, wanted: int) -> None:
+    free = place.free_bytes()
+    if free is not None and wanted > free:
+        raise StoreError(
+            f"{place.url} has {free / 1e9:.1f} GB free, the capture needs {wanted / 1e9:.1f} GB: it cannot fit; "
+            "take fewer sites or prompts, a pooled span, or a half-precision dtype."
+        )
+
+
+async def _coordinates(session: icechunk.Session) -> list[tuple[int, ...]]:
+    return [coordinates async for coordinates in session.chunk_coordinates("/regions/digest")]

@@ -1,0 +1,73 @@
+"""Canonical bytes and sha256 of JSON values and arrays. Two equal things have one digest on every machine."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+
+import numpy as np
+
+from trimtab.store.errors import Invalid
+
+JSON = None | bool | int | float | str | list["JSON"] | dict[str, "JSON"]
+
+
+def canonical(value: object, what: str = "value") -> bytes:
+    """UTF-8 JSON with sorted keys, no spaces and no NaN.
+
+    Raises Invalid when `value` is not JSON (`what` names it in the message).
+    """
+    try:
+        text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+        return text.encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise Invalid(
+            f"{what} is not plain JSON ({error}); use str, int, finite float, list, dict."
+        ) from None
+
+
+def plain(value: object, what: str = "value") -> JSON:
+    """`value` as it would come back from a file: tuples become lists, mapping types become dicts."""
+    return json.loads(canonical(_thaw(value, what), what))
+
+
+def _thaw(value: object, what: str) -> object:
+    if isinstance(value, Mapping):
+        wrong = [key for key in value if not isinstance(key, str)]
+        if wrong:
+            # json would turn 1 into "1", and two different headers into one digest
+            raise Invalid(
+                f"{what} has the key {wrong[0]!r}, which is not a string; JSON objects need string keys."
+            )
+        return {key: _thaw(item, what) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_thaw(item, what) for item in value]
+    if isinstance(value, np.generic):
+        return value.item()
+    return value
+
+
+def json_digest(value: object, what: str = "value") -> str:
+    """sha256 (hex) of the canonical JSON of `value`."""
+    return hashlib.sha256(canonical(value, what)).hexdigest()
+
+
+def array_bytes(array: np.ndarray) -> memoryview:
+    """The C-ordered little-endian bytes of `array`, without a copy where it already is so."""
+    array = np.ascontiguousarray(array)
+    if array.dtype.byteorder == ">":
+        array = array.astype(array.dtype.newbyteorder("<"))
+    return memoryview(array.reshape(-1).view(np.uint8))
+
+
+def array_digest(array: np.ndarray) -> str:
+    """sha256 (hex) of dtype, shape and bytes."""
+    dtype = array.dtype.newbyteorder("<").str
+    head = canonical({"dtype": dtype, "shape": list(array.shape)})
+    digest = hashlib.sha256(head)
+    digest.update(array_bytes(array))
+    return digest.hexdigest()
+
+
+def frozen_json(value: Mapping[str, JSON] | None, what: str) -> dict[str, JSON]:
+    """A private, normalised copy of a JSON object ({} for None)."""
+    return plain(dict(value or {}), what)  # type: ignore[return-value]

@@ -1,0 +1,65 @@
+"""Small steps on an Icechunk session: list, read attributes, add a node. Used by the catalog only."""
+
+import json
+
+import icechunk
+import numpy as np
+import zarr
+from zarr.core.buffer import default_buffer_prototype
+from zarr.core.sync import sync
+
+from trimtab.store.digests import JSON
+from trimtab.store.payload import CHUNK_BYTES
+
+KEY = "trimtab"
+
+
+def names(session: icechunk.Session, path: str) -> list[str]:
+    """Names of the nodes directly below `path` ([] when it does not exist)."""
+    return [name for name in sync(_list(session.store, path)) if name != "zarr.json"]
+
+
+def numbers(session: icechunk.Session, path: str) -> list[int]:
+    """Numbers of the numbered nodes directly below `path`, ascending."""
+    return sorted(int(name) for name in names(session, path) if name.isdecimal())
+
+
+def attributes(session: icechunk.Session, path: str) -> dict[str, JSON] | None:
+    """The "trimtab" attribute of a node, or None when there is no such node.
+
+    Reads the metadata document itself: opening nodes through zarr costs ten times as much in a listing.
+    """
+    raw = sync(session.store.get(f"{path}/zarr.json", default_buffer_prototype()))
+    if raw is None:
+        return None
+    return json.loads(raw.to_bytes()).get("attributes", {}).get(KEY)
+
+
+def add_array(session: icechunk.Session, path: str, record: dict[str, JSON], payload: np.ndarray) -> None:
+    """A new uint8 array node with `record` in its attributes."""
+    array = zarr.create_array(
+        session.store,
+        name=path,
+        shape=payload.shape,
+        chunks=(max(1, min(len(payload), CHUNK_BYTES)),),
+        dtype="u1",
+        fill_value=0,
+        dimension_names=("byte",),
+        attributes={KEY: record},
+    )
+    if len(payload):
+        array[:] = payload
+
+
+def add_group(session: icechunk.Session, path: str, record: dict[str, JSON]) -> None:
+    """A new group node with `record` in its attributes."""
+    zarr.create_group(session.store, path=path, attributes={KEY: record})
+
+
+def open_payload(session: icechunk.Session, path: str) -> zarr.Array:
+    """The array of `add_array`, for reading."""
+    return zarr.open_array(session.store, path=path, mode="r")
+
+
+async def _list(store: icechunk.IcechunkStore, path: str) -> list[str]:
+    return [name async for name in store.list_dir(path)]

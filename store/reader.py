@@ -1,0 +1,270 @@
+"""Reading rows back: by site, head, label, role or prompt; in order, at random, or as a shuffled epoch.
+
+Memory is bounded by the result and a few chunks everywhere. Every method takes rows as stored rows and gives
+float32 unless asked otherwise.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import icechunk
+import numpy as np
+import xarray
+import zarr
+
+from trimtab.store.errors import Invalid, Mismatch, NotFound, nearest
+from trimtab.store.layout import Layout
+from trimtab.store.schema import ArraySpec
+from trimtab.store.moments import Statistics
+from trimtab.store.where import Where
+from trimtab.store.writing import from_bfloat16
+
+POOLS = ("mean", "last", "first")
+
+
+@dataclass(frozen=True)
+class ContrastRows:
+    """Positive and negative rows per site.
+
+    rows: site -> (positive [n d], negative [m d]).  paired: row i of both sides belong to pair `pairs[i]`
+    (n = m, in the order of the pair numbers); otherwise both sides are in the order of the prompts.
+    """
+
+    rows: Mapping[str, tuple[np.ndarray, np.ndarray]]
+    paired: bool
+    pairs: np.ndarray
+
+    def __getitem__(self, site: str) -> tuple[np.ndarray, np.ndarray]:
+        return self.rows[site]
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        return tuple(self.rows)
+
+
+@dataclass(frozen=True)
+class _Slot:
+    """A site as asked for: the array it lies in, and the head of it (None = whole rows)."""
+
+    spec: ArraySpec
+    head: int | None
+
+
+class Readable:
+    """The reading half of a store. Needs `layout`, `_root` (zarr group) and `_session` of one snapshot."""
+
+    layout: Layout
+    _root: zarr.Group
+    _session: icechunk.Session
+
+    # ---- rows
+
+    def rows(self, site: str, where: Where | dict | None = None, dtype: str | None = "float32") -> np.ndarray:
+        """The selected rows [n, ...] in order. dtype=None keeps what is stored (bfloat16 as uint16 bits).
+
+        `site` may name one head of a per-head array: "z.7.3" gives [n, d_head].
+        Raises NotFound for an unknown site, head, prompt or split.
+        """
+        slot = self._slot(site)
+        mask = Where.of(where).row_mask(self.layout.index)
+        return self._gather(slot, np.flatnonzero(mask), dtype)
+
+    def random_rows(self, site: str, n: int, seed: int, where: Where | dict | None = None) -> np.ndarray:
+        """`n` different rows float32 [n, ...] drawn uniformly (all of them when there are fewer), in random order."""
+        candidates = np.flatnonzero(Where.of(where).row_mask(self.layout.index))
+        rng = np.random.default_rng(seed)
+        drawn = rng.choice(candidates, size=min(n, len(candidates)), replace=False)
+        order = np.argsort(drawn, kind="stable")
+        values = self._gather(self._slot(site), drawn[order], "float32")
+        back = np.empty_like(values)
+        back[order] = values
+        return back
+
+    def pooled(self, site: str, how: str = "mean", where: Where | dict | None = None) -> np.ndarray:
+        """One row per selected prompt, float32 [prompts, ...]: mean, last or first of its selected rows.
+
+        Raises Mismatch when a selected prompt has no selected row.
+        """
+        if how not in POOLS:
+            raise Invalid(f"cannot pool by {how!r}; use {', '.join(POOLS)}.")
+        slot, chosen = self._slot(site), Where.of(where)
+        prompts = np.flatnonzero(chosen.prompt_mask(self.layout.index))
+        rows = np.flatnonzero(chosen.row_mask(self.layout.index))
+        edges = np.searchsorted(rows, self.layout.index.offsets)
+        starts, stops = edges[:-1][prompts], edges[1:][prompts]
+        _refuse_empty(prompts, starts, stops)
+        if how == "mean":
+            return self._means(slot, rows, prompts)
+        return self._gather(slot, rows[starts if how == "first" else stops - 1], "float32")
+
+    def contrast(
+        self,
+        sites: Sequence[str],
+        pool: str | None = "mean",
+        split: str | None = None,
+        include_special: bool = False,
+    ) -> ContrastRows:
+        """Positive against negative rows of each site; `pool=None` takes every row (never paired).
+
+        When each labelled prompt has exactly one partner of the other label (TokenIndex.pair), rows are matched.
+        Raises NotFound when one side is empty.
+        """
+        index = self.layout.index
+        special = None if include_special else False
+        sides = [Where(label=label, split=split, special=special) for label in (1, -1)]
+        prompts = [np.flatnonzero(side.prompt_mask(index)) for side in sides]
+        if not len(prompts[0]) or not len(prompts[1]):
+            raise NotFound(
+                f"the capture has {len(prompts[0])} positive and {len(prompts[1])} negative prompts"
+                f"{'' if split is None else f' in split {split!r}'}: a contrast needs both; label the prompts."
+            )
+        if pool is None:
+            rows = {s: (self.rows(s, sides[0]), self.rows(s, sides[1])) for s in sites}
+            return ContrastRows(rows, False, np.zeros(0, np.int32))
+        orders = _pair_orders(index.pair[prompts[0]], index.pair[prompts[1]])
+        rows = {
+            s: tuple(self.pooled(s, pool, w)[o] for w, o in zip(sides, orders[:2], strict=True))
+            for s in sites
+        }
+        return ContrastRows(
+            rows, orders[2], index.pair[prompts[0]][orders[0]] if orders[2] else np.zeros(0, np.int32)
+        )
+
+    # ---- epochs
+
+    def batches(self, site: str, size: int, where: Where | dict | None = None) -> Iterator[np.ndarray]:
+        """The selected rows in order, float32 [<= size, ...] at a time."""
+        slot = self._slot(site)
+        rows = np.flatnonzero(Where.of(where).row_mask(self.layout.index))
+        left = np.empty((0, *_shape(slot)), slot.spec.stored_dtype)
+        for _, values in self._chunks(slot, rows):
+            values = np.concatenate([left, values]) if len(left) else values
+            whole = len(values) // size * size
+            for start in range(0, whole, size):
+                yield _decode(values[start : start + size], slot, "float32")
+            left = values[whole:]
+        if len(left):
+            yield _decode(left, slot, "float32")
+
+    def shuffled(
+        self, site: str, size: int, seed: int, buffer_rows: int = 65536, where: Where | dict | None = None
+    ) -> Iterator[np.ndarray]:
+        """One epoch in seeded random order, float32 [<= size, ...] at a time, every selected row exactly once.
+
+        Chunks are visited in random order and mixed in a buffer of `buffer_rows` rows (plus one chunk), of which
+        a random half leaves at a time. With `buffer_rows` >= all rows it is a uniformly random permutation.
+        """
+        slot, rng = self._slot(site), np.random.default_rng(seed)
+        rows = np.flatnonzero(Where.of(where).row_mask(self.layout.index))
+        pool, held = [], 0
+        left = np.empty((0, *_shape(slot)), slot.spec.stored_dtype)
+        for _, values in self._chunks(slot, rows, rng):
+            pool.append(values)
+            held += len(values)
+            if held < buffer_rows:
+                continue
+            mixed = np.concatenate(pool)[rng.permutation(held)]
+            out = max(size, held // 2) // size * size
+            yield from _cut(mixed[:out], size, slot)
+            pool, held = [mixed[out:].copy()], max(0, held - out)
+        left = np.concatenate([left, *pool])
+        yield from _cut(left[rng.permutation(len(left))], size, slot)
+
+    def statistics(self, site: str, where: Where | dict | None = None) -> Statistics:
+        """Count, mean and covariance of the selected rows (per-head rows are flattened to [n, head * d_head])."""
+        slot = self._slot(site)
+        rows = np.flatnonzero(Where.of(where).row_mask(self.layout.index))
+        width = int(np.prod(_shape(slot)))
+        total = Statistics(0, np.zeros(width), np.zeros((width, width)))
+        for _, values in self._chunks(slot, rows):
+            flat = _decode(values, slot, "float32").reshape(len(values), width)
+            total = total.merge(Statistics.of(flat))
+        return total
+
+    def to_xarray(self) -> xarray.Dataset:
+        """All arrays with their dimension names, read lazily. bfloat16 arrays appear as their uint16 bits."""
+        return xarray.open_zarr(self._session.store, consolidated=False, chunks=None, zarr_format=3)
+
+    # ---- how
+
+    def _slot(self, site: str) -> _Slot:
+        stored = {spec.name: spec for spec in self.layout.specs}
+        if site in stored:
+            return _Slot(stored[site], None)
+        parent, _, last = site.rpartition(".")
+        spec = stored.get(parent)
+        if spec is None or spec.dims[0] != "head" or not last.isdigit():
+            raise NotFound(f"site {site!r} is not in this capture: {nearest(site, stored)}")
+        if int(last) >= spec.shape[0]:
+            raise NotFound(f"{parent} has heads 0..{spec.shape[0] - 1}; there is no head {last}.")
+        return _Slot(spec, int(last))
+
+    def _chunks(
+        self, slot: _Slot, rows: np.ndarray, rng: np.random.Generator | None = None
+    ) -> Iterator[tuple[slice, np.ndarray]]:
+        """For each chunk that holds some of `rows` (sorted): their positions in `rows`, and the stored values."""
+        array = self._root[slot.spec.name]
+        step = array.chunks[0]
+        numbers, starts = np.unique(rows // step, return_index=True)
+        stops = np.append(starts[1:], len(rows))
+        order = range(len(numbers)) if rng is None else rng.permutation(len(numbers))
+        for i in order:
+            here = rows[starts[i] : stops[i]]
+            low, high = int(here[0]), int(here[-1]) + 1
+            block = array[low:high] if slot.head is None else array[low:high, slot.head]
+            values = block if len(here) == high - low else block[here - low]
+            yield slice(int(starts[i]), int(stops[i])), values
+
+    def _gather(self, slot: _Slot, rows: np.ndarray, dtype: str | None) -> np.ndarray:
+        """Rows of sorted numbers, in the asked dtype."""
+        kept = slot.spec.stored_dtype if dtype is None else np.dtype(dtype)
+        out = np.empty((len(rows), *_shape(slot)), kept)
+        for where, values in self._chunks(slot, rows):
+            out[where] = _decode(values, slot, dtype)
+        return out
+
+    def _means(self, slot: _Slot, rows: np.ndarray, prompts: np.ndarray) -> np.ndarray:
+        owner = np.searchsorted(self.layout.index.offsets, rows, side="right") - 1
+        owner = np.searchsorted(prompts, owner)
+        sums = np.zeros((len(prompts), *_shape(slot)))
+        for where, values in self._chunks(slot, rows):
+            mine, starts = np.unique(owner[where], return_index=True)
+            sums[mine] += np.add.reduceat(_decode(values, slot, "float64"), starts, axis=0)
+        counts = np.bincount(owner, minlength=len(prompts)).reshape(-1, *([1] * len(_shape(slot))))
+        return (sums / counts).astype(np.float32)
+
+
+def _shape(slot: _Slot) -> tuple[int, ...]:
+    return slot.spec.shape if slot.head is None else slot.spec.shape[1:]
+
+
+def _decode(values: np.ndarray, slot: _Slot, dtype: str | None) -> np.ndarray:
+    if dtype is None:
+        return values
+    if slot.spec.dtype == "bfloat16":
+        values = from_bfloat16(values)
+    return values.astype(dtype, copy=False)
+
+
+def _cut(values: np.ndarray, size: int, slot: _Slot) -> Iterator[np.ndarray]:
+    for start in range(0, len(values), size):
+        yield _decode(values[start : start + size], slot, "float32")
+
+
+def _refuse_empty(prompts: np.ndarray, starts: np.ndarray, stops: np.ndarray) -> None:
+    empty = prompts[starts == stops]
+    if len(empty):
+        raise Mismatch(
+            f"{len(empty)} of {len(prompts)} selected prompts have no selected row (first: prompt {int(empty[0])}): "
+            "nothing to pool; select other roles, include special tokens, or leave these prompts out."
+        )
+
+
+def _pair_orders(positive: np.ndarray, negative: np.ndarray) -> tuple[np.ndarray, np.ndarray, bool]:
+    """Orders that bring both sides into pair order, and whether that matches every row with one partner."""
+    first, second = np.argsort(positive, kind="stable"), np.argsort(negative, kind="stable")
+    ids = positive[first]
+    matched = len(ids) == len(negative) and (ids == negative[second]).all()
+    if matched and (ids >= 0).all() and (np.diff(ids) > 0).all():
+        return first, second, True
+    return np.arange(len(positive)), np.arange(len(negative)), False

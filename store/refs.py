@@ -1,0 +1,58 @@
+"""How products are named: "name", "name@3", "name@latest", "name@prod", and "capture:<digest>"."""
+
+import re
+from dataclasses import dataclass
+
+from trimtab.store.errors import Invalid
+
+NAME = re.compile(r"[a-z0-9_-][a-z0-9._-]{0,79}")
+CAPTURE = "capture:"
+LATEST = "latest"
+
+
+@dataclass(frozen=True)
+class Ref:
+    """A name and which version of it is meant: a number, "latest" or an alias."""
+
+    name: str
+    selector: str = LATEST
+
+    @staticmethod
+    def parse(text: str) -> "Ref":
+        """Raises Invalid when `text` is no reference."""
+        name, at, selector = str(text).partition("@")
+        check_name(name)
+        if at and not (selector.isdecimal() or _is_word(selector)):
+            raise Invalid(f"{text!r}: write name, name@3, name@latest or name@alias.")
+        return Ref(name, selector or LATEST)
+
+    @property
+    def number(self) -> int | None:
+        """The version number, when one is named."""
+        return int(self.selector) if self.selector.isdecimal() else None
+
+    def __str__(self) -> str:
+        return f"{self.name}@{self.selector}"
+
+
+def _is_word(text: str) -> bool:
+    # "zarr.json" and names that begin with "__" mean something to Zarr
+    return bool(NAME.fullmatch(text)) and not text.startswith("__") and text != "zarr.json"
+
+
+def check_name(name: str) -> str:
+    """Return `name`. Raises Invalid when it cannot name a product."""
+    if not _is_word(name):
+        raise Invalid(
+            f"{name!r} cannot be a name: use 1 to 80 of a-z, 0-9, '-', '_', '.', not starting with '.' or '__'."
+        )
+    return name
+
+
+def check_alias(alias: str) -> str:
+    """Return `alias`. Raises Invalid for 'latest', numbers and what cannot be a name."""
+    if alias == LATEST or alias.isdecimal() or not _is_word(alias):
+        raise Invalid(
+            f"{alias!r} cannot be an alias: not 'latest', not a number, and of a-z, 0-9, '-', '_', '.'."
+        )
+    return alias

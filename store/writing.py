@@ -1,0 +1,223 @@
+"""Rows into chunks: region buffers, and one commit for any number of finished regions.
+
+How serial and parallel writing give the same bytes: whoever writes a region (this process, a fork, a
+process on another machine) writes only the chunks that lie wholly inside the region, and hands the
+rows on its two edges over as *fragments*. The committer lays the fragments into the boundary chunks at the tip
+of the branch, together with the regions' digests, in one commit; if somebody else committed first, it
+starts again from the new tip. So boundary chunks have one writer at a time, and full chunks only ever one.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import icechunk
+import numpy as np
+import zarr
+
+from trimtab.store.digests import array_bytes
+from trimtab.store.errors import Conflict, Invalid, Mismatch, NotFound
+from trimtab.store.location import BRANCH, Location
+from trimtab.store.schema import ArraySpec, Region
+
+TRIES = 100
+LARGEST = {"float16": 65504.0, "float32": float(np.finfo(np.float32).max), "bfloat16": 3.3895313892515355e38}
+
+
+class RegionBuffer:
+    """The rows of one region in memory, each site [rows of the region, ...], to be filled in any order."""
+
+    def __init__(self, region: Region, specs: Sequence[ArraySpec]) -> None:
+        self.region = region
+        self.specs = {spec.name: spec for spec in specs}
+        self.arrays = {s.name: np.empty((region.n_rows, *s.shape), s.stored_dtype) for s in specs}
+        self._written = {spec.name: np.zeros(region.n_rows, dtype=np.uint8) for spec in specs}
+
+    def write(self, site: str, rows: slice | int, array: np.ndarray) -> None:
+        """Put `array` [n, ...] at `rows`: a slice of the capture's rows, or the first row's number.
+
+        bfloat16 sites take their bits as uint16, or any float (rounded to nearest even).
+        Raises NotFound (site), Mismatch (shape, rows outside the region, rows written twice), Invalid (not finite).
+        """
+        spec = self._spec(site)
+        array = np.asarray(array)
+        start = rows if isinstance(rows, (int, np.integer)) else rows.start
+        stop = start + len(array) if isinstance(rows, (int, np.integer)) else rows.stop
+        self._check_place(spec, start, stop, array)
+        values = to_stored(array, spec)
+        _refuse_non_finite(values, array, spec, start)
+        here = slice(start - self.region.row_start, stop - self.region.row_start)
+        if self._written[site][here].any():
+            raise Mismatch(
+                f"{site}: rows {start}..{stop} were written before; every row is written exactly once."
+            )
+        self.arrays[site][here] = values
+        self._written[site][here] = 1
+
+    def _spec(self, site: str) -> ArraySpec:
+        if site not in self.specs:
+            raise NotFound(f"site {site!r} is not in this capture; it holds {', '.join(self.specs)}.")
+        return self.specs[site]
+
+    def _check_place(self, spec: ArraySpec, start: int, stop: int, array: np.ndarray) -> None:
+        region = self.region
+        if array.shape != (stop - start, *spec.shape):
+            raise Mismatch(
+                f"{spec.name}: rows {start}..{stop} need shape {(stop - start, *spec.shape)}, got {array.shape}."
+            )
+        if start < region.row_start or stop > region.row_stop:
+            raise Mismatch(
+                f"{spec.name}: rows {start}..{stop} leave region {region.number}, "
+                f"which has rows {region.row_start}..{region.row_stop}."
+            )
+
+    def check_full(self) -> None:
+        """Raises Mismatch when a row of any site is missing."""
+        for site, written in self._written.items():
+            missing = np.flatnonzero(written == 0)
+            if len(missing):
+                first = int(missing[0]) + self.region.row_start
+                raise Mismatch(
+                    f"{site}: {len(missing)} of {len(written)} rows of region {self.region.number} were not "
+                    f"written (first: row {first}); nothing of the region is kept."
+                )
+
+
+def to_stored(array: np.ndarray, spec: ArraySpec) -> np.ndarray:
+    """`array` in the dtype on disk; float values for a bfloat16 site are rounded to nearest even."""
+    if spec.dtype != "bfloat16":
+        if not np.issubdtype(array.dtype, np.floating):
+            raise Invalid(f"{spec.name}: stores {spec.dtype}, got {array.dtype}; give floats.")
+        with np.errstate(over="ignore"):
+            return array.astype(spec.stored_dtype, copy=False)
+    if array.dtype == np.uint16:
+        return array
+    if not np.issubdtype(array.dtype, np.floating):
+        raise Invalid(f"{spec.name}: stores bfloat16, got {array.dtype}; give its bits as uint16, or floats.")
+    return bfloat16_bits(array)
+
+
+def bfloat16_bits(array: np.ndarray) -> np.ndarray:
+    """uint16 bits of floats rounded to the nearest bfloat16, ties to even; NaN stays NaN."""
+    bits = np.ascontiguousarray(array, dtype=np.float32).view(np.uint32)
+    rounded = ((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)).astype(
+        np.uint16
+    )
+    nan = (bits & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000)
+    return np.where(nan, np.uint16(0x7FC0), rounded)
+
+
+def from_bfloat16(bits: np.ndarray) -> np.ndarray:
+    """float32 values of bfloat16 bits (exact)."""
+    return (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
+
+
+def finite(stored: np.ndarray, spec: ArraySpec) -> np.ndarray:
+    """Elementwise: is this stored value finite?"""
+    if spec.dtype == "bfloat16":
+        return (stored & np.uint16(0x7F80)) != np.uint16(0x7F80)
+    return np.isfinite(stored)
+
+
+def _refuse_non_finite(stored: np.ndarray, given: np.ndarray, spec: ArraySpec, start: int) -> None:
+    ok = finite(stored, spec)
+    if ok.all():
+        return
+    place = np.argwhere(~ok)[0]
+    value = given[tuple(place)]
+    if given.dtype == np.uint16:
+        value = from_bfloat16(value.reshape(1))[0]
+    wider = {"float16": "bfloat16 or float32"}.get(spec.dtype, "float32")
+    cure = (
+        f"collect with dtype {wider}"
+        if np.isfinite(value)
+        else "run the model in float32, or leave the prompt out"
+    )
+    raise Invalid(
+        f"{spec.name}: row {start + int(place[0])} has {(~ok).sum()} value(s) that {spec.dtype} cannot hold "
+        f"(first: {float(value):g} at {tuple(int(i) for i in place[1:])}; its maximum is {LARGEST[spec.dtype]:g}). "
+        f"Nothing of this region is kept; {cure}."
+    )
+
+
+@dataclass
+class RegionResult:
+    """A written, not yet committed region: what the committer still has to do.
+
+    fragments: site -> [(first row, rows)] for chunks shared with neighbours.  digests: uint8 [site, 32].
+    """
+
+    number: int
+    fragments: Mapping[str, list[tuple[int, np.ndarray]]]
+    digests: np.ndarray
+
+
+def owned(start: int, stop: int, rows: int, total: int) -> tuple[int, int]:
+    """The part of rows start..stop that fills whole chunks of `rows` rows (an empty range when there is none)."""
+    first = -(-start // rows) * rows
+    last = stop if stop == total else stop // rows * rows
+    return (first, last) if first < last else (stop, stop)
+
+
+def write_region(store: icechunk.IcechunkStore | None, buffer: RegionBuffer) -> RegionResult:
+    """Write the chunks that the region owns into an open session's store; hash meanwhile on a second thread.
+
+    Without a store nothing is written: all rows become fragments.
+    """
+    sites = list(buffer.specs)
+    fragments = {}
+    with ThreadPoolExecutor(1) as hasher:
+        digests = hasher.map(lambda site: hashlib.sha256(array_bytes(buffer.arrays[site])).digest(), sites)
+        for site in sites:
+            fragments[site] = _write_owned(store, site, buffer)
+        table = np.frombuffer(b"".join(digests), np.uint8).reshape(len(sites), 32)
+    return RegionResult(buffer.region.number, fragments, table)
+
+
+def _write_owned(
+    store: icechunk.IcechunkStore | None, site: str, buffer: RegionBuffer
+) -> list[tuple[int, np.ndarray]]:
+    values, region = buffer.arrays[site], buffer.region
+    if store is None:
+        return [(region.row_start, values)] if region.n_rows else []
+    array = open_array(store, site)
+    first, last = owned(region.row_start, region.row_stop, array.chunks[0], array.shape[0])
+    if first < last:
+        array[first:last] = values[first - region.row_start : last - region.row_start]
+    edges = ((region.row_start, min(first, region.row_stop)), (last, region.row_stop))
+    return [(a, values[a - region.row_start : b - region.row_start]) for a, b in edges if a < b]
+
+
+def open_array(store: icechunk.IcechunkStore, path: str) -> zarr.Array:
+    """Open for writing. Chunks of zeros are written too: comparing every chunk with zero costs more."""
+    return zarr.open_array(store, path=path, mode="r+", config={"write_empty_chunks": True})
+
+
+def commit_regions(
+    place: tuple[Location, icechunk.Repository],
+    results: Sequence[RegionResult],
+    forks: Sequence[icechunk.ForkSession],
+) -> str:
+    """Make finished regions visible in one commit; returns the snapshot id. Raises Conflict after 100 tries."""
+    location, repository = place
+    message = f"regions {', '.join(str(r.number) for r in results[:8])}{' ...' if len(results) > 8 else ''}"
+    for _ in range(TRIES):
+        with location.lock():
+            session = repository.writable_session(BRANCH)
+            session.merge(*forks)
+            for result in results:
+                _lay_edges(session.store, result)
+            try:
+                return session.commit(message, {"regions": [r.number for r in results]})
+            except icechunk.ConflictError:
+                continue  # the tip moved: lay the fragments into the new one
+    raise Conflict(f"{location.url}: others committed first {TRIES} times in a row; use fewer writers.")
+
+
+def _lay_edges(store: icechunk.IcechunkStore, result: RegionResult) -> None:
+    for site, pieces in result.fragments.items():
+        array = open_array(store, site) if pieces else None
+        for start, rows in pieces:
+            array[start : start + len(rows)] = rows  # type: ignore[index]
+    open_array(store, "regions/digest")[result.number] = result.digests
