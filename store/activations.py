@@ -60,20 +60,24 @@ class ActivationStore(Readable):
     ) -> "ActivationStore":
         """Lay out a capture (everything sized, nothing written), or re-open the same one to resume it.
 
-        Raises Mismatch, naming what differs, when another capture lies there; StoreError when the disk is too small.
+        Raises Mismatch, naming what differs, when another capture lies there; StoreError when the disk is
+        too small.
         """
-        place = Location.parse(location)
         check_arrays(arrays, index)
-        row_bytes = sum(spec.row_bytes for spec in arrays)
-        edges = region_edges(index.offsets, row_bytes, region_bytes)
-        wanted = Layout(capture, index, tuple(arrays), edges)
+        edges = region_edges(index.offsets, sum(spec.row_bytes for spec in arrays), region_bytes)
+        return ActivationStore.lay_out(location, Layout(capture, index, tuple(arrays), edges))
+
+    @staticmethod
+    def lay_out(location: Location | str, wanted: Layout) -> "ActivationStore":
+        """`create` for a layout that is fixed already (an import keeps the regions of its source)."""
+        place = Location.parse(location)
         repository = place.repository(create=True)
         with place.lock():
             if not _has_capture(repository):
-                _check_disk(place, row_bytes * index.n_rows)
+                _check_disk(place, wanted.nbytes)
                 session = repository.writable_session(BRANCH)
                 write_template(session.store, wanted)
-                place.commit(session, "template", {"capture": capture.digest})
+                place.commit(session, "template", {"capture": wanted.capture.digest})
         store = ActivationStore(place, repository)
         store._check_same(wanted)
         return store
@@ -91,7 +95,7 @@ class ActivationStore(Readable):
         if self.capture.digest != wanted.capture.digest:
             lines = "; ".join(self.capture.differences(wanted.capture))
             raise Mismatch(
-                f"{self.location.url} holds another capture ({lines}, where 'here' is what is stored): rows of two "
+                f"{self.location.url} holds another capture ({lines}; 'here' is what is stored): rows of two "
                 "captures are never mixed; collect into another place, or delete this one."
             )
         mine = replace(self.layout, state=wanted.state, digest=wanted.digest).attributes()
@@ -101,8 +105,8 @@ class ActivationStore(Readable):
             wrong.append("regions (another region_bytes)")
         if wrong:
             raise Mismatch(
-                f"{self.location.url}: the same capture was asked for, but {', '.join(wrong)} differ from what is "
-                "stored: the capture's fields leave something out; add it to them, or delete the store."
+                f"{self.location.url}: the same capture was asked for, but {', '.join(wrong)} differ from "
+                "what is stored: the capture's fields leave something out; add it, or delete the store."
             )
 
     # ---- what it is
@@ -138,7 +142,7 @@ class ActivationStore(Readable):
     @property
     def nbytes(self) -> int:
         """Bytes of all site arrays before compression."""
-        return self.n_rows * sum(spec.row_bytes for spec in self.layout.specs)
+        return self.layout.nbytes
 
     @property
     def stored_bytes(self) -> int:
@@ -149,9 +153,10 @@ class ActivationStore(Readable):
     def digest(self) -> str:
         """Content digest over capture, index and every row. Raises StoreError before `finish`."""
         if self.layout.digest is None:
+            missing, total = len(self.pending_regions()), len(self.layout.regions)
             raise StoreError(
-                f"{self.location.url} is not complete ({len(self.pending_regions())} of {len(self.layout.regions)} "
-                "regions are missing), so it has no content digest yet; run the collection again to resume it."
+                f"{self.location.url} is not complete ({missing} of {total} regions are missing), so it "
+                "has no content digest yet; run the collection again to resume it."
             )
         return self.layout.digest
 
@@ -169,7 +174,7 @@ class ActivationStore(Readable):
 
     @contextlib.contextmanager
     def region_writer(self, region: Region) -> Iterator[RegionBuffer]:
-        """Fill the buffer inside the `with`; leaving it commits the region once. An exception keeps nothing."""
+        """Fill the buffer inside the `with`; leaving it commits once, an exception keeps nothing."""
         fork = self.fork()
         with fork.region_writer(region) as buffer:
             yield buffer
@@ -209,8 +214,8 @@ class ActivationStore(Readable):
         pending = self.pending_regions()
         if pending:
             raise StoreError(
-                f"{self.location.url}: {len(pending)} of {len(self.layout.regions)} regions are not written yet "
-                f"(first: {pending[0].number}); write them before finishing."
+                f"{self.location.url}: {len(pending)} of {len(self.layout.regions)} regions are not written "
+                f"yet (first: {pending[0].number}); write them before finishing."
             )
         with self.location.lock():
             self._see(self._repository.lookup_branch(BRANCH))
@@ -222,7 +227,7 @@ class ActivationStore(Readable):
         return self
 
     def _seal(self) -> None:
-        digest = self.layout.content_digest(self._root["regions/digest"][:])
+        digest = self.layout.content_digest(self.region_digests())
         session = self._repository.writable_session(BRANCH)
         sealed = replace(self.layout, state=COMPLETE, digest=digest)
         zarr.open_group(session.store, mode="r+").attrs[KEY] = sealed.attributes()
@@ -232,7 +237,7 @@ class ActivationStore(Readable):
 
 @dataclass
 class Fork:
-    """A worker's way into a store: write whole regions, send it back (it pickles), `store.merge([it, ...])`."""
+    """A worker's way into a store: write whole regions, send it back (it pickles), and merge it."""
 
     url: str
     specs: tuple[ArraySpec, ...]
@@ -265,8 +270,8 @@ def _check_disk(place: Location, wanted: int) -> None:
     free = place.free_bytes()
     if free is not None and wanted > free:
         raise StoreError(
-            f"{place.url} has {free / 1e9:.1f} GB free, the capture needs {wanted / 1e9:.1f} GB: it cannot fit; "
-            "take fewer sites or prompts, a pooled span, or a half-precision dtype."
+            f"{place.url} has {free / 1e9:.1f} GB free, the capture needs {wanted / 1e9:.1f} GB: it cannot "
+            "fit; take fewer sites or prompts, a pooled span, or a half-precision dtype."
         )
 
 

@@ -32,8 +32,9 @@ class Artifact:
 
     name, version: "name@version" is `ref`.  kind: plan, capture, ranking, verdict, ...
     digest: sha256 (hex) over kind, header, arrays, parents and recipe.  created: ISO time, UTC.
-    arrays: name -> numpy array, read when asked for.  header: JSON.  parents: pinned.  recipe, metrics: JSON or None.
-    libraries: versions that were installed.  key: the stage key it was published with, or None.
+    arrays: name -> numpy array, read when asked for.  header: JSON.  parents: pinned.
+    recipe, metrics: JSON or None.  libraries: versions that were installed.
+    key: the stage key it was published with, or None.
     """
 
     name: str

@@ -2,12 +2,12 @@
 
 On disk one Icechunk repository:
 
-    /artifacts/<name>/<version>    uint8 payload of all arrays; the record (header, parents, ...) in its attributes
+    /artifacts/<name>/<version>    uint8 payload of all arrays; its attributes hold the record (header, ...)
     /moves/<name>/<number>         one move of an alias: alias, from, to, who, when
     /keys/<sha256 of key>          a stage key whose content was published before under another key
 
-A version's number is the path of a new node. Two publishers who take the same number meet in Icechunk's conflict
-detection, and the second takes the next one. Nothing is ever overwritten.
+A version's number is the path of a new node. Two publishers who take the same number meet in Icechunk's
+conflict detection, and the second takes the next one. Nothing is ever overwritten.
 """
 
 import getpass
@@ -23,6 +23,7 @@ import icechunk
 import numpy as np
 
 from trimtab.store import nodes
+from trimtab.store.activations import ActivationStore
 from trimtab.store.artifact import Artifact, Content, Parent, libraries, seal
 from trimtab.store.digests import JSON, frozen_json, plain
 from trimtab.store.errors import Conflict, NotFound, nearest
@@ -75,7 +76,10 @@ class _Draft:
 
 
 class Catalog:
-    """All products at one place; `Catalog("folder")`, `Catalog("s3://bucket/prefix")`. Created by the first publish."""
+    """All products at one place: `Catalog("folder")`, `Catalog("s3://bucket/prefix")`.
+
+    The first publish creates it; reading one that does not exist finds nothing.
+    """
 
     def __init__(self, url: str | os.PathLike[str] | Location) -> None:
         self.location = Location.parse(url)
@@ -114,6 +118,26 @@ class Catalog:
         )
         draft = _Draft(name, content, payload, plain(metrics, "metrics"), key)
         return self.get(f"{name}@{self._retry(f'publish {name}', lambda session: self._add(session, draft))}")
+
+    def publish_capture(
+        self, name: str, store: ActivationStore, metrics: JSON = None, key: str | None = None
+    ) -> Artifact:
+        """Register a finished capture as a version of `name`, kind "capture": a header, no arrays.
+
+        Raises StoreError when the capture is not complete.
+        """
+        header: dict[str, JSON] = {
+            "location": store.location.url,
+            "snapshot": store.snapshot_id,
+            "digest": store.digest,
+            "capture": dict(store.capture.fields),
+            "capture_digest": store.capture.digest,
+            "sites": list(store.sites),
+            "n_rows": store.n_rows,
+            "n_prompts": store.n_prompts,
+            "nbytes": store.nbytes,
+        }
+        return self.publish(name, "capture", {}, header, metrics=metrics, key=key)
 
     def _add(self, session: icechunk.Session, draft: _Draft) -> int:
         versions = nodes.numbers(session, f"artifacts/{draft.name}")

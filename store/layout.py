@@ -8,7 +8,7 @@ import numpy as np
 import zarr
 from zarr.codecs import BloscCodec
 
-from trimtab.store.digests import JSON, json_digest
+from trimtab.store.digests import JSON, json_digest, plain
 from trimtab.store.errors import Corrupt, Invalid, NotFound
 from trimtab.store.schema import (
     INDEX_PROMPT,
@@ -45,6 +45,11 @@ class Layout:
     def sites(self) -> tuple[str, ...]:
         return tuple(spec.name for spec in self.specs)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all site arrays before compression."""
+        return self.index.n_rows * sum(spec.row_bytes for spec in self.specs)
+
     def spec(self, site: str) -> ArraySpec:
         """The spec of a stored site. Raises NotFound."""
         for spec in self.specs:
@@ -77,10 +82,18 @@ class Layout:
             "capture": dict(self.capture.fields),
             "capture_digest": self.capture.digest,
             "index_digest": self.index.digest,
-            "arrays": [
-                asdict(spec) | {"shape": list(spec.shape), "dims": list(spec.dims)} for spec in self.specs
-            ],
+            "arrays": specs_to_json(self.specs),
         }
+
+
+def specs_to_json(specs: Sequence[ArraySpec]) -> list[JSON]:
+    """The specs as they stand in the attributes."""
+    return plain([asdict(spec) for spec in specs], "arrays")  # type: ignore[return-value]
+
+
+def specs_from_json(values: Sequence[dict]) -> tuple[ArraySpec, ...]:
+    """The inverse of `specs_to_json`."""
+    return tuple(ArraySpec(**value) for value in values)
 
 
 def write_template(store: icechunk.IcechunkStore, layout: Layout) -> None:
@@ -159,7 +172,6 @@ def read_layout(root: zarr.Group) -> Layout:
         raise Corrupt(
             f"this capture has format {attributes['format']}, this trimtab reads {FORMAT}; upgrade trimtab."
         )
-    specs = [ArraySpec(**spec) for spec in attributes["arrays"]]
     capture = Capture(attributes["capture"])
     if capture.digest != attributes["capture_digest"]:
         raise Corrupt(
@@ -168,7 +180,7 @@ def read_layout(root: zarr.Group) -> Layout:
     return Layout(
         capture=capture,
         index=_read_index(root),
-        specs=tuple(specs),
+        specs=specs_from_json(attributes["arrays"]),
         edges=root["regions/prompts"][:],
         state=attributes["state"],
         digest=attributes["digest"],

@@ -198,7 +198,7 @@ def _s3_storage(root: str) -> icechunk.Storage:
 
 
 def _create(location: Location) -> None:
-    """Make the repository; in a local folder under another name first, so that a kill leaves nothing half-made."""
+    """Make the repository; a local one under another name first: a kill leaves nothing half-made."""
     if location.scheme != "file":
         with contextlib.suppress(icechunk.IcechunkError):
             icechunk.Repository.create(_storage(location))  # fails when somebody else was quicker: open tells

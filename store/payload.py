@@ -1,7 +1,7 @@
 """Named arrays in one flat uint8 array, so that a version of a product is one node of the catalog.
 
-Sixty arrays per version as sixty nodes made a publish take 2 s after 1000 versions (Icechunk writes all nodes of
-the repository at each commit); as one node it takes 0.04 s after 2000.
+Sixty arrays per version as sixty nodes made a publish take 2 s after 1000 versions (Icechunk writes all nodes
+of the repository at each commit); as one node it takes 0.04 s after 2000.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -42,7 +42,7 @@ class Entry:
 
 
 def pack(arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, Entry], np.ndarray]:
-    """Entries by name (sorted) and the payload [bytes]. Raises Invalid for arrays of objects, text or dates."""
+    """Entries by name (sorted) and the payload [bytes]. Raises Invalid for objects, text or dates."""
     entries: dict[str, Entry] = {}
     pieces, start = [], 0
     for name in sorted(arrays):

@@ -14,8 +14,8 @@ import zarr
 
 from trimtab.store.errors import Invalid, Mismatch, NotFound, nearest
 from trimtab.store.layout import Layout
-from trimtab.store.schema import ArraySpec
 from trimtab.store.moments import Statistics
+from trimtab.store.schema import ArraySpec
 from trimtab.store.where import Where
 from trimtab.store.writing import from_bfloat16
 
@@ -70,7 +70,7 @@ class Readable:
         return self._gather(slot, np.flatnonzero(mask), dtype)
 
     def random_rows(self, site: str, n: int, seed: int, where: Where | dict | None = None) -> np.ndarray:
-        """`n` different rows float32 [n, ...] drawn uniformly (all of them when there are fewer), in random order."""
+        """`n` different rows float32 [n, ...] drawn uniformly, in random order (all when there are fewer)."""
         candidates = np.flatnonzero(Where.of(where).row_mask(self.layout.index))
         rng = np.random.default_rng(seed)
         drawn = rng.choice(candidates, size=min(n, len(candidates)), replace=False)
@@ -106,7 +106,8 @@ class Readable:
     ) -> ContrastRows:
         """Positive against negative rows of each site; `pool=None` takes every row (never paired).
 
-        When each labelled prompt has exactly one partner of the other label (TokenIndex.pair), rows are matched.
+        When each labelled prompt has exactly one partner of the other label (TokenIndex.pair), rows are
+        matched.
         Raises NotFound when one side is empty.
         """
         index = self.layout.index
@@ -114,9 +115,10 @@ class Readable:
         sides = [Where(label=label, split=split, special=special) for label in (1, -1)]
         prompts = [np.flatnonzero(side.prompt_mask(index)) for side in sides]
         if not len(prompts[0]) or not len(prompts[1]):
+            place = "" if split is None else f" in split {split!r}"
             raise NotFound(
-                f"the capture has {len(prompts[0])} positive and {len(prompts[1])} negative prompts"
-                f"{'' if split is None else f' in split {split!r}'}: a contrast needs both; label the prompts."
+                f"the capture has {len(prompts[0])} positive and {len(prompts[1])} negative prompts{place}: "
+                "a contrast needs both; label the prompts."
             )
         if pool is None:
             rows = {s: (self.rows(s, sides[0]), self.rows(s, sides[1])) for s in sites}
@@ -149,10 +151,10 @@ class Readable:
     def shuffled(
         self, site: str, size: int, seed: int, buffer_rows: int = 65536, where: Where | dict | None = None
     ) -> Iterator[np.ndarray]:
-        """One epoch in seeded random order, float32 [<= size, ...] at a time, every selected row exactly once.
+        """One epoch in seeded random order, float32 [<= size, ...] at a time, every selected row once.
 
-        Chunks are visited in random order and mixed in a buffer of `buffer_rows` rows (plus one chunk), of which
-        a random half leaves at a time. With `buffer_rows` >= all rows it is a uniformly random permutation.
+        Chunks are visited in random order and mixed in a buffer of `buffer_rows` rows (plus one chunk), of
+        which a random half leaves at a time. With `buffer_rows` >= all rows it is a uniform permutation.
         """
         slot, rng = self._slot(site), np.random.default_rng(seed)
         rows = np.flatnonzero(Where.of(where).row_mask(self.layout.index))
@@ -171,7 +173,7 @@ class Readable:
         yield from _cut(left[rng.permutation(len(left))], size, slot)
 
     def statistics(self, site: str, where: Where | dict | None = None) -> Statistics:
-        """Count, mean and covariance of the selected rows (per-head rows are flattened to [n, head * d_head])."""
+        """Count, mean and covariance of the selected rows; per-head rows count as [n, head * d_head]."""
         slot = self._slot(site)
         rows = np.flatnonzero(Where.of(where).row_mask(self.layout.index))
         width = int(np.prod(_shape(slot)))
@@ -184,6 +186,20 @@ class Readable:
     def to_xarray(self) -> xarray.Dataset:
         """All arrays with their dimension names, read lazily. bfloat16 arrays appear as their uint16 bits."""
         return xarray.open_zarr(self._session.store, consolidated=False, chunks=None, zarr_format=3)
+
+    # ---- exact bytes, for verification and export
+
+    def take(self, site: str, rows: np.ndarray) -> np.ndarray:
+        """Rows of the given ascending numbers [n, ...], in the stored dtype."""
+        return self._gather(self._slot(site), rows, None)
+
+    def stored_rows(self, site: str, start: int, stop: int) -> np.ndarray:
+        """Rows start..stop [n, ...] in the stored dtype."""
+        return self._root[self._slot(site).spec.name][start:stop]
+
+    def region_digests(self) -> np.ndarray:
+        """uint8 [region, site, 32]: sha256 of each region's rows as written (zeros: not written)."""
+        return self._root["regions/digest"][:]
 
     # ---- how
 
@@ -202,7 +218,7 @@ class Readable:
     def _chunks(
         self, slot: _Slot, rows: np.ndarray, rng: np.random.Generator | None = None
     ) -> Iterator[tuple[slice, np.ndarray]]:
-        """For each chunk that holds some of `rows` (sorted): their positions in `rows`, and the stored values."""
+        """Per chunk that holds some of `rows` (sorted): their positions in `rows`, and the stored values."""
         array = self._root[slot.spec.name]
         step = array.chunks[0]
         numbers, starts = np.unique(rows // step, return_index=True)
@@ -255,8 +271,9 @@ def _refuse_empty(prompts: np.ndarray, starts: np.ndarray, stops: np.ndarray) ->
     empty = prompts[starts == stops]
     if len(empty):
         raise Mismatch(
-            f"{len(empty)} of {len(prompts)} selected prompts have no selected row (first: prompt {int(empty[0])}): "
-            "nothing to pool; select other roles, include special tokens, or leave these prompts out."
+            f"{len(empty)} of {len(prompts)} selected prompts have no selected row (first: prompt "
+            f"{int(empty[0])}): nothing to pool; select other roles, include special tokens, or leave them "
+            "out."
         )
 
 

@@ -44,7 +44,7 @@ def check_name(name: str) -> str:
     """Return `name`. Raises Invalid when it cannot name a product."""
     if not _is_word(name):
         raise Invalid(
-            f"{name!r} cannot be a name: use 1 to 80 of a-z, 0-9, '-', '_', '.', not starting with '.' or '__'."
+            f"{name!r} cannot be a name: use 1 to 80 of a-z, 0-9, '-', '_', '.', not first '.' or '__'."
         )
     return name
 

@@ -185,7 +185,7 @@ class TokenIndex:
 
     @staticmethod
     def plain(counts: Sequence[int] | np.ndarray) -> "TokenIndex":
-        """An index of prompts with `counts` rows each and nothing known about them (role OTHER, no labels)."""
+        """An index of prompts with `counts` rows each, nothing known about them (role OTHER, no labels)."""
         offsets = np.concatenate([[0], np.cumsum(np.asarray(counts, dtype=np.int64))])
         rows, prompts = int(offsets[-1]), len(offsets) - 1
         position = np.arange(rows) - np.repeat(offsets[:-1], np.diff(offsets))
@@ -235,7 +235,7 @@ class Region:
 
 
 def region_edges(offsets: np.ndarray, row_bytes: int, budget: int) -> np.ndarray:
-    """[regions + 1] prompt edges such that each region's rows fit `budget` bytes (one prompt at the least)."""
+    """[regions + 1] prompt edges such that each region's rows fit `budget` bytes (at least one prompt)."""
     rows_allowed = max(1, budget // max(1, row_bytes))
     edges, prompts = [0], len(offsets) - 1
     while edges[-1] < prompts:

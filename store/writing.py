@@ -2,8 +2,8 @@
 
 How serial and parallel writing give the same bytes: whoever writes a region (this process, a fork, a
 process on another machine) writes only the chunks that lie wholly inside the region, and hands the
-rows on its two edges over as *fragments*. The committer lays the fragments into the boundary chunks at the tip
-of the branch, together with the regions' digests, in one commit; if somebody else committed first, it
+rows on its two edges over as *fragments*. The committer lays the fragments into the boundary chunks at the
+tip of the branch, together with the regions' digests, in one commit; if somebody else committed first, it
 starts again from the new tip. So boundary chunks have one writer at a time, and full chunks only ever one.
 """
 
@@ -38,7 +38,7 @@ class RegionBuffer:
         """Put `array` [n, ...] at `rows`: a slice of the capture's rows, or the first row's number.
 
         bfloat16 sites take their bits as uint16, or any float (rounded to nearest even).
-        Raises NotFound (site), Mismatch (shape, rows outside the region, rows written twice), Invalid (not finite).
+        Raises NotFound (site), Mismatch (shape, rows outside the region or twice), Invalid (not finite).
         """
         spec = self._spec(site)
         array = np.asarray(array)
@@ -63,9 +63,8 @@ class RegionBuffer:
     def _check_place(self, spec: ArraySpec, start: int, stop: int, array: np.ndarray) -> None:
         region = self.region
         if array.shape != (stop - start, *spec.shape):
-            raise Mismatch(
-                f"{spec.name}: rows {start}..{stop} need shape {(stop - start, *spec.shape)}, got {array.shape}."
-            )
+            wanted = (stop - start, *spec.shape)
+            raise Mismatch(f"{spec.name}: rows {start}..{stop} need shape {wanted}, got {array.shape}.")
         if start < region.row_start or stop > region.row_stop:
             raise Mismatch(
                 f"{spec.name}: rows {start}..{stop} leave region {region.number}, "
@@ -134,9 +133,11 @@ def _refuse_non_finite(stored: np.ndarray, given: np.ndarray, spec: ArraySpec, s
         if np.isfinite(value)
         else "run the model in float32, or leave the prompt out"
     )
+    at = tuple(int(i) for i in place[1:])
+    most = LARGEST[spec.dtype]
     raise Invalid(
-        f"{spec.name}: row {start + int(place[0])} has {(~ok).sum()} value(s) that {spec.dtype} cannot hold "
-        f"(first: {float(value):g} at {tuple(int(i) for i in place[1:])}; its maximum is {LARGEST[spec.dtype]:g}). "
+        f"{spec.name}: row {start + int(place[0])} holds {float(value):g} at {at}, and {spec.dtype} holds "
+        f"finite values up to {most:g} only ({(~ok).sum()} such values in this write). "
         f"Nothing of this region is kept; {cure}."
     )
 
@@ -154,7 +155,7 @@ class RegionResult:
 
 
 def owned(start: int, stop: int, rows: int, total: int) -> tuple[int, int]:
-    """The part of rows start..stop that fills whole chunks of `rows` rows (an empty range when there is none)."""
+    """The part of rows start..stop that fills whole chunks of `rows` rows (empty when there is none)."""
     first = -(-start // rows) * rows
     last = stop if stop == total else stop // rows * rows
     return (first, last) if first < last else (stop, stop)
@@ -199,7 +200,7 @@ def commit_regions(
     results: Sequence[RegionResult],
     forks: Sequence[icechunk.ForkSession],
 ) -> str:
-    """Make finished regions visible in one commit; returns the snapshot id. Raises Conflict after 100 tries."""
+    """Make finished regions visible in one commit; returns the snapshot id. Raises Conflict (100 tries)."""
     location, repository = place
     message = f"regions {', '.join(str(r.number) for r in results[:8])}{' ...' if len(results) > 8 else ''}"
     for _ in range(TRIES):

@@ -1,0 +1,118 @@
+"""Read everything back and say what is not as it was written."""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from trimtab.store import nodes
+from trimtab.store.activations import ActivationStore
+from trimtab.store.artifact import Artifact, Content, seal
+from trimtab.store.catalog import Catalog
+from trimtab.store.digests import array_bytes
+from trimtab.store.errors import StoreError
+from trimtab.store.location import BRANCH, Location
+from trimtab.store.payload import LazyArrays
+from trimtab.store.writing import finite
+
+REPUBLISH = "publish it again from its recipe (a new version), and move aliases there"
+RECOLLECT = "delete the store and collect it again"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was found about one thing. wrong and cure are empty when ok."""
+
+    ok: bool
+    thing: str
+    wrong: str = ""
+    cure: str = ""
+
+    def __str__(self) -> str:
+        return f"ok   {self.thing}" if self.ok else f"BAD  {self.thing}: {self.wrong}; {self.cure}."
+
+
+def verify(catalog: Catalog) -> list[Finding]:
+    """One finding per version, alias and capture (several for a bad one). Reads every byte."""
+    findings = []
+    for artifact in _everything(catalog, findings):
+        findings += _findings(artifact.ref, REPUBLISH, lambda a=artifact: _artifact(catalog, a))
+        if artifact.kind == "capture":
+            findings += verify_capture(str(artifact.header["location"]), str(artifact.header["digest"]))
+    return findings
+
+
+def verify_capture(url: str | Location, digest: str | None = None) -> list[Finding]:
+    """Findings about one capture: every row written once, finite, and with the digests that were recorded."""
+    thing = f"capture {Location.parse(url).url}"
+    return _findings(thing, RECOLLECT, lambda: _capture(ActivationStore.open(url), digest))
+
+
+def _everything(catalog: Catalog, findings: list[Finding]) -> list[Artifact]:
+    try:
+        return Catalog(catalog.location).list()  # a new one: nothing remembered from before
+    except Exception as error:
+        findings.append(
+            Finding(False, catalog.location.url, _reason(error), "restore the folder from a backup")
+        )
+        return []
+
+
+def _findings(thing: str, cure: str, look: Callable[[], Iterator[str]]) -> list[Finding]:
+    try:
+        wrong = list(look())
+    except Exception as error:  # broken bytes may raise anything at all, and each is a finding
+        wrong = [_reason(error)]
+    return [Finding(False, thing, text, cure) for text in wrong] or [Finding(True, thing)]
+
+
+def _reason(error: Exception) -> str:
+    text = " ".join(str(error).split())[:300]
+    return text if isinstance(error, StoreError) else f"{type(error).__name__}: {text}"
+
+
+def _artifact(catalog: Catalog, artifact: Artifact) -> Iterator[str]:
+    session = catalog.location.repository().readonly_session(BRANCH)
+    record = nodes.attributes(session, f"artifacts/{artifact.name}/{artifact.version}") or {}
+    if seal(record) != record.get("seal"):
+        yield "its record (header, metrics, dates ...) is not what was published"
+    assert isinstance(artifact.arrays, LazyArrays)
+    for name in artifact.arrays:
+        artifact.arrays[name]
+    content = Content(
+        artifact.kind, artifact.header, artifact.arrays.entries, artifact.parents, artifact.recipe
+    )
+    if content.digest != artifact.digest:
+        yield f"its content digest is {content.digest[:12]}, recorded is {artifact.digest[:12]}"
+    for parent in artifact.parents:
+        if catalog.get(parent.ref).digest != parent.digest:
+            yield f"its parent {parent.ref} has another digest than when it was used"
+
+
+def _capture(store: ActivationStore, digest: str | None) -> Iterator[str]:
+    pending = store.pending_regions()
+    if pending:
+        yield f"{len(pending)} of {len(store.layout.regions)} regions were never written"
+    recorded = store.region_digests()
+    for region in store.layout.regions:
+        if region in pending:
+            continue
+        for i, site in enumerate(store.sites):
+            values = store.stored_rows(site, region.row_start, region.row_stop)
+            rows = f"{site}, rows {region.row_start}..{region.row_stop}"
+            if not finite(values, store.layout.spec(site)).all():
+                yield f"{rows}: not finite"
+            if hashlib.sha256(array_bytes(values)).digest() != recorded[region.number, i].tobytes():
+                yield f"{rows}: sha256 differs from what was written"
+    yield from _digests(store, recorded, digest)
+
+
+def _digests(store: ActivationStore, recorded: np.ndarray, digest: str | None) -> Iterator[str]:
+    if not store.complete:
+        yield "it was never finished"
+        return
+    if store.layout.content_digest(recorded) != store.digest:
+        yield "its index, arrays or region digests do not give its content digest"
+    if digest not in (None, store.digest):
+        yield f"it has digest {store.digest[:12]}, the catalog recorded {str(digest)[:12]}"
