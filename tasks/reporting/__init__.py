@@ -1,0 +1,1 @@
+"""The parts of the report page: reading, numbers, HTML, scales, charts, sections, page."""

@@ -1,0 +1,153 @@
+"""The first screen: the verdict in words, the five numbers that matter, and what to be careful about."""
+
+import math
+
+from trimtab.steering.judge.verdict import Verdict
+from trimtab.steering.price.result import Interval
+from trimtab.tasks.reporting.html import NO_ATTRIBUTES, Child, Html, el
+from trimtab.tasks.reporting.numbers import (
+    MISSING,
+    NATS,
+    bracket,
+    coverage,
+    finite,
+    number,
+    percent,
+    plural,
+    shorten,
+)
+from trimtab.tasks.reporting.reading import KINDS, PLACEBOS, RANDOM, best_placebo, plan_of
+
+# the smallest p that R random directions can show is 1 / (R + 1)
+RANDOM_FOR_FIVE_PERCENT = 19
+
+
+def headline(verdict: Verdict, reference: str | None) -> Html:
+    """The header of the page."""
+    good = verdict.beats_random
+    words = "Beats every random placebo" if good else "Does not beat its random placebos"
+    badge = el("span.badge.good" if good else "span.badge.bad", {}, "✓ " if good else "✕ ", words)
+    # a verdict may speak of its plan by a field left empty
+    sentence = el("h1", {}, verdict.sentence or f"Verdict of {verdict.plan}")
+    made = [
+        ("plan", verdict.plan),
+        ("method", verdict.fitter),
+        ("site", verdict.site),
+        ("version", reference),
+    ]
+    facts = [el("span", {}, el("b", {}, f"{name} "), shorten(value, 90)) for name, value in made if value]
+    return el(
+        "header",
+        {"id": "headline"},
+        el("div.kicker", {}, el("span.brand", {}, "trimtab"), " verdict"),
+        badge,
+        sentence,
+        el("div.facts", {}, facts),
+        el(
+            "div.tiles",
+            {},
+            _effect(verdict),
+            _kl(verdict),
+            _placebo(verdict),
+            _damage(verdict),
+            _ablated(verdict),
+        ),
+        _warnings(verdict),
+    )
+
+
+def _tile(name: str, value: str, unit: str, *lines: Child) -> Html:
+    missing = value == MISSING
+    shown = el("div.big.missing" if missing else "div.big", {}, value)
+    small = [el("div.small", {}, one) for one in lines if one]
+    return el(
+        "section.tile", {}, el("h2", {}, name), shown, el("div.unit", {}, "" if missing else unit), small
+    )
+
+
+def _effect(verdict: Verdict) -> Html:
+    plan = plan_of(verdict)
+    if plan is None:
+        return _tile("Effect", MISSING, NATS, "The plan is not among the contenders.")
+    margin = plan.effect.margin
+    levels = f"margin {number(plan.effect.margin_base, True)} → {number(plan.effect.margin_steered, True)}"
+    interval = f"{bracket(margin, True)}, {coverage(margin, 'held-out pairs')}"
+    return _tile("Effect on the margin", number(margin.mean, True), NATS, interval, levels)
+
+
+def _kl(verdict: Verdict) -> Html:
+    dose, got = verdict.dose, verdict.price.budget.mean
+    asked = f"{number(dose.asked)} asked, {number(dose.achieved)} on the calibration prompts"
+    return _tile("KL spent", number(got.mean), NATS, f"{bracket(got)} on text it wrote itself", asked)
+
+
+def _placebo(verdict: Verdict) -> Html:
+    best = best_placebo(verdict)
+    if best is None:
+        return _tile("Best placebo", MISSING, NATS, "No placebo was run, so no effect can be claimed.")
+    count = sum(c.kind in PLACEBOS for c in verdict.contenders)
+    margin = best.effect.margin
+    who = f"{shorten(best.name, 34)} ({KINDS[best.kind]}), the best of {count}"
+    return _tile("Best placebo, same KL", number(margin.mean, True), NATS, bracket(margin, True), who)
+
+
+def _damage(verdict: Verdict) -> Html:
+    price = verdict.price
+    damage = price.damage.mean
+    perplexity = f"perplexity {number(price.perplexity_base)} → {number(price.perplexity_steered)}"
+    return _tile("Damage on neutral text", number(damage.mean), NATS, bracket(damage), perplexity)
+
+
+def _ablated(verdict: Verdict) -> Html:
+    result = verdict.ablation
+    if result is None:
+        return _tile("Removed by ablation", MISSING, "", "No ablation in this run.")
+    others = finite(result.random_removed)
+    beside = f"random directions remove at most {percent(max(others))}" if others else "no random directions"
+    return _tile("Removed by ablation", percent(result.removed), "of what asking gains", beside)
+
+
+def _warnings(verdict: Verdict) -> Html | None:
+    """What a careful reader should know before believing the tiles; nothing when there is nothing."""
+    found = [*_of_price(verdict), *_of_contenders(verdict)]
+    if not found:
+        return None
+    items = [el("li", NO_ATTRIBUTES, one) for one in found]
+    return el("aside", {"aria-label": "Read with care"}, el("b", {}, "Read with care"), el("ul", {}, items))
+
+
+def _of_price(verdict: Verdict) -> list[str]:
+    dose, got = verdict.dose, verdict.price.budget.mean
+    found = []
+    if not dose.reachable:
+        found.append(
+            f"The budget of {number(dose.asked)} {NATS} could not be reached: the nearest strength spends "
+            f"{number(dose.achieved)}. The final norm forgets scale, so KL saturates."
+        )
+    if _outside(dose.asked, got):
+        side = "above" if got.low > dose.asked else "below"
+        found.append(
+            f"On held-out text the price is {side} the budget, interval included: {bracket(got)} against "
+            f"{number(dose.asked)} {NATS} asked."
+        )
+    return found
+
+
+def _of_contenders(verdict: Verdict) -> list[str]:
+    found = []
+    drawn = sum(c.kind in RANDOM for c in verdict.contenders)
+    if 0 < drawn < RANDOM_FOR_FIVE_PERCENT:
+        found.append(
+            f"{plural(drawn, 'random direction')}: the smallest p-value a rank test can give is "
+            f"{number(1 / (drawn + 1))}; {RANDOM_FOR_FIVE_PERCENT} are needed for 0.05."
+        )
+    missed = [c.name for c in verdict.contenders if not c.reachable and c.kind != "plan"]
+    if missed:
+        names = shorten(", ".join(missed), 120)
+        found.append(f"{plural(len(missed), 'contender')} could not be dosed to the budget: {names}.")
+    return found
+
+
+def _outside(value: float, interval: Interval) -> bool:
+    ends = (interval.low, interval.high)
+    return all(map(math.isfinite, ends)) and not ends[0] <= value <= ends[1]
