@@ -31,6 +31,14 @@ class BadPlan(SteeringError):
     """A plan that does not fit the model, or arrays and header that are not a plan."""
 
 
+class BadMove(SteeringError):
+    """Fields of a Move that do not make one: shapes, directions, bounds."""
+
+
+class BadRows(SteeringError):
+    """Rows of activations from which nothing can be fitted."""
+
+
 class SilentNoOp(SteeringError):
     """A hook did not fire as often as the model ran: the edit or the reading would have been a silent no-op."""
 

@@ -74,8 +74,8 @@ class Anatomy:
 
     @property
     def base(self) -> nn.Module:
-        """The model without its head: runs the blocks and the final norm."""
-        return self.model.base_model
+        """The model without its head: gets the tokens, runs the blocks and the final norm."""
+        return self.model.base_model if self.family.entry is None else self._get(self.model, self.family.entry)
 
     @cached_property
     def blocks(self) -> Sequence[nn.Module]:

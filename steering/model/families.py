@@ -20,6 +20,8 @@ class Family:
     blocks, embed: dotted paths from the causal-LM model. attn, out_proj, attn_added, mlp_added, down_proj,
     mid_input: dotted paths from a block. parallel: attention and MLP read the same input, so resid_mid does not
     exist. post_norm: a norm stands between a projection and the residual, so only `z` and `mlp_post` fold.
+    entry: dotted path of the module whose forward gets the tokens, where that is not the base model (OPT's head calls
+    the decoder inside it directly).
     """
 
     blocks: str = "model.layers"
@@ -32,6 +34,7 @@ class Family:
     mid_input: str | None = "post_attention_layernorm"
     parallel: bool = False
     post_norm: bool = False
+    entry: str | None = None
 
 
 _LLAMA = Family()
@@ -87,6 +90,7 @@ FAMILIES: dict[str, Family] = {
         mlp_added="fc2",
         down_proj="fc2",
         mid_input="final_layer_norm",
+        entry="model.decoder",
     ),
     "phi": Family(out_proj="self_attn.dense", down_proj="mlp.fc2", mid_input=None, parallel=True),
     "stablelm": _LLAMA,

@@ -5,14 +5,20 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from trimtab.steering.moves.base import AffineMap, Move
+from trimtab.steering.errors import BadMove
+from trimtab.steering.moves.base import AffineMap, Move, check_finite
 
 
 @dataclass(frozen=True, eq=False)
 class Add(Move):
-    """vector: `[d]`, added as it is (nothing normalises it)."""
+    """vector: `[d]`, added as it is (nothing normalises it). Raises BadMove when it is not one vector."""
 
     vector: Float[Tensor, "d"]
+
+    def __post_init__(self) -> None:
+        check_finite("Add.vector", self.vector)
+        if self.vector.ndim != 1:
+            raise BadMove(f"Add takes one vector [d], got {list(self.vector.shape)}")
 
     @property
     def width(self) -> int:

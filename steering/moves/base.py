@@ -12,12 +12,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from trimtab.steering.errors import BadMove
+
 
 @dataclass(frozen=True)
 class AffineMap:
     """A displacement that is affine in h: `delta(h) = diagonal * h + left @ (right^T h) + bias`.
 
-    bias: `[d]`. left, right: `[d k]` or None. diagonal: `[d]` or None. What `fold` turns into weights.
+    bias: `[d]`. left, right: `[d k]` or None. diagonal: `[d]` or None. What `fold` turns into weights. A move that
+    takes any width (Scale) gives bias and diagonal of width 1; `widened` spreads them.
     """
 
     bias: Float[Tensor, "d"]
@@ -29,6 +32,11 @@ class AffineMap:
     def constant(self) -> bool:
         """True when the displacement does not depend on h."""
         return self.left is None and self.diagonal is None
+
+    def widened(self, d: int) -> "AffineMap":
+        """The same for vectors of width d. Raises RuntimeError when the map has another width than 1 or d."""
+        diagonal = None if self.diagonal is None else self.diagonal.expand(d)
+        return AffineMap(self.bias.expand(d), self.left, self.right, diagonal)
 
     def matrix(self) -> Float[Tensor, "d d"]:
         """The linear part as a dense matrix M, so that `delta(h) = M h + bias`."""
@@ -52,3 +60,19 @@ class Move(ABC):
     @abstractmethod
     def affine(self) -> AffineMap | None:
         """The same displacement as an affine map, or None when it depends on the input in another way."""
+
+
+def check_finite(what: str, tensor: Tensor | None) -> None:
+    """Raises BadMove when a field (`what`, for example "Add.vector") is not a tensor of finite floats. None passes."""
+    if tensor is None:
+        return
+    if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+        raise BadMove(
+            f"{what} is {getattr(tensor, 'dtype', type(tensor).__name__)}; it must be a tensor of floats"
+        )
+    bad = tensor.numel() - int(torch.isfinite(tensor).sum())
+    if bad:
+        raise BadMove(
+            f"{what}: {bad} of {tensor.numel()} values are not finite; every token it touches would become NaN. "
+            f"Look for them in the rows it was fitted on"
+        )
