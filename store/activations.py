@@ -23,7 +23,15 @@ from trimtab.store.errors import Corrupt, Mismatch, StoreError
 from trimtab.store.layout import COMPLETE, KEY, Layout, check_arrays, read_layout, write_template
 from trimtab.store.location import BRANCH, Location
 from trimtab.store.reader import Readable
-from trimtab.store.schema import REGION_BYTES, ArraySpec, Capture, Region, TokenIndex, region_edges
+from trimtab.store.schema import (
+    REGION_BYTES,
+    ArraySpec,
+    Capture,
+    Region,
+    TokenIndex,
+    chunk_rows,
+    region_edges,
+)
 from trimtab.store.writing import RegionBuffer, RegionResult, commit_regions, write_region
 
 TAG = "complete"
@@ -65,7 +73,9 @@ class ActivationStore(Readable):
         """
         check_arrays(arrays, index)
         edges = region_edges(index.offsets, sum(spec.row_bytes for spec in arrays), region_bytes)
-        return ActivationStore.lay_out(location, Layout(capture, index, tuple(arrays), edges))
+        longest = int(np.diff(index.offsets[edges]).max())
+        specs = tuple(replace(spec, chunk_rows=chunk_rows(spec, index.n_rows, longest)) for spec in arrays)
+        return ActivationStore.lay_out(location, Layout(capture, index, specs, edges))
 
     @staticmethod
     def lay_out(location: Location | str, wanted: Layout) -> "ActivationStore":
@@ -185,9 +195,9 @@ class ActivationStore(Readable):
         if (
             self.location.scheme == "memory"
         ):  # Icechunk forks lose sight of memory; the handle carries all rows
-            return Fork(self.location.url, self.layout.specs, None)
+            return Fork(self.layout.specs, self.n_rows, None)
         fork = self._repository.writable_session(BRANCH).fork()
-        return Fork(self.location.url, self.layout.specs, fork)
+        return Fork(self.layout.specs, self.n_rows, fork)
 
     def merge(self, handles: "Sequence[Fork]") -> str:
         """Commit every region written through the handles, at once; returns the snapshot id.
@@ -239,8 +249,8 @@ class ActivationStore(Readable):
 class Fork:
     """A worker's way into a store: write whole regions, send it back (it pickles), and merge it."""
 
-    url: str
     specs: tuple[ArraySpec, ...]
+    n_rows: int
     session: icechunk.ForkSession | None
     results: list[RegionResult] = field(default_factory=list)
 
@@ -250,7 +260,7 @@ class Fork:
         buffer = RegionBuffer(region, self.specs)
         yield buffer
         buffer.check_full()
-        self.results.append(write_region(self.session and self.session.store, buffer))
+        self.results.append(write_region(self.session and self.session.store, buffer, self.n_rows))
 
 
 def open_root(store: icechunk.IcechunkStore) -> zarr.Group:

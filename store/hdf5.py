@@ -84,7 +84,7 @@ def _selection(
     index, rows = _subset(store.index, where)
     if not len(rows):
         raise Invalid("the selection has no row; nothing was exported.")
-    specs = tuple(store.layout.spec(site) for site in sites or store.sites)
+    specs = tuple(store.layout.spec(site) for site in sites or store.sites)  # chunks stay as they are
     asked = {"of": digest, "sites": [spec.name for spec in specs], "where": _where_json(where)}
     capture = Capture({**store.capture.fields, "selection": asked})
     edges = region_edges(index.offsets, sum(spec.row_bytes for spec in specs), REGION_BYTES)

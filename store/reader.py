@@ -6,18 +6,22 @@ float32 unless asked otherwise.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import icechunk
 import numpy as np
-import xarray
 import zarr
 
-from trimtab.store.errors import Invalid, Mismatch, NotFound, nearest
-from trimtab.store.layout import Layout
+from trimtab.store.chunks import AT_ONCE, read_chunks
+from trimtab.store.errors import Invalid, Mismatch, NotFound, StoreError, nearest
+from trimtab.store.layout import COMPLETE, Layout
 from trimtab.store.moments import Statistics
 from trimtab.store.schema import ArraySpec
 from trimtab.store.where import Where
 from trimtab.store.writing import from_bfloat16
+
+if TYPE_CHECKING:
+    import xarray
 
 POOLS = ("mean", "last", "first")
 
@@ -158,19 +162,16 @@ class Readable:
         """
         slot, rng = self._slot(site), np.random.default_rng(seed)
         rows = np.flatnonzero(Where.of(where).row_mask(self.layout.index))
-        pool, held = [], 0
-        left = np.empty((0, *_shape(slot)), slot.spec.stored_dtype)
+        room = min(len(rows), buffer_rows + slot.spec.chunk_rows)
+        pool, held = np.empty((room, *_shape(slot)), slot.spec.stored_dtype), 0
         for _, values in self._chunks(slot, rows, rng):
-            pool.append(values)
+            pool[held : held + len(values)] = values
             held += len(values)
-            if held < buffer_rows:
-                continue
-            mixed = np.concatenate(pool)[rng.permutation(held)]
-            out = max(size, held // 2) // size * size
-            yield from _cut(mixed[:out], size, slot)
-            pool, held = [mixed[out:].copy()], max(0, held - out)
-        left = np.concatenate([left, *pool])
-        yield from _cut(left[rng.permutation(len(left))], size, slot)
+            if held >= buffer_rows:
+                drawn = rng.permutation(held)[: max(size, held // 2) // size * size]
+                yield from _cut(pool, drawn, size, slot)
+                held = _close_gaps(pool, drawn, held)
+        yield from _cut(pool, rng.permutation(held), size, slot)
 
     def statistics(self, site: str, where: Where | dict | None = None) -> Statistics:
         """Count, mean and covariance of the selected rows; per-head rows count as [n, head * d_head]."""
@@ -183,8 +184,10 @@ class Readable:
             total = total.merge(Statistics.of(flat))
         return total
 
-    def to_xarray(self) -> xarray.Dataset:
+    def to_xarray(self) -> "xarray.Dataset":
         """All arrays with their dimension names, read lazily. bfloat16 arrays appear as their uint16 bits."""
+        import xarray  # brings pandas, and nobody else here needs it
+
         return xarray.open_zarr(self._session.store, consolidated=False, chunks=None, zarr_format=3)
 
     # ---- exact bytes, for verification and export
@@ -195,7 +198,7 @@ class Readable:
 
     def stored_rows(self, site: str, start: int, stop: int) -> np.ndarray:
         """Rows start..stop [n, ...] in the stored dtype."""
-        return self._root[self._slot(site).spec.name][start:stop]
+        return self.take(site, np.arange(start, stop))
 
     def region_digests(self) -> np.ndarray:
         """uint8 [region, site, 32]: sha256 of each region's rows as written (zeros: not written)."""
@@ -219,17 +222,32 @@ class Readable:
         self, slot: _Slot, rows: np.ndarray, rng: np.random.Generator | None = None
     ) -> Iterator[tuple[slice, np.ndarray]]:
         """Per chunk that holds some of `rows` (sorted): their positions in `rows`, and the stored values."""
-        array = self._root[slot.spec.name]
-        step = array.chunks[0]
+        self._refuse_pending(rows)
+        step = slot.spec.chunk_rows
         numbers, starts = np.unique(rows // step, return_index=True)
         stops = np.append(starts[1:], len(rows))
-        order = range(len(numbers)) if rng is None else rng.permutation(len(numbers))
-        for i in order:
-            here = rows[starts[i] : stops[i]]
-            low, high = int(here[0]), int(here[-1]) + 1
-            block = array[low:high] if slot.head is None else array[low:high, slot.head]
-            values = block if len(here) == high - low else block[here - low]
-            yield slice(int(starts[i]), int(stops[i])), values
+        order = np.arange(len(numbers)) if rng is None else rng.permutation(len(numbers))
+        for some in np.array_split(order, range(AT_ONCE, len(order), AT_ONCE)):
+            blocks = read_chunks(self._session.store, slot.spec, numbers[some])
+            for i, block in zip(some, blocks, strict=True):
+                here = rows[starts[i] : stops[i]] - numbers[i] * step
+                values = block if slot.head is None else block[:, slot.head]
+                low, high = int(here[0]), int(here[-1]) + 1
+                values = values[low:high] if len(here) == high - low else values[here]
+                yield slice(int(starts[i]), int(stops[i])), values
+
+    def _refuse_pending(self, rows: np.ndarray) -> None:
+        """Rows that nobody wrote would read as zeros."""
+        if self.layout.state == COMPLETE:
+            return
+        written = self.region_digests().any(axis=(1, 2))
+        edges = self.layout.index.offsets[self.layout.edges]
+        missing = ~written[np.searchsorted(edges, rows, side="right") - 1]
+        if missing.any():
+            raise StoreError(
+                f"{int(missing.sum())} of {len(rows)} rows are not collected yet (first: row "
+                f"{int(rows[missing][0])}); run the collection again to resume it."
+            )
 
     def _gather(self, slot: _Slot, rows: np.ndarray, dtype: str | None) -> np.ndarray:
         """Rows of sorted numbers, in the asked dtype."""
@@ -262,9 +280,18 @@ def _decode(values: np.ndarray, slot: _Slot, dtype: str | None) -> np.ndarray:
     return values.astype(dtype, copy=False)
 
 
-def _cut(values: np.ndarray, size: int, slot: _Slot) -> Iterator[np.ndarray]:
-    for start in range(0, len(values), size):
-        yield _decode(values[start : start + size], slot, "float32")
+def _cut(pool: np.ndarray, rows: np.ndarray, size: int, slot: _Slot) -> Iterator[np.ndarray]:
+    for start in range(0, len(rows), size):
+        yield _decode(pool[rows[start : start + size]], slot, "float32")
+
+
+def _close_gaps(pool: np.ndarray, drawn: np.ndarray, held: int) -> int:
+    """Move the last rows that were not drawn into the places of drawn ones; returns how many are left."""
+    left = held - len(drawn)
+    stays = np.ones(held, dtype=bool)
+    stays[drawn] = False
+    pool[np.flatnonzero(~stays[:left])] = pool[left + np.flatnonzero(stays[left:])]
+    return left
 
 
 def _refuse_empty(prompts: np.ndarray, starts: np.ndarray, stops: np.ndarray) -> None:

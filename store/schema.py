@@ -259,6 +259,6 @@ def chunk_rows(spec: ArraySpec, n_rows: int, region_rows: int) -> int:
     Why: the chunk on a region's edge is written twice, which costs chunk / region of all bytes written.
     """
     if spec.chunk_rows:
-        return min(spec.chunk_rows, n_rows)
+        return spec.chunk_rows
     wanted = min(CHUNK_BYTES, max(SMALLEST_CHUNK_BYTES, region_rows * spec.row_bytes // 2))
     return max(1, min(n_rows, wanted // spec.row_bytes))

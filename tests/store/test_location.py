@@ -1,0 +1,87 @@
+"""Where things lie, and that nothing leads out of it."""
+
+import threading
+
+import pytest
+
+from trimtab.store import Location
+from trimtab.store.errors import Invalid, NotFound
+
+
+@pytest.mark.parametrize(
+    "text, url",
+    [
+        ("/a/b", "/a/b"),
+        ("file:///a/b%20c", "/a/b c"),
+        ("memory://x/y/", "memory://x/y"),
+        ("s3://bucket/some/prefix", "s3://bucket/some/prefix"),
+    ],
+)
+def test_parse_and_back(text: str, url: str) -> None:
+    location = Location.parse(text)
+    assert location.url == url
+    assert Location.parse(location.url) == location
+
+
+@pytest.mark.parametrize("text", ["", "ftp://x/y", "memory://", "s3:///", "a\0b"])
+def test_nonsense_is_refused(text: str) -> None:
+    with pytest.raises(Invalid):
+        Location.parse(text)
+
+
+@pytest.mark.parametrize("part", ["..", ".", "", "a/b", "/etc", "a\\b", ".hidden", "a\0"])
+def test_children_cannot_escape(part: str) -> None:
+    with pytest.raises(Invalid):
+        Location.parse("/a/b").child("fine", part)
+
+
+def test_child_of_each_scheme() -> None:
+    assert Location.parse("/a").child("b", "c").url == "/a/b/c"
+    assert Location.parse("s3://bucket").child("b").url == "s3://bucket/b"
+
+
+@pytest.mark.parametrize("scheme", ["file", "memory"])
+def test_create_open_delete(scheme: str, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    location = Location.parse(tmp_path / "x" / "y" if scheme == "file" else "memory://create-open-delete")
+    assert not location.exists()
+    with pytest.raises(NotFound):
+        location.repository()
+    assert not (tmp_path / "x").exists(), "asking must not create anything"
+    location.repository(create=True)
+    location.repository(create=True)
+    assert location.exists()
+    location.delete()
+    location.delete()
+    assert not location.exists()
+
+
+def test_a_folder_with_other_things_is_left_alone(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(Invalid, match="not a store"):
+        Location.parse(tmp_path).repository(create=True)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_a_killed_creation_does_not_block_the_next(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    half = tmp_path / ".store.creating" / "snapshots"
+    half.mkdir(parents=True)
+    (half / "X").write_text("half")
+    Location.parse(tmp_path / "store").repository(create=True)
+    assert Location.parse(tmp_path / "store").exists()
+
+
+def test_lock_is_reentrant_and_keeps_threads_apart(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    location = Location.parse(tmp_path / "store")
+    inside: list[str] = []
+    other = threading.Thread(target=lambda: _enter(location, inside))
+    with location.lock(), location.lock():
+        other.start()
+        other.join(0.2)
+        assert inside == []
+    other.join(5)
+    assert inside == ["in"]
+
+
+def _enter(location: Location, inside: list[str]) -> None:
+    with location.lock():
+        inside.append("in")
