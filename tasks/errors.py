@@ -1,0 +1,26 @@
+"""What a user did wrong in a recipe, a data file or on the command line, as lines that are fit to be shown."""
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+
+class RecipeError(Exception):
+    """One line per mistake; the first begins with the file. `str(error)` joins them with newlines."""
+
+    def __init__(self, lines: str | Sequence[str]):
+        self.lines: tuple[str, ...] = (lines,) if isinstance(lines, str) else tuple(lines)
+        super().__init__("\n".join(self.lines))
+
+    def __reduce__(self):  # type: ignore[no-untyped-def]
+        return type(self), (self.lines,)
+
+
+class DataError(RecipeError):
+    """A data file that cannot be used; lines begin with `file:line:`."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`; did you mean 'dtype'?`, or the known words when none is near."""
+    options = sorted(known)
+    near = difflib.get_close_matches(word, options, n=1, cutoff=0.55)
+    return f"; did you mean '{near[0]}'?" if near else f"; known: {', '.join(options) or 'none'}"

@@ -1,0 +1,196 @@
+"""Examples: a recipe's data files as one flat list of texts, each with its class, pair and split; and the judge's
+files (neutral text, capability items, lexicon)."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from trimtab.tasks.data_files import (
+    SPLITS,
+    ClassRow,
+    PairRow,
+    Prompt,
+    check_keys,
+    file_digest,
+    read_class,
+    read_jsonl,
+    read_pairs,
+    split_of,
+    text_of,
+)
+from trimtab.tasks.errors import DataError
+from trimtab.tasks.files import packaged
+from trimtab.tasks.recipe_models import Data, DataFile, JudgeSpec
+
+MIN_PER_SPLIT = 2
+ONLY_PROMPT = ("prompt", "last")
+
+
+@dataclass(frozen=True)
+class Example:
+    """One text to run. completion: None when the prompt is the whole text. label: +1 or -1. pair: examples with one
+    number answer one prompt (-1: unpaired). split: fit, select or report."""
+
+    prompt: Prompt
+    completion: str | None
+    label: int
+    pair: int
+    split: str
+
+
+@dataclass(frozen=True)
+class Item:
+    """One question of the capability set, with a right and a wrong answer."""
+
+    question: str
+    correct: str
+    incorrect: str
+
+
+def examples_of(data: Data) -> tuple[Example, ...]:
+    """Every text in the order of the files, positive before negative within a pair.
+
+    Raises DataError when a file is wrong, or changed since the recipe was read.
+    """
+    if data.pairs is not None:
+        rows = read_pairs(_unchanged(data.pairs)).rows
+        return tuple(e for number, row in enumerate(rows) for e in _pair_examples(data, number, row))
+    assert data.positive is not None and data.negative is not None  # Data refuses anything else
+    positive = read_class(_unchanged(data.positive)).rows
+    negative = read_class(_unchanged(data.negative)).rows
+    return (*_class_examples(data, positive, 1), *_class_examples(data, negative, -1))
+
+
+def check_data(data: Data, span: str) -> None:
+    """Raises DataError when the rows cannot answer what the recipe asks of them."""
+    examples = examples_of(data)
+    name = _shown(data)
+    _check_splits(examples, name)
+    _check_span(examples, span, name)
+    if not data.chat and any(not isinstance(example.prompt, str) for example in examples):
+        raise DataError(
+            f"{name}: holds chat messages, but the recipe says `chat: false`; use `chat: true` or plain text"
+        )
+
+
+def neutral_texts(judge: JudgeSpec) -> tuple[str, ...]:
+    """Text that has nothing to do with the behaviour: `{text}` per line. Raises DataError."""
+    path = _file(judge.neutral, "neutral.jsonl")
+    found = []
+    for number, given in read_jsonl(path):
+        where = f"{path}:{number}"
+        check_keys(given, ("text",), (), where)
+        found.append(text_of(given, "text", where))
+    return _enough(found, path)
+
+
+def capability_items(judge: JudgeSpec) -> tuple[Item, ...]:
+    """`{question, correct, incorrect}` per line. Raises DataError."""
+    path = _file(judge.capability, "capability.jsonl")
+    found, keys = [], ("question", "correct", "incorrect")
+    for number, given in read_jsonl(path):
+        where = f"{path}:{number}"
+        check_keys(given, keys, (), where)
+        found.append(Item(*(text_of(given, key, where) for key in keys)))
+    return _enough(found, path)
+
+
+def read_lexicon(file: DataFile) -> dict[str, tuple[str, ...]]:
+    """`{"positive": [words], "negative": [words]}`. Raises DataError."""
+    path = _unchanged(file)
+    try:
+        given = json.loads(path.read_text("utf-8-sig"))
+    except (ValueError, RecursionError):
+        raise DataError(
+            f'{path}: not JSON in UTF-8; a lexicon is {{"positive": [words], "negative": [words]}}'
+        ) from None
+    if not isinstance(given, dict):
+        raise DataError(f'{path}: a lexicon is {{"positive": [words], "negative": [words]}}')
+    check_keys(given, ("positive", "negative"), (), str(path))
+    return {key: _words(given[key], key, path) for key in ("positive", "negative")}
+
+
+def check_judge(judge: JudgeSpec) -> None:
+    """Raises DataError when a file that the judge was given is wrong."""
+    if judge.neutral is not None:
+        neutral_texts(judge)
+    if judge.capability is not None:
+        capability_items(judge)
+    if judge.behaviour is not None and judge.behaviour.lexicon is not None:
+        read_lexicon(judge.behaviour.lexicon)
+
+
+def _pair_examples(data: Data, number: int, row: PairRow) -> Iterator[Example]:
+    split = split_of(row.identity, data.split.shares, data.split.seed)
+    for label, text in ((1, row.positive), (-1, row.negative)):
+        prompt, completion = (text, None) if row.prompt is None else (row.prompt, text)
+        yield Example(prompt, completion, label, number, split)
+
+
+def _class_examples(data: Data, rows: Sequence[ClassRow], label: int) -> Iterator[Example]:
+    for row in rows:
+        split = split_of(row.identity, data.split.shares, data.split.seed)
+        yield Example(row.prompt, row.completion, label, -1, split)
+
+
+def _check_splits(examples: Sequence[Example], name: str) -> None:
+    counts = Counter((example.label, example.split) for example in examples)
+    for label in (1, -1):
+        for split in SPLITS:
+            n = counts[label, split]
+            if n < MIN_PER_SPLIT:
+                side = "positive" if label > 0 else "negative"
+                raise DataError(
+                    f"{name}: the {split} split gets {n} {side} rows of {len(examples) // 2}, it needs "
+                    f"{MIN_PER_SPLIT}; add rows, or change data.split"
+                )
+
+
+def _check_span(examples: Sequence[Example], span: str, name: str) -> None:
+    whole = sum(example.completion is None for example in examples)
+    if span == "generated" and whole:
+        raise DataError(
+            f"{name}: {whole} of {len(examples)} texts have no completion, so capture.span 'generated' selects nothing "
+            f"of them; use 'all' or 'last'"
+        )
+    if span in ONLY_PROMPT and any(
+        example.pair >= 0 and example.completion is not None for example in examples
+    ):
+        raise DataError(
+            f"{name}: capture.span '{span}' reads only the prompt, which both completions of a pair share: the contrast "
+            f"would be zero; use 'generated' or 'answer'"
+        )
+
+
+def _words(value: object, key: str, path: Path) -> tuple[str, ...]:
+    if not isinstance(value, list) or not value or not all(isinstance(w, str) and w.strip() for w in value):
+        raise DataError(f"{path}: '{key}' must be a list of words, and not an empty one")
+    return tuple(value)
+
+
+def _enough(found: list, path: Path) -> tuple:
+    if len(found) < MIN_PER_SPLIT:
+        raise DataError(f"{path}: {len(found)} rows; an interval needs at least {MIN_PER_SPLIT}")
+    return tuple(found)
+
+
+def _file(given: DataFile | None, name: str) -> Path:
+    return packaged(name) if given is None else _unchanged(given)
+
+
+def _unchanged(file: DataFile) -> Path:
+    path = Path(file.path)
+    try:
+        now = file_digest(path)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+    if now != file.sha256:
+        raise DataError(f"{path}: changed since the recipe was read; run the recipe again")
+    return path
+
+
+def _shown(data: Data) -> str:
+    file = data.pairs or data.positive
+    return file.path if file else "data"

@@ -1,0 +1,305 @@
+"""The sections of a recipe: frozen, closed to unknown keys, each value checked where it stands. What must agree
+between sections is checked in `recipe.py`."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from trimtab.steering.errors import SteeringError
+from trimtab.steering.model.site import POINTS
+from trimtab.steering.model.span import Span
+from trimtab.tasks.data_files import file_digest
+from trimtab.tasks.errors import did_you_mean
+
+EMBEDDED = "smollm2"
+LANGUAGES = ("en", "fr", "de", "es", "it")  # the keys of data/function_words.json; a test keeps them equal
+MAX_BLOCK = 9999
+
+Positive = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+Count = Annotated[int, Field(ge=0, le=1000)]
+
+
+class Part(BaseModel):
+    """Base of all sections: unknown keys refused, frozen, no conversions (`"8"` is not 8), no NaN or infinity."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class DataFile(Part):
+    """A file that the recipe names, as it was when the recipe was read. path: absolute. sha256: of its bytes."""
+
+    path: str
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+
+    @classmethod
+    def at(cls, path: Path) -> "DataFile":
+        """Raises ValueError when it is not a file that can be read."""
+        if path.is_dir():
+            raise ValueError(f"{path} is a folder; name a file")
+        if not path.exists():
+            raise ValueError(f"no such file: {path}")
+        try:
+            return cls(path=str(path.resolve()), sha256=file_digest(path))
+        except OSError as error:
+            raise ValueError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def _data_file(value: object, info: ValidationInfo) -> object:
+    """A path as text is read relative to the recipe's folder; a DataFile in its JSON form stays as it is."""
+    if isinstance(value, DataFile | dict):
+        return value
+    if not isinstance(value, str):
+        raise ValueError(f"must be a file name, got {value!r}")
+    if not value.strip() or "\0" in value:
+        raise ValueError("a file name is needed")
+    return DataFile.at(Path((info.context or {}).get("folder", ".")) / Path(value).expanduser())
+
+
+FileField = Annotated[DataFile, BeforeValidator(_data_file, json_schema_input_type=str)]
+
+
+def _spelled(value: str) -> str:
+    try:
+        return str(Span.parse(value))
+    except SteeringError as error:
+        raise ValueError(str(error)) from None
+
+
+SpanText = Annotated[
+    str, BeforeValidator(lambda v: _spelled(v) if isinstance(v, str) else v, json_schema_input_type=str)
+]
+
+
+class ModelSpec(Part):
+    """id: `smollm2` (embedded), a folder (begins with `.`, `/` or `~`), or a hub id. revision: of a hub id."""
+
+    id: str = EMBEDDED
+    revision: str | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    device: str = Field("cpu", pattern=r"^(cpu|mps|cuda(:\d+)?)$")
+
+    @field_validator("id")
+    @classmethod
+    def _known(cls, value: str, info: ValidationInfo) -> str:
+        if value.startswith((".", "/", "~")):
+            folder = (Path((info.context or {}).get("folder", ".")) / Path(value).expanduser()).resolve()
+            if not (folder / "config.json").is_file():
+                raise ValueError(f"{folder} is not a model folder: it has no config.json")
+            return str(folder)
+        if value == EMBEDDED or re.fullmatch(r"[\w.-]+/[\w.-]+", value):
+            return value
+        raise ValueError(
+            f"'{value}' is neither '{EMBEDDED}', a folder such as ./model, nor a hub id such as owner/name"
+        )
+
+    @model_validator(mode="after")
+    def _revision_of_hub(self) -> "ModelSpec":
+        if self.revision is not None and (self.id == EMBEDDED or Path(self.id).is_absolute()):
+            raise ValueError(f"revision '{self.revision}' is for hub ids; {self.id} has none, remove it")
+        return self
+
+    @property
+    def local(self) -> bool:
+        """True when the model is found without the hub."""
+        return self.id == EMBEDDED or Path(self.id).is_absolute()
+
+
+class Split(Part):
+    """Shares of the prompts: to fit on, to choose site and strength on, to report on. seed: of the hash."""
+
+    fit: Share = 0.5
+    select: Share = 0.2
+    report: Share = 0.3
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _whole(self) -> "Split":
+        total = sum(self.shares)
+        if abs(total - 1) > 1e-6:
+            raise ValueError(
+                f"fit {self.fit:g} + select {self.select:g} + report {self.report:g} = {total:g}; must be 1"
+            )
+        return self
+
+    @property
+    def shares(self) -> tuple[float, float, float]:
+        return (self.fit, self.select, self.report)
+
+
+class Data(Part):
+    """pairs, or positive and negative: JSONL files. chat: apply the model's chat template. system: system message."""
+
+    pairs: FileField | None = None
+    positive: FileField | None = None
+    negative: FileField | None = None
+    chat: bool = True
+    system: str | None = Field(None, min_length=1)
+    split: Split = Split()
+
+    @model_validator(mode="after")
+    def _one_form(self) -> "Data":
+        given = [name for name in ("pairs", "positive", "negative") if getattr(self, name) is not None]
+        if given not in (["pairs"], ["positive", "negative"]):
+            raise ValueError(
+                f"give `pairs`, or both `positive` and `negative`; given: {', '.join(given) or 'none'}"
+            )
+        if (
+            self.positive is not None
+            and self.negative is not None
+            and self.positive.sha256 == self.negative.sha256
+        ):
+            raise ValueError("positive and negative are the same text, so there is nothing to fit")
+        return self
+
+
+def _blocks(value: object) -> object:
+    """`all`, a number, a list, or ranges as text (`8-20`, `0,4,8-20`), to `all` or sorted numbers."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = [value]
+    if isinstance(value, str) and value != "all":
+        value = _ranges(value)
+    if value == "all":
+        return value
+    if not isinstance(value, list | tuple):
+        raise ValueError(f"{value!r} is not `all`, a list such as [4, 8] or a range such as 8-20")
+    for block in value:
+        if isinstance(block, bool) or not isinstance(block, int) or not 0 <= block <= MAX_BLOCK:
+            raise ValueError(f"blocks are whole numbers from 0, not {block!r}")
+    if not value or len(set(value)) != len(value):
+        raise ValueError(f"blocks {value} name {'none' if not value else 'one block twice'}")
+    return tuple(sorted(value))
+
+
+def _ranges(text: str) -> list[int]:
+    found: list[int] = []
+    for piece in text.split(","):
+        match = re.fullmatch(r"\s*(\d{1,4})\s*(?:-\s*(\d{1,4})\s*)?", piece)
+        if not match:
+            raise ValueError(f"'{text}' is not `all`, a list such as [4, 8] or a range such as 8-20")
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last < first:
+            raise ValueError(f"the range {first}-{last} is empty; write {last}-{first}")
+        found += range(first, last + 1)
+    return found
+
+
+class CaptureSpec(Part):
+    """points: what to collect. blocks: `all` or numbers. span: which tokens. dtype: as stored."""
+
+    points: tuple[str, ...] = ("resid_post", "z")
+    blocks: Annotated[
+        Literal["all"] | tuple[int, ...],
+        BeforeValidator(_blocks, json_schema_input_type=str | int | list[int]),
+    ] = "all"
+    span: SpanText = "generated"
+    dtype: Literal["float16", "bfloat16", "float32"] = "float16"
+
+    @field_validator("points")
+    @classmethod
+    def _known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for point in value:
+            if point not in POINTS:
+                raise ValueError(f"unknown point '{point}'{did_you_mean(point, POINTS)}")
+        if not value or len(set(value)) != len(value):
+            raise ValueError("names no point" if not value else "names one point twice")
+        return tuple(sorted(value, key=POINTS.index))
+
+    def block_numbers(self, n_layers: int) -> list[int]:
+        """The blocks of a model with this many. Raises SteeringError naming the first that it lacks."""
+        if self.blocks == "all":
+            return list(range(n_layers))
+        missing = [block for block in self.blocks if int(block) >= n_layers]
+        if missing:
+            raise SteeringError(
+                f"capture.blocks: the model has {n_layers} blocks, 0 to {n_layers - 1}; not {missing[0]}"
+            )
+        return [int(block) for block in self.blocks]
+
+
+class FitSpec(Part):
+    """fitter: a name on the shelf. fields: its hyper-parameters. point: where candidates are searched. pool: how one
+    text's tokens become rows. span: where the plan acts. compare: other fitters, judged at equal KL."""
+
+    fitter: str = "mean_difference"
+    fields: Mapping[str, Any] = Field(default_factory=dict)
+    point: str = "resid_post"
+    pool: Literal["mean", "last", "tokens"] = "mean"
+    span: SpanText = "all"
+    compare: tuple[str, ...] = ()
+
+    @property
+    def fitters(self) -> tuple[str, ...]:
+        """The fitter, then those to compare with."""
+        return (self.fitter, *self.compare)
+
+
+class Budget(Part):
+    """kl: mean KL(steered || base), nats per generated token. tolerance: how near counts as met, as a share of kl."""
+
+    kl: Positive = 0.1
+    tolerance: Share = 0.1
+
+
+class Behaviour(Part):
+    """How generated text is scored: rate of a lexicon's words, length in words, or share of a language's words."""
+
+    metric: Literal["lexicon", "length", "language"]
+    lexicon: FileField | None = None
+    language: Literal["en", "fr", "de", "es", "it"] | None = None
+
+    @model_validator(mode="after")
+    def _fits_metric(self) -> "Behaviour":
+        for name in ("lexicon", "language"):
+            given = getattr(self, name) is not None
+            if given != (self.metric == name):
+                cure = (
+                    f"`{name}` is for metric {name}, not {self.metric}"
+                    if given
+                    else f"metric {name} needs `{name}`"
+                )
+                raise ValueError(cure)
+        return self
+
+
+class Placebos(Part):
+    """How many of each: norm-matched random, covariance-matched random, label-shuffled refits; and the flipped sign.
+    Fewer than 19 random ones cannot reach p < 0.05."""
+
+    random: Count = 19
+    covariance: Count = 5
+    shuffled: Count = 3
+    flip: bool = True
+
+
+class JudgeSpec(Part):
+    """behaviour: score of generated text, or null. neutral, capability: files, null for the packaged ones.
+    system_prompt: the prompt baseline, and what asks for the behaviour in the ablation test. prompts, tokens: of
+    rollouts. curve: KL budgets at which the effect is drawn."""
+
+    behaviour: Behaviour | None = None
+    neutral: FileField | None = None
+    capability: FileField | None = None
+    system_prompt: str | None = Field(None, min_length=1)
+    placebos: Placebos = Placebos()
+    prompts: int = Field(12, ge=2, le=10_000)
+    tokens: int = Field(32, ge=1, le=4096)
+    curve: tuple[Positive, ...] = (0.03, 0.1, 0.3)
+
+    @field_validator("curve")
+    @classmethod
+    def _no_repeats(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if len(set(value)) != len(value):
+            raise ValueError("names one budget twice")
+        return tuple(sorted(value))
