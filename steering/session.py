@@ -42,7 +42,9 @@ class Session:
         self._tracker = PositionTracker(prompt_lengths)
         self._positions: Positions | None = None
         self.forwards = 0
-        self._steps = [(row, i) for row, plan in enumerate(plans) if plan for i in plan.interventions if i.strength]
+        self._steps = [
+            (row, i) for row, plan in enumerate(plans) if plan for i in plan.interventions if i.strength
+        ]
         self.fired = [0] * len(self._steps)
         for plan in plans:
             if plan is not None:
@@ -119,8 +121,13 @@ def check_fits(plan: "SteeringPlan", anatomy: Anatomy) -> None:
     if made is None or here is None or made == here:
         return
     if made.shape != here.shape:
-        raise BadPlan(f"the plan was made on {made.shape} but this model is {here.shape}; steer the model it was made on")
-    warnings.warn("the plan was made on other weights of the same shape; its price and verdict do not hold here", stacklevel=4)
+        raise BadPlan(
+            f"the plan was made on {made.shape} but this model is {here.shape}; steer the model it was made on"
+        )
+    warnings.warn(
+        "the plan was made on other weights of the same shape; its price and verdict do not hold here",
+        stacklevel=4,
+    )
 
 
 def check_width(site: Site, step: Intervention, anatomy: Anatomy) -> None:

@@ -76,7 +76,11 @@ class Account:
     def _column(self, steered: Float[Tensor, "b v"], base: Float[Tensor, "b v"]) -> Float[Tensor, "b v"]:
         budget = self._budget(steered)
         mixed, share, asked, spent = govern(base, steered, budget)
-        for entries, value in ((self.ledger.asked, asked), (self.ledger.spent, spent), (self.ledger.share, share)):
+        for entries, value in (
+            (self.ledger.asked, asked),
+            (self.ledger.spent, spent),
+            (self.ledger.share, share),
+        ):
             entries.append(value.cpu())
         if self._left is not None:
             self._left = (self._left - spent).clamp(min=0)
@@ -92,7 +96,9 @@ class Account:
         return torch.minimum(per_token, self._left)
 
 
-def divergence_on_path(base: Float[Tensor, "n v"], steered: Float[Tensor, "n v"], t: Float[Tensor, "n"]) -> Tensor:
+def divergence_on_path(
+    base: Float[Tensor, "n v"], steered: Float[Tensor, "n v"], t: Float[Tensor, "n"]
+) -> Tensor:
     """KL(p_t || p_0), nats, `[n]` float64, from log-probabilities in float64."""
     path = ((1 - t)[:, None] * base + t[:, None] * steered).log_softmax(-1)
     return _kl(path, base)

@@ -1,0 +1,63 @@
+"""Deploy: a recipe on a schedule, run by a worker. Needs a Prefect server (`prefect server start`), not a cloud."""
+
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.deployments.runner import EntrypointType
+from prefect.exceptions import ObjectNotFound
+from prefect.schedules import Cron
+from prefect.workers.process import ProcessWorker
+
+from trimtab.flows.produce import produce
+
+POOL = "trimtab-local"
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """name: `produce/<recipe>` as Prefect lists it. pool: the work pool whose worker runs it. cron: its schedule."""
+
+    name: str
+    pool: str
+    cron: str | None
+
+
+def deploy(
+    recipe: str, name: str, home: str, cron: str | None = None, overrides: list[str] | None = None
+) -> Deployed:
+    """Register `produce` for one recipe file. Paths are made absolute: a worker starts elsewhere."""
+    _make_pool()
+    deployment = produce.to_deployment(
+        name=name,
+        parameters={
+            "recipe": str(Path(recipe).resolve()),
+            "home": home if "://" in home else str(Path(home).resolve()),
+            "overrides": overrides or [],
+        },
+        schedule=Cron(cron, timezone="UTC") if cron else None,
+        concurrency_limit=1,
+        entrypoint_type=EntrypointType.MODULE_PATH,
+        work_pool_name=POOL,
+    )
+    deployment.apply()
+    return Deployed(f"{produce.name}/{name}", POOL, cron)
+
+
+def work() -> int:
+    """Run deployed recipes until stopped."""
+    command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process"]
+    return subprocess.call(command)
+
+
+def _make_pool() -> None:
+    """Made through the client: `prefect work-pool create` would make the server ask the internet for templates."""
+    template = ProcessWorker.get_default_base_job_template()
+    with get_client(sync_client=True) as client:
+        try:
+            client.read_work_pool(POOL)
+        except ObjectNotFound:
+            client.create_work_pool(WorkPoolCreate(name=POOL, type="process", base_job_template=template))

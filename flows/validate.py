@@ -1,0 +1,18 @@
+"""validate: candidates to a verdict, without publishing the plan under its name."""
+
+from prefect import flow
+
+from trimtab.tasks.capture import capture_task
+from trimtab.tasks.fit import fit_task
+from trimtab.tasks.recipe import load_recipe
+from trimtab.tasks.references import Reference
+from trimtab.tasks.validate import validate_task
+
+
+@flow(name="validate", flow_run_name="validate-{recipe}")
+def validate(recipe: str, home: str = ".trimtab", overrides: list[str] | None = None) -> Reference:
+    """Judge a recipe's vectors beside their placebos at the recipe's KL budget."""
+    asked = load_recipe(recipe, overrides or [])
+    capture = capture_task(asked, home)
+    candidates = tuple(fit_task(asked, home, capture, fitter) for fitter in asked.fit.fitters)
+    return validate_task(asked, home, capture, candidates)

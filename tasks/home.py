@@ -1,0 +1,41 @@
+"""Home: the one place where everything of a project lies. catalog/ (every product, versioned), captures/ (activation
+stores by the digest of what was asked), reports/ (HTML)."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from trimtab.store import Catalog, Location
+
+DEFAULT = ".trimtab"
+
+
+@dataclass(frozen=True)
+class Home:
+    """root: a folder or URL. Nothing is created before something is written."""
+
+    root: Location
+
+    @classmethod
+    def at(cls, url: "str | os.PathLike[str] | Home | None" = None) -> "Home":
+        """From a folder or URL; by default $TRIMTAB_HOME, else `.trimtab` here."""
+        if isinstance(url, Home):
+            return url
+        return cls(Location.parse(url or os.environ.get("TRIMTAB_HOME") or DEFAULT))
+
+    @property
+    def url(self) -> str:
+        return self.root.url
+
+    @property
+    def catalog(self) -> Catalog:
+        return Catalog(self.root.child("catalog").url)
+
+    def capture(self, digest: str) -> Location:
+        """Where the activations of a capture with this digest lie."""
+        return self.root.child("captures", digest[:16])
+
+    @property
+    def reports(self) -> Path:
+        """Reports are files to look at, so they are local even when the home is remote."""
+        return Path(self.root.root if self.root.scheme == "file" else DEFAULT) / "reports"
