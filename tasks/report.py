@@ -19,8 +19,8 @@ def render(verdict: Mapping[str, Any], provenance: Mapping[str, Any]) -> str:
 
 
 def write_report(verdict: Mapping[str, Any], provenance: Mapping[str, Any], path: Path) -> Path:
-    """Write the page to `path` and return it; folders are made. Written beside and renamed: a reader never sees
-    half a page, and a failure leaves the previous one."""
+    """Write the page to `path` and return it; folders are made. Written beside and renamed: a reader never
+    sees half a page, and a failure leaves the previous one."""
     text = render(verdict, provenance)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The report page: complete, honest about what is missing, escaped, self-contained, and alive in a real browser."""
+"""The report page: complete, honest about what is missing, escaped, self-contained, alive in a browser."""
 
 import copy
 import json
@@ -28,7 +28,7 @@ from trimtab.steering.price.result import KL, Dose, Interval, Price
 from trimtab.tasks.report import render, write_report
 from trimtab.tasks.reporting.html import el
 from trimtab.tasks.reporting.marking import marked
-from trimtab.tasks.reporting.numbers import number
+from trimtab.tasks.reporting.numbers import estimate, number
 from trimtab.tasks.reporting.reading import best_placebo, read_verdict
 from trimtab.tasks.reporting.scale import Scale, linear, positive
 
@@ -153,8 +153,8 @@ def verdict() -> Verdict:
         site="resid_post.14",
         fitter="mean_difference",
         beats_random=True,
-        sentence="At 0.1 nats per token, french@3 raises the margin of French over English by 0.612 nats per token; "
-        "the best of 40 placebos at the same price reaches a quarter of that.",
+        sentence="At 0.1 nats per token, french@3 raises the margin of French over English by 0.612 nats per "
+        "token; the best of 40 placebos at the same price reaches a quarter of that.",
         dose=Dose(0.1, 0.1002, 3.18, True, 2.71, 23, history),
         price=Price(
             kl("steered||base", "rollouts", 0.17, 1),
@@ -173,7 +173,7 @@ def verdict() -> Verdict:
             around(0.871, 0.07),
             around(0.238, 0.06),
             0.727,
-            tuple(random.Random(5).uniform(-0.03, 0.09) for _ in range(19)),
+            tuple(0.03 + 0.06 * math.sin(n * 2.4) for n in range(19)),
             0.064,
         ),
         generations=tuple(GENERATIONS),
@@ -185,17 +185,25 @@ def verdict() -> Verdict:
 GENERATIONS = [
     Generation(
         "How does a camera capture an image?",
-        "A camera captures an image by letting light pass through a lens onto a sensor. The sensor measures how much "
-        "light arrives at each point and turns it into numbers.",
-        "La caméra capture une image en laissant la lumière passer par la lentille et tomber sur un capteur. Le capteur "
-        "mesure la lumière en chaque point et la transforme en nombres.",
+        "A camera captures an image by letting light pass through a lens onto a sensor. The sensor "
+        "measures how much light arrives at each point and turns it into numbers.",
+        "La caméra capture une image en laissant la lumière passer par la lentille et tomber sur un capteur. "
+        "Le capteur mesure la lumière en chaque point et la transforme en nombres.",
         0.117,
     ),
-    Generation("What is a prime number?", "A prime number is a whole number greater than one that is divisible only by one and itself.",
-               "Un nombre premier est un nombre entier plus grand que un, divisible seulement par un et par lui-même.", 0.094),
-    Generation("Stairs or elevator?", "Stairs, if you can: it is good exercise.\n\nTake the elevator with heavy luggage.",
-               "Les escaliers, si vous pouvez : c'est un bon exercice.\n\nPrenez l'ascenseur avec des bagages.", 0.131),
-] + [Generation(f"Question {n}?", "An answer.", "Une réponse.", 0.1) for n in range(5)]  # fmt: skip
+    Generation(
+        "What is a prime number?",
+        "A prime number is a whole number greater than one that is divisible only by one and itself.",
+        "Un nombre premier est un nombre entier plus grand que un, divisible seulement par un et lui-même.",
+        0.094,
+    ),
+    Generation(
+        "Stairs or elevator?",
+        "Stairs, if you can: it is good exercise.\n\nTake the elevator with heavy luggage.",
+        "Les escaliers, si vous pouvez : c'est un bon exercice.\n\nPrenez l'ascenseur avec des bagages.",
+        0.131,
+    ),
+] + [Generation(f"Question {n}?", "An answer.", "Une réponse.", 0.1) for n in range(5)]
 
 PROVENANCE: dict[str, Any] = {
     "ref": "french-verdict@3",
@@ -331,6 +339,7 @@ def test_renders_with_every_optional_part_missing(provenance: dict[str, Any]) ->
         assert said in text, said
     assert "nan" not in re.findall(r"\w+", text.lower())
     assert "No placebo was run, so no effect can be claimed." in text
+    assert "No random placebo was run" in text and "Beats every random placebo" not in text
 
 
 @pytest.mark.parametrize("key", sorted(PROVENANCE))
@@ -339,7 +348,7 @@ def test_renders_without_each_key_of_provenance(key: str) -> None:
 
 
 def test_one_of_everything_renders() -> None:
-    """One block, one head, one point, one verification, one token: scales must not divide by their empty span."""
+    """One block, one head, one point, one verification, one token: no scale may divide by its empty span."""
     data = verdict().to_json()
     data.update(search=[data["search"][0]], curve=data["curve"][:1], contenders=data["contenders"][:1])
     data["dose"]["history"] = [(1.0, 0.0)]
@@ -377,8 +386,12 @@ def test_user_text_is_escaped_everywhere() -> None:
     data["search"][0]["site"] = data["curve"][0]["contender"] = data["ablation"]["operator"] = ATTACK
     data["price"]["budget"]["direction"] = data["price"]["budget"]["prompts_digest"] = ATTACK
     hostile = {key: ATTACK for key in PROVENANCE} | {
-        "versions": {ATTACK: ATTACK}, "seconds": {ATTACK: 1.0}, "lineage": [ATTACK], "lexicon": ["script", "x"], ATTACK: ATTACK,
-    }  # fmt: skip
+        "versions": {ATTACK: ATTACK},
+        "seconds": {ATTACK: 1.0},
+        "lineage": [ATTACK],
+        "lexicon": ["script", "x"],
+        ATTACK: ATTACK,
+    }
     page = Page(render(data, hostile))
     assert len(page.scripts) == 2 and "img" not in page.tags and not page.handlers
     assert json.loads(page.scripts[0])["sentence"] == ATTACK
@@ -448,11 +461,27 @@ def test_written_beside_and_renamed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("value", "words"),
-    [(0.4123, "0.412"), (-0.5, "−0.500"), (12345.6, "12,346"), (1.23e-5, "1.23×10⁻⁵"), (0.9999, "1.00"), (0.0, "0"),
-     (None, "not measured"), (math.nan, "not measured"), (math.inf, "∞")],
-)  # fmt: skip
+    [
+        (0.4123, "0.412"),
+        (-0.5, "−0.500"),
+        (12345.6, "12,346"),
+        (1.23e-5, "1.23×10⁻⁵"),
+        (0.9999, "1.00"),
+        (0.0, "0"),
+        (None, "not measured"),
+        (math.nan, "not measured"),
+        (math.inf, "∞"),
+    ],
+)
 def test_numbers(value: float | None, words: str) -> None:
     assert number(value) == words
+
+
+def test_an_interval_has_the_decimals_of_its_uncertainty() -> None:
+    assert estimate(Interval(0.02, -0.0118, 0.0518, 9), signed=True) == "+0.020 [−0.012, +0.052]"
+    assert estimate(Interval(18.42, 17.9, 18.9, 9)) == "18.42 [17.90, 18.90]"
+    assert estimate(Interval(0.5, math.nan, math.nan, 0)) == "0.500 no interval"
+    assert estimate(Interval(0.5, 0.5, 0.5, 1)) == "0.500 [0.500, 0.500]"
 
 
 def test_scales_keep_order_and_ticks_inside() -> None:
@@ -488,7 +517,7 @@ def test_in_a_browser(tmp_path: Path, full: bool) -> None:
 
 
 def browse(path: Path, profile: Path) -> "subprocess.CompletedProcess[str]":
-    quiet = "--disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update"
+    quiet = "--disable-gpu --disable-quic --no-first-run --disable-background-networking"
     command = [
         str(CHROMIUM),
         "--headless",

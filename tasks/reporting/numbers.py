@@ -26,9 +26,12 @@ def _positive(value: float) -> str:
     if not 1e-4 <= value < 1e6:
         mantissa, exponent = f"{value:.2e}".split("e")
         return f"{mantissa}×10{str(int(exponent)).translate(_SUPERSCRIPT)}"
+    return f"{value:,.{_decimals(value)}f}"
+
+
+def _decimals(value: float) -> int:
     # rounded first, or 0.9999 would be given the decimals of 0.999
-    decimals = max(0, 2 - math.floor(math.log10(float(f"{value:.2e}"))))
-    return f"{value:,.{decimals}f}"
+    return max(0, 2 - math.floor(math.log10(float(f"{value:.2e}"))))
 
 
 def tick(value: float) -> str:
@@ -36,16 +39,40 @@ def tick(value: float) -> str:
     return f"{value:g}".replace("-", "−")
 
 
+def like(value: float | None, reference: float) -> str:
+    """With the decimals that three significant digits of `reference` have: a column of prices lines up."""
+    if value is None or not math.isfinite(value) or not 1e-4 <= abs(reference) < 1e6:
+        return number(value)
+    return f"{value:,.{_decimals(abs(reference))}f}".replace("-", "−")
+
+
+def centre(interval: Interval, signed: bool = False) -> str:
+    """The mean, to two significant digits of its uncertainty: 0.020, when the interval is 0.064 wide."""
+    return _rounded(interval.mean, interval, signed)
+
+
 def bracket(interval: Interval, signed: bool = False) -> str:
-    """[0.35, 0.47], or that there is none."""
-    if not (math.isfinite(interval.low) and math.isfinite(interval.high)):
+    """[0.353, 0.474], with the decimals of the mean, or that there is none."""
+    if not _has_ends(interval):
         return "no interval"
-    return f"[{number(interval.low, signed)}, {number(interval.high, signed)}]"
+    return f"[{_rounded(interval.low, interval, signed)}, {_rounded(interval.high, interval, signed)}]"
 
 
 def estimate(interval: Interval | None, signed: bool = False) -> str:
-    """0.412 [0.35, 0.47]."""
-    return MISSING if interval is None else f"{number(interval.mean, signed)} {bracket(interval, signed)}"
+    """0.412 [0.353, 0.474]."""
+    return MISSING if interval is None else f"{centre(interval, signed)} {bracket(interval, signed)}"
+
+
+def _rounded(value: float, interval: Interval, signed: bool) -> str:
+    half = (interval.high - interval.low) / 2 if _has_ends(interval) else 0.0
+    if not math.isfinite(value) or not 1e-5 <= half < 1e4:
+        return number(value, signed)
+    shown = f"{abs(value):,.{max(0, 1 - math.floor(math.log10(half)))}f}"
+    return ("−" if value < 0 else "+" if signed and value > 0 else "") + shown
+
+
+def _has_ends(interval: Interval) -> bool:
+    return math.isfinite(interval.low) and math.isfinite(interval.high)
 
 
 def coverage(interval: Interval, what: str) -> str:

@@ -1,8 +1,8 @@
 """Where the verdict came from: what was asked, of which model, with which versions, and how to do it again.
 
 Keys that are understood, all optional: ref, digest, created, command, model (fingerprint: text or mapping),
-capture (digest), parents (references), lineage (lines), prompts (digest by name), versions (by library), seconds
-(by stage), recipe (YAML text or mapping), lexicon (words to highlight). Any other key is listed as it is.
+capture (digest), parents (references), lineage (lines), prompts (digest by name), versions (by library),
+seconds (by stage), recipe (YAML text or mapping), lexicon (words to highlight). Any other is listed as it is.
 """
 
 import json

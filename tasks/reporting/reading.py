@@ -16,8 +16,8 @@ KINDS: dict[str, str] = {
     "system_prompt": "system prompt",
     "shuffled": "shuffled labels",
     "flip": "sign flipped",
-    "random": "random direction",
-    "covariance": "random, matched covariance",
+    "random": "random",
+    "covariance": "random, same covariance",
 }
 PLACEBOS = ("random", "covariance", "shuffled", "flip")
 RANDOM = ("random", "covariance")

@@ -18,9 +18,18 @@ class Scale:
     log: bool = False
 
     def __call__(self, value: float) -> float:
+        return self.start + self.share(value) * (self.end - self.start)
+
+    def at(self, share: float) -> float:
+        """The value at a share of the way from low to high, as the axis is drawn."""
+        if self.log:
+            return self.low * (self.high / self.low) ** share
+        return self.low + share * (self.high - self.low)
+
+    def share(self, value: float) -> float:
+        """The reverse of `at`; values outside count as the edge."""
         inside = min(max(value, self.low), self.high)
-        share = (self._warp(inside) - self._warp(self.low)) / (self._warp(self.high) - self._warp(self.low))
-        return self.start + share * (self.end - self.start)
+        return (self._warp(inside) - self._warp(self.low)) / (self._warp(self.high) - self._warp(self.low))
 
     def ticks(self, count: int = 5) -> list[float]:
         """Round values inside the scale, about `count`."""

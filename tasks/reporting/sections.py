@@ -1,6 +1,6 @@
-"""The sections of the page, in reading order. Each takes the verdict and says so when it has nothing to show."""
+"""The sections of the page, in reading order. Each takes the verdict and says so when it has nothing."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 
 from trimtab.steering.judge.verdict import AblationResult, Contender, Generation, Verdict
@@ -42,16 +42,17 @@ def searched(verdict: Verdict) -> Section:
     head = ("site", f"margin, {NATS}", f"KL, {NATS}", "strength")
     listing = details(f"All {plural(len(rows), 'candidate')}", table("Candidates of the search", head, rows))
     lead = note(
-        "Every candidate was dosed to the same KL on the selection split, and the site was chosen there; "
-        "everything below is measured on text that took no part in the choice."
+        "Every candidate was dosed to the same KL, and the site was chosen on the selection split; the "
+        "effects below are measured on another."
     )
     nothing = note("No search was run: the site was given.")
     body = [lead, charts or note("No candidate names a block to draw it at."), listing]
-    return Section("search", "Site", "Where it acts: effect by block", body if rows else nothing)
+    title = f"Where it acts: effect by {'head' if heads and not places else 'block'}"
+    return Section("search", "Site", title, body if rows else nothing)
 
 
 def _points(places: Sequence[search.Candidate]) -> Html | None:
-    kinds = sorted({c.site.point for c in places})
+    kinds = search.series(places)
     if len(kinds) < 2:
         return None
     return legend((f"s{n % search.SERIES_COLOURS}", kind) for n, kind in enumerate(kinds))
@@ -78,13 +79,16 @@ def contended(verdict: Verdict) -> Section:
         return Section("contenders", "Placebos", title, note("No contender was run."))
     lead = note(
         "Each contender was given the same KL budget. Diamond: this plan; the shaded column is its interval, "
-        "and what overlaps it is not clearly beaten. Hollow and dashed: could not be dosed to the budget."
+        "and what overlaps it is not clearly beaten. Hollow and dashed: could not be dosed to the budget. "
+        "“Own price”: has no strength to dose, such as a prompt."
     )
     metric = verdict.behaviour_metric or "behaviour score"
-    margins = forest.Forest(order, lambda c: c.effect.margin, f"change of the margin, {NATS}")
-    chart = figure(lambda width: forest.draw(margins, width), _kinds(verdict))
+    margins = forest.Forest(
+        order, lambda c: c.effect.margin, f"change of the margin, {NATS}", verdict.dose.asked
+    )
+    chart = figure(lambda width: forest.draw(margins, width), _kinds({c.kind for c in order}))
     listing = details(f"All {plural(len(order), 'contender')}", _contenders_table(order, metric))
-    body = [lead, chart, _behaviour_figure(order, metric), listing]
+    body = [lead, chart, _behaviour_figure(order, metric, verdict.dose.asked), listing]
     return Section("contenders", "Placebos", title, body)
 
 
@@ -92,17 +96,16 @@ def _behaviour(contender: Contender) -> Interval:
     return contender.effect.behaviour or contender.effect.margin
 
 
-def _behaviour_figure(order: Sequence[Contender], metric: str) -> Child:
+def _behaviour_figure(order: Sequence[Contender], metric: str, asked: float) -> Child:
     scored = [c for c in order if c.effect.behaviour is not None]
     if not scored:
         return None
     title = f"On generated text: {metric}"
-    behaviour = forest.Forest(scored, _behaviour, f"change of {shorten(metric, 40)}", title)
+    behaviour = forest.Forest(scored, _behaviour, f"change of {shorten(metric, 40)}", asked, title)
     return [el("h3", NO_ATTRIBUTES, title), figure(lambda width: forest.draw(behaviour, width))]
 
 
-def _kinds(verdict: Verdict) -> Html:
-    present = {c.kind for c in verdict.contenders}
+def _kinds(present: Set[str]) -> Html:
     return legend((f"k-{kind}", words) for kind, words in KINDS.items() if kind in present)
 
 
@@ -143,7 +146,7 @@ def curved(verdict: Verdict) -> Section:
     head = ("contender", f"KL, {NATS}", f"margin, {NATS}", "strength")
     rows = [(c.contender, number(c.kl), estimate(c.margin, True), number(c.strength)) for c in verdict.curve]
     listing = details(f"All {plural(len(rows), 'point')}", table("Effect against KL", head, rows))
-    chart = figure(lambda width: curve.draw(verdict, width), _kinds(verdict)) if points else None
+    chart = figure(lambda width: curve.draw(verdict, width), _kinds(curve.kinds(verdict))) if points else None
     nothing = note("No curve was measured in this run.")
     title = "What a larger budget buys: effect against KL"
     return Section("curve", "Budget", title, [lead, chart, listing] if chart else nothing)
@@ -157,7 +160,7 @@ def spread(verdict: Verdict) -> Section:
     ]
     lead = note(
         "The budget binds a mean, and a mean hides its tail: most tokens cost almost nothing, a few cost a "
-        "lot. Counts are on a logarithmic axis."
+        "lot. Both axes are logarithmic."
     )
     halves = [_half(name, tokens.draw(one), _measured(one.kl)) for name, one in both if one.values]
     nothing = note("Per-token values were not kept; means and tails are in the bill below.")
@@ -182,18 +185,21 @@ def dosed(verdict: Verdict) -> Section:
     found = verdict.dose
     passes = "1 forward pass" if found.forwards == 1 else f"{found.forwards:,} forward passes"
     facts = p(
-        f"Asked for {number(found.asked)} {NATS}, the calibration prompts were given {number(found.achieved)} at "
-        f"strength {number(found.strength)}. The Fisher closed form guessed {number(found.first_guess)}; "
+        f"Asked for {number(found.asked)} {NATS}, the calibration prompts got {number(found.achieved)} "
+        f"at strength {number(found.strength)}. The Fisher closed form guessed {number(found.first_guess)}; "
         f"the whole dose took {passes}."
     )
     rows = [(str(n + 1), number(s), number(kl)) for n, (s, kl) in enumerate(found.history)]
-    listing = details(
-        f"All {plural(len(rows), 'verification')}",
-        table("Verifications of the dose", ("verification", "strength", f"KL, {NATS}"), rows),
-    )
-    drawable = [kl for _, kl in found.history if finite([kl])]
-    chart = el("div.halves", {}, _half("KL of every strength tried", dose.draw(found))) if drawable else None
-    body = [facts, chart, listing] if chart else [facts, note("No verification was recorded.")]
+    if not finite(kl for _, kl in found.history):
+        return Section(
+            "dose", "Dose", "How the strength was found", [facts, note("No verification was recorded.")]
+        )
+    listing = table("Verifications, in order", ("number", "strength", f"KL, {NATS}"), rows)
+    chart = _half("KL of every strength tried", dose.draw(found))
+    body = [
+        facts,
+        el("div.halves", {}, chart, el("figure.half", {}, el("h3", {}, "The same in numbers"), listing)),
+    ]
     return Section("dose", "Dose", "How the strength was found", body)
 
 
@@ -204,8 +210,8 @@ def ablated(verdict: Verdict) -> Section:
     if result is None:
         return Section("ablation", "Ablation", title, note("No ablation in this run."))
     lead = note(
-        "The model is asked for the behaviour in words, and the direction is taken out of its activations. If "
-        "the model uses this direction, the gain from asking goes with it, and not with a random one."
+        "The model is asked for the behaviour in words, and the direction is taken out of its activations. "
+        "If the model uses this direction, the gain from asking goes with it, and not with a random one."
     )
     halves = el(
         "div.halves",

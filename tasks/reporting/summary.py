@@ -9,6 +9,7 @@ from trimtab.tasks.reporting.numbers import (
     MISSING,
     NATS,
     bracket,
+    centre,
     coverage,
     finite,
     number,
@@ -24,9 +25,6 @@ RANDOM_FOR_FIVE_PERCENT = 19
 
 def headline(verdict: Verdict, reference: str | None) -> Html:
     """The header of the page."""
-    good = verdict.beats_random
-    words = "Beats every random placebo" if good else "Does not beat its random placebos"
-    badge = el("span.badge.good" if good else "span.badge.bad", {}, "✓ " if good else "✕ ", words)
     # a verdict may speak of its plan by a field left empty
     sentence = el("h1", {}, verdict.sentence or f"Verdict of {verdict.plan}")
     made = [
@@ -40,7 +38,7 @@ def headline(verdict: Verdict, reference: str | None) -> Html:
         "header",
         {"id": "headline"},
         el("div.kicker", {}, el("span.brand", {}, "trimtab"), " verdict"),
-        badge,
+        _badge(verdict),
         sentence,
         el("div.facts", {}, facts),
         el(
@@ -54,6 +52,15 @@ def headline(verdict: Verdict, reference: str | None) -> Html:
         ),
         _warnings(verdict),
     )
+
+
+def _badge(verdict: Verdict) -> Html:
+    """The answer in a word. Beating every one of no placebos is no answer, whatever the field says."""
+    if not any(c.kind in RANDOM for c in verdict.contenders):
+        return el("span.badge.care", {}, "No random placebo was run")
+    if verdict.beats_random:
+        return el("span.badge.good", {}, "✓ Beats every random placebo")
+    return el("span.badge.bad", {}, "✕ Does not beat its random placebos")
 
 
 def _tile(name: str, value: str, unit: str, *lines: Child) -> Html:
@@ -72,13 +79,13 @@ def _effect(verdict: Verdict) -> Html:
     margin = plan.effect.margin
     levels = f"margin {number(plan.effect.margin_base, True)} → {number(plan.effect.margin_steered, True)}"
     interval = f"{bracket(margin, True)}, {coverage(margin, 'held-out pairs')}"
-    return _tile("Effect on the margin", number(margin.mean, True), NATS, interval, levels)
+    return _tile("Effect on the margin", centre(margin, True), NATS, interval, levels)
 
 
 def _kl(verdict: Verdict) -> Html:
     dose, got = verdict.dose, verdict.price.budget.mean
     asked = f"{number(dose.asked)} asked, {number(dose.achieved)} on the calibration prompts"
-    return _tile("KL spent", number(got.mean), NATS, f"{bracket(got)} on text it wrote itself", asked)
+    return _tile("KL spent", centre(got), NATS, f"{bracket(got)} on text it wrote itself", asked)
 
 
 def _placebo(verdict: Verdict) -> Html:
@@ -88,14 +95,14 @@ def _placebo(verdict: Verdict) -> Html:
     count = sum(c.kind in PLACEBOS for c in verdict.contenders)
     margin = best.effect.margin
     who = f"{shorten(best.name, 34)} ({KINDS[best.kind]}), the best of {count}"
-    return _tile("Best placebo, same KL", number(margin.mean, True), NATS, bracket(margin, True), who)
+    return _tile("Best placebo", centre(margin, True), NATS, bracket(margin, True), who)
 
 
 def _damage(verdict: Verdict) -> Html:
     price = verdict.price
     damage = price.damage.mean
     perplexity = f"perplexity {number(price.perplexity_base)} → {number(price.perplexity_steered)}"
-    return _tile("Damage on neutral text", number(damage.mean), NATS, bracket(damage), perplexity)
+    return _tile("Damage", centre(damage), NATS, f"{bracket(damage)} on neutral text", perplexity)
 
 
 def _ablated(verdict: Verdict) -> Html:

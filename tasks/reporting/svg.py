@@ -1,7 +1,7 @@
 """The few shapes that charts are made of. Colours are classes: light, dark and print are one stylesheet.
 
-Why not plotly: the only bundle it ships is 4.8 MB, which every published report would carry, and its charts need a
-script to be seen at all. These are some kilobytes each, print, read aloud, follow the theme, and still have hover.
+Why not plotly: the only bundle it ships is 4.8 MB, which every published report would carry, and its charts
+need a script to be seen at all. These are some kilobytes each, print, follow the theme, and still have hover.
 """
 
 from collections.abc import Callable, Sequence

@@ -24,13 +24,18 @@ from trimtab.tasks.reporting.svg import (
     zero_line,
 )
 
+LABELS = 170  # pixels right of a wide plot, for the names of the lines
+SPACING = 16.0
+MOST_NAMES = 8
+
 Line = tuple[str, str, list[CurvePoint]]
 
 
 def draw(verdict: Verdict, width: int) -> Html:
     """One line per contender over its achieved KL, bands are intervals; the dashed line is the budget."""
     points = drawable(verdict.curve)
-    frame = framed(width, 360 if width > HALF else 320, (40, 16, 46, 52))
+    wide = width > HALF
+    frame = framed(width, 360 if wide else 320, (40, LABELS if wide else 16, 46, 52))
     asked = finite([verdict.dose.asked])
     x = positive([p.kl for p in points] + asked, frame.left, frame.right)
     y = linear(bounds(p.margin for p in points) + [0.0], frame.bottom, frame.top)
@@ -41,9 +46,26 @@ def draw(verdict: Verdict, width: int) -> Html:
         zero_line(frame, y),
     ]
     budget = [_budget(frame, x(value), value) for value in asked]
-    return drawing(
-        frame, "Effect against KL for each contender", axes, budget, [_line(one, x, y) for one in lines]
-    )
+    drawn = [[_line(one, x, y) for one in lines], _names(lines, frame, y) if wide else None]
+    return drawing(frame, "Effect against KL for each contender", axes, budget, drawn)
+
+
+def _names(lines: Sequence[Line], frame: Frame, y: Scale) -> Html:
+    """Each line's name beside its end, pushed down where two would overlap; in a crowd, the plan's alone."""
+    named = lines if len(lines) <= MOST_NAMES else [one for one in lines if one[1] == "plan"]
+    found, last = [], frame.top - SPACING
+    for name, kind, points in sorted(named, key=lambda one: y(one[2][-1].margin.mean)):
+        last = max(y(points[-1].margin.mean), last + SPACING)
+        style = "strong" if kind == "plan" else "name"
+        shape, radius = (diamond, 5.5) if kind == "plan" else (circle, 4.0)
+        dot = shape((frame.right + 12, last), radius, f"dot k-{kind}")
+        found += [dot, text((frame.right + 22, last + 4), shorten(name, 22), style)]
+    return el("g", {}, found)
+
+
+def kinds(verdict: Verdict) -> set[str]:
+    """The kinds that have a line."""
+    return {kind for _, kind, _ in _lines(verdict, drawable(verdict.curve))}
 
 
 def drawable(curve: Sequence[CurvePoint]) -> list[CurvePoint]:

@@ -54,5 +54,5 @@ def _strengths(frame: Frame, x: Scale, strengths: list[float]) -> Html:
 
 
 def _budget(frame: Frame, y: float, asked: float) -> Html:
-    label = text((frame.right, y - 6), f"budget {number(asked)}", "flag end")
+    label = text((frame.left + 4, y - 6), f"budget {number(asked)}", "flag")
     return el("g", NO_ATTRIBUTES, line((frame.left, y), (frame.right, y), "budget"), label)

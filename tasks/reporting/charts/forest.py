@@ -1,12 +1,13 @@
 """Every contender at the same price: mean and interval, the plan on top."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from trimtab.steering.judge.verdict import Contender
 from trimtab.steering.price.result import Interval
 from trimtab.tasks.reporting.html import NO_ATTRIBUTES, Html, el
-from trimtab.tasks.reporting.numbers import NATS, bounds, estimate, finite, number, shorten
+from trimtab.tasks.reporting.numbers import NATS, bounds, estimate, finite, like, number, shorten
 from trimtab.tasks.reporting.reading import KINDS
 from trimtab.tasks.reporting.scale import Scale, linear
 from trimtab.tasks.reporting.svg import (
@@ -24,15 +25,20 @@ from trimtab.tasks.reporting.svg import (
 )
 
 PACK_FROM = 5  # more of one kind than this share a row of thin lines; their names are in the table
+PITCH = 6.5  # pixels between two of those lines
+LABELS, NUMBERS = 212, 358  # pixels left and right of a wide plot
+OWN_PRICE = 1.25  # an undosed contender whose KL is off the budget by more than this factor is marked
 
 
 @dataclass(frozen=True)
 class Forest:
-    """contenders: in order. value: which of their effects. axis: its name and unit."""
+    """contenders: in order. value: which of their effects. axis: its name and unit. asked: the budget in nats
+    per token, to say who was not held to it."""
 
     contenders: Sequence[Contender]
     value: Callable[[Contender], Interval]
     axis: str
+    asked: float
     title: str = "Effect of each contender"
 
 
@@ -54,22 +60,22 @@ class Row:
 def draw(forest: Forest, width: int) -> Html:
     """The chart. Wide: names left, numbers right. Narrow: names above, numbers in hover and table."""
     narrow = width <= NARROW
-    rows = _rows(forest.contenders, 40.0 if narrow else 27.0, 34.0)
+    rows = _rows(forest.contenders, 40.0 if narrow else 27.0, 16.0 if narrow else 34.0)
     height = rows[-1].y + rows[-1].height / 2 + 52
-    frame = framed(width, height, (28, 14, 46, 14) if narrow else (28, 330, 46, 196))
+    frame = framed(width, height, (12, 14, 46, 14) if narrow else (28, NUMBERS, 46, LABELS))
     values = bounds(forest.value(c) for c in forest.contenders)
     x = linear([*values, 0.0], frame.left, frame.right, pad=0.05)
-    backdrop = [_band(forest, frame, x), x_axis(frame, x, forest.axis, 5), _zero(frame, x)]
+    backdrop = [_band(forest, frame, x), x_axis(frame, x, forest.axis, 7), _zero(frame, x)]
     lines = [_row(forest, row, x, narrow) for row in rows]
     columns = [] if narrow else [_heads(frame), [_numbers(forest, row, frame) for row in rows]]
-    names = [_name(row, narrow) for row in rows]
+    names = [_name(forest, row, narrow) for row in rows]
     return drawing(frame, f"{forest.title}, mean and interval", backdrop, lines, columns, names)
 
 
 def _rows(contenders: Sequence[Contender], single: float, top: float) -> list[Row]:
     rows, y = [], top
     for members in _grouped(contenders):
-        height = single if len(members) == 1 else single - 18 + 6.5 * len(members)
+        height = single if len(members) == 1 else single - 14 + PITCH * len(members)
         rows.append(Row(members, y + height / 2, height))
         y += height
     return rows
@@ -96,31 +102,26 @@ def _zero(frame: Frame, x: Scale) -> Html:
     return line((x(0), frame.top), (x(0), frame.bottom), "zero")
 
 
-def _row(forest: Forest, row: Row, x: Scale, narrow: bool) -> Html:
+def _row(forest: Forest, row: Row, x: Scale, narrow: bool) -> Html | None:
     if len(row.members) == 1:
         y = row.y + (9 if narrow else 0)
         return _mark(row.members[0], forest.value(row.members[0]), x, y)
-    start = row.y - row.height / 2 + (24 if narrow else 8)
-    marks = [_mark(c, forest.value(c), x, start + 6.5 * n) for n, c in enumerate(row.members)]
+    start = row.y - row.height / 2 + (26 if narrow else 10)
+    marks = [_mark(c, forest.value(c), x, start + PITCH * n, PITCH) for n, c in enumerate(row.members)]
     return el("g.packed", NO_ATTRIBUTES, marks)
 
 
-def _mark(contender: Contender, value: Interval, x: Scale, y: float) -> Html | None:
+def _mark(contender: Contender, value: Interval, x: Scale, y: float, room: float = 20.0) -> Html | None:
     if not finite([value.mean]):
         return None
     hollow = "" if contender.reachable else " hollow"
     ends = [x(end) for end in finite([value.low, value.high])]
     whisker = line((ends[0], y), (ends[1], y), f"whisker{hollow}") if len(ends) == 2 else None
-    shape = diamond if contender.kind == "plan" else circle
-    radius = 7.0 if contender.kind == "plan" else 4.5
-    reach = rect(
-        (min([x(value.mean), *ends]) - 8, y - 9),
-        (max([x(value.mean), *ends]) - min([x(value.mean), *ends]) + 16, 18),
-        "hit",
-    )
-    marks = el(
-        "g", {"class": f"k-{_kind(contender)}"}, whisker, shape((x(value.mean), y), radius, f"dot{hollow}")
-    )
+    at = (x(value.mean), y)
+    dot = diamond(at, 7, "dot" + hollow) if contender.kind == "plan" else circle(at, 4.5, "dot" + hollow)
+    left, right = min(at[0], *ends, at[0]) - 8, max(at[0], *ends, at[0]) + 8
+    reach = rect((left, y - room / 2), (right - left, room), "hit")
+    marks = el("g", {"class": f"k-{_kind(contender)}"}, whisker, dot)
     return hover(tip(contender, value), reach, marks)
 
 
@@ -136,41 +137,53 @@ def tip(contender: Contender, value: Interval) -> str:
     return "\n".join(lines if contender.reachable else [*lines, "could not be dosed to the budget"])
 
 
-def _name(row: Row, narrow: bool) -> Html:
-    label = shorten(row.label, 44 if narrow else 28)
+def _name(forest: Forest, row: Row, narrow: bool) -> Html:
+    label = shorten(row.label, 40 if narrow else 28)
     y = row.y - row.height / 2 + 13 if narrow else row.y + 4
     style = "strong" if row.members[0].kind == "plan" else "name"
-    dot = circle((6, y - 4), 4, f"dot k-{_kind(row.members[0])}")
-    missed = sum(not c.reachable for c in row.members)
-    flag = text((366, y), f"{missed} unreachable" if len(row.members) > 1 else "unreachable", "flag end")
-    return el("g", NO_ATTRIBUTES, dot, text((17, y), label, style), flag if narrow and missed else None)
+    shape, radius = (diamond, 5.5) if row.members[0].kind == "plan" else (circle, 4.0)
+    dot = shape((6, y - 4), radius, f"dot k-{_kind(row.members[0])}")
+    facts = ", ".join(filter(None, (_flag(forest, row), f"KL {_spent(forest, row)}")))
+    flag = text((366, y), facts, "flag end") if narrow else None
+    return el("g", NO_ATTRIBUTES, dot, text((17, y), label, style), flag)
 
 
 def _heads(frame: Frame) -> Html:
     at = frame.right
-    words = ((at + 22, "effect", ""), (at + 232, "KL got", "end"), (at + 326, "", "end"))
-    return el(
-        "g", NO_ATTRIBUTES, [text((x, 16), word, f"axis {side}".strip()) for x, word, side in words if word]
-    )
+    heads = (text((at + 18, 16), "effect", "axis"), text((at + 280, 16), "KL got", "axis end"))
+    return el("g", NO_ATTRIBUTES, heads)
 
 
 def _numbers(forest: Forest, row: Row, frame: Frame) -> Html:
-    """The two columns at the right; a packed row gives its best member and the range of its prices."""
-    best = max(row.members, key=lambda c: (finite([forest.value(c).mean]) or [-1e30])[0])
+    """The columns at the right; a packed row gives its best member and the range of its prices."""
+    best = max(row.members, key=lambda c: (finite([forest.value(c).mean]) or [-math.inf])[0])
     crowd = len(row.members) > 1
-    effect = f"best {estimate(forest.value(best), True)}" if crowd else estimate(forest.value(best), True)
-    prices = finite(c.kl for c in row.members)
-    spread = crowd and prices and number(min(prices)) != number(max(prices))
-    price = f"{number(min(prices))}–{number(max(prices))}" if spread else number(best.kl)
-    missed = sum(not c.reachable for c in row.members)
-    flag = f"{missed} unreachable" if crowd else "unreachable"
+    start, end = frame.right + 18, frame.right + 280
     return el(
         "g",
         NO_ATTRIBUTES,
-        text((frame.right + 22, row.y + 4), effect, "value"),
-        text((frame.right + 232, row.y + 4), price, "value end"),
-        text((frame.right + 244, row.y + 4), flag, "flag") if missed else None,
+        text((start, row.y - 12), f"best of {len(row.members)}", "flag") if crowd else None,
+        text((start, row.y + 4), estimate(forest.value(best), True), "value"),
+        text((end, row.y + 4), _spent(forest, row), "value end"),
+        text((end + 10, row.y + 4), _flag(forest, row), "flag"),
     )
+
+
+def _spent(forest: Forest, row: Row) -> str:
+    """The KL achieved, or the range of it over a packed row."""
+    prices = [c.kl for c in row.members]
+    low, high = like(min(prices), forest.asked), like(max(prices), forest.asked)
+    return low if low == high else f"{low}–{high}"
+
+
+def _flag(forest: Forest, row: Row) -> str:
+    """Who was not at the same price: not dosable to it, or not dosed at all (a prompt has no strength)."""
+    missed = sum(not c.reachable for c in row.members)
+    if missed:
+        return f"{missed} missed" if len(row.members) > 1 else "unreachable"
+    asked = forest.asked
+    off = any(c.kl_asked is None and not asked / OWN_PRICE <= c.kl <= asked * OWN_PRICE for c in row.members)
+    return "own price" if off else ""
 
 
 def _kind(contender: Contender) -> str:

@@ -68,11 +68,17 @@ def by_block(points: Sequence[Candidate], width: int) -> Html:
     blocks = [float(c.site.block or 0) for c in points]
     x = linear(blocks, frame.left, frame.right, pad=0.03)
     y = linear([c.point.margin for c in points] + [0.0], frame.bottom, frame.top, pad=0.1)
-    kinds = sorted({c.site.point for c in points})
+    kinds = series(points)
     lines = [_series([c for c in points if c.site.point == kind], n, x, y) for n, kind in enumerate(kinds)]
     rings = [_ring(c, frame, x, y) for c in points if c.chosen]
     axes = [_blocks_axis(frame, x, blocks), y_axis(frame, y, f"margin, {NATS}"), zero_line(frame, y)]
     return drawing(frame, f"Effect of each of {len(points)} candidate sites over blocks", axes, lines, rings)
+
+
+def series(points: Sequence[Candidate]) -> list[str]:
+    """Kinds of place in the order of their colours: the chosen one has the plan's."""
+    chosen = {c.site.point for c in points if c.chosen}
+    return sorted({c.site.point for c in points}, key=lambda point: (point not in chosen, point))
 
 
 def _blocks_axis(frame: Frame, x: Scale, blocks: Sequence[float]) -> Html:

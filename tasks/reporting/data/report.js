@@ -4,7 +4,8 @@
 (() => {
   const tip = document.body.appendChild(document.createElement("div"));
   tip.id = "tip";
-  tip.setAttribute("role", "status");
+  // what it says is in the tables too; read aloud at every move of the mouse it would be noise
+  tip.setAttribute("aria-hidden", "true");
   const words = new WeakMap();
   // native titles would show a second tooltip
   for (const group of document.querySelectorAll("g.tip")) {
