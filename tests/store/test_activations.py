@@ -99,18 +99,27 @@ def test_serial_equals_forked_in_any_order(sample, memory, store) -> None:
     assert other.finish().digest == store.digest
 
 
-def test_a_region_is_merged_once(sample, memory) -> None:
-    store = sample.create(memory())
+@pytest.mark.parametrize("scheme", ["memory", "folder"])
+def test_a_region_written_twice(sample, memory, tmp_path, scheme) -> None:
+    """A retried worker's same rows change nothing; other rows are refused, in one merge or in two."""
+    store = sample.create(memory() if scheme == "memory" else tmp_path / "twice")
     region = store.pending_regions()[0]
-    handles = [store.fork(), store.fork()]
-    for handle in handles:
+    other = replace(sample, rows=sample.rows | {"resid_post.2": sample.rows["resid_post.2"] + 1})
+    handles = [store.fork() for _ in range(3)]
+    for handle, rows in zip(handles, (sample, sample, other), strict=True):
         with handle.region_writer(region) as writer:
-            sample.fill(writer, region)
-    with pytest.raises(Mismatch, match="written before"):
+            rows.fill(writer, region)
+    with pytest.raises(Mismatch, match="with other rows"):
         store.merge(handles)
-    store.merge(handles[:1])
-    with pytest.raises(Mismatch, match="written before"):
-        store.merge(handles[1:])
+    assert region in store.pending_regions()
+    snapshot = store.merge(handles[:2])
+    assert store.merge(handles[:1]) == snapshot
+    with pytest.raises(Mismatch, match="with other rows"):
+        store.merge(handles[2:])
+    for later in store.pending_regions():
+        with store.region_writer(later) as writer:
+            sample.fill(writer, later)
+    assert store.finish().digest == sample.collect(memory()).digest
 
 
 def test_processes_give_the_same_digest(sample, store, tmp_path, worker) -> None:
