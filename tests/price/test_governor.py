@@ -27,9 +27,7 @@ def plan_for(model, seed: int, strength: float) -> SteeringPlan:
     steps = []
     for point in ("resid_post", "z"):
         site = Site(point, int(torch.randint(0, anatomy.n_layers, (1,), generator=stream)))
-        steps.append(
-            Intervention(site, Add(torch.randn(anatomy.width(site), generator=stream)), strength=strength)
-        )
+        steps.append(Intervention(site, Add(torch.randn(anatomy.width(site), generator=stream)), strength=strength))
     return SteeringPlan(tuple(steps))
 
 
@@ -76,9 +74,7 @@ def test_bound_is_of_the_distribution_that_was_answered_from(tiny_llama):
         mask = torch.cat([inputs["attention_mask"], torch.ones(3, step, dtype=torch.long)], 1)
         positions = (mask.cumsum(1) - 1).clamp(min=0)
         with torch.no_grad():
-            base = tiny_llama(
-                input_ids=out.sequences[:, :columns], attention_mask=mask, position_ids=positions
-            )
+            base = tiny_llama(input_ids=out.sequences[:, :columns], attention_mask=mask, position_ids=positions)
         p, q = mixed.double().log_softmax(-1), base.logits[:, -1].double().log_softmax(-1)
         assert float((p.exp() * (p - q)).sum(-1).max()) <= 0.05 + 1e-5  # two float32 passes round differently
 
@@ -121,9 +117,7 @@ def test_uncached_generation_is_governed_alike(tiny_llama):
     for use_cache in (True, False):
         with torch.no_grad(), plan.on(tiny_llama, govern=Governor(0.05, sequence=0.12)) as session:
             answers.append(
-                tiny_llama.generate(
-                    **left_padded(tiny_llama), max_new_tokens=5, do_sample=False, use_cache=use_cache
-                )
+                tiny_llama.generate(**left_padded(tiny_llama), max_new_tokens=5, do_sample=False, use_cache=use_cache)
             )
         assert float(torch.as_tensor(session.ledger.total()).max()) <= 0.12 + 1e-12
     assert torch.equal(*answers)

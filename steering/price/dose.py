@@ -1,0 +1,237 @@
+"""dose: the strength at which a plan costs what was asked, within a tolerance, or the news that there is none.
+
+First guess by the Fisher closed form, then verification where the budget binds, then secant steps on log KL against
+log strength (a line of slope 2 near 0) inside a bracket, with bisection when the secant stalls. KL need not be
+monotone in the strength, the two signs cost differently, and KL saturates because the final norm forgets scale: so
+each sign is searched apart, every verification is kept, and "unreachable" is a result.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from transformers import PreTrainedModel
+
+from trimtab.steering.errors import SteeringError
+from trimtab.steering.generate import Decoding
+from trimtab.steering.model.tokens import Tokens
+from trimtab.steering.plan import SteeringPlan
+from trimtab.steering.prefix import Scorer
+from trimtab.steering.price.closed_form import fisher_strength, fisher_variances
+from trimtab.steering.price.kl import divergences, roll_out, rollout_divergences, steered_from_base
+from trimtab.steering.price.result import Dose
+
+ROLLOUTS = "rollouts"
+FORCED = "forced"
+
+_GROWTH = 8.0  # largest step of the strength without a bracket, up or down
+_SLOPES = (0.5, 4.0)  # trusted range of d log KL / d log strength
+_FLAT = 0.02  # a step of the strength that changes log KL by less than this share of the step is saturation
+_CLOSED = 1.003  # a bracket narrower than this has a jump inside (sampled text changes by whole tokens)
+
+
+@dataclass(frozen=True)
+class Dosing:
+    """tolerance: accepted relative error of the KL. sign: +1 or -1, the side of the plan. cap: most verifications.
+    guess: a first strength from elsewhere (skips the closed form). quantile: of the Fisher form, None for the mean."""
+
+    tolerance: float = 0.1
+    sign: int = 1
+    cap: int = 10
+    guess: float | None = None
+    quantile: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.sign not in (1, -1):
+            raise SteeringError(f"sign is {self.sign}; a plan is dosed on its own side (+1) or the other (-1)")
+        if not 0 < self.tolerance < 1 or self.cap < 1:
+            raise SteeringError(f"tolerance {self.tolerance} must be in (0, 1) and cap {self.cap} at least 1")
+
+
+@dataclass
+class Calibration:
+    """Where a KL is measured: mean KL(steered || base), nats per token, over `prompts`.
+
+    on: "rollouts", text that the steered model writes after each prompt (what the budget binds), or "forced", the
+    completions that the prompts carry (cheaper, for searches). passes: forward passes over the prompts so far, where
+    one generated token counts as one.
+    """
+
+    scorer: Scorer
+    prompts: Sequence[Tokens]
+    decoding: Decoding = Decoding()
+    on: str = ROLLOUTS
+    passes: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        if self.on not in (ROLLOUTS, FORCED):
+            raise SteeringError(f"KL can be calibrated on '{ROLLOUTS}' or '{FORCED}', not on '{self.on}'")
+        if self.on == FORCED and not any(len(text) > text.prompt_length for text in self.prompts):
+            raise SteeringError("KL on forced text needs prompts with completions; these have none")
+
+    @cached_property
+    def base_texts(self) -> list[Tokens]:
+        """Text of the unsteered model after each prompt (or the given completions): where slopes are taken."""
+        if self.on == FORCED:
+            return list(self.prompts)
+        self.passes += self.decoding.max_new_tokens
+        return roll_out(self.scorer.model, None, self.prompts, self.decoding)
+
+    def kl(self, plan: SteeringPlan) -> float:
+        """Mean nats per token; inf when the steered logits are not finite."""
+        if self.on == FORCED:
+            per_text = divergences(self.scorer, self.prompts, steered_from_base(plan))
+            self.passes += 2
+        else:
+            per_text = rollout_divergences(self.scorer, plan, self.prompts, self.decoding)
+            self.passes += self.decoding.max_new_tokens + 2
+        values = np.concatenate(per_text)
+        return float(values.mean()) if np.isfinite(values).all() and len(values) else math.inf
+
+    def guess(self, plan: SteeringPlan, budget: float, quantile: float | None = None) -> float:
+        """Strength of the Fisher closed form on the base texts; inf when the plan moves no logit."""
+        variances, passes = fisher_variances(self.scorer, plan, self.base_texts)
+        self.passes += passes
+        return fisher_strength(variances, budget, quantile)
+
+
+@dataclass(frozen=True)
+class Found:
+    """strength >= 0 and the KL there; history: (strength, KL) of every measurement; reachable: within tolerance."""
+
+    strength: float
+    achieved: float
+    reachable: bool
+    history: tuple[tuple[float, float], ...]
+
+
+def dose(
+    model: PreTrainedModel,
+    plan: SteeringPlan,
+    prompts: Sequence[Tokens],
+    target: float,
+    tolerance: float = 0.1,
+    sign: int = 1,
+) -> tuple[SteeringPlan, Dose]:
+    """The plan scaled so that its rollouts on `prompts` cost `target` nats per token, and how that was found.
+
+    When no strength tried came within `tolerance` the dose says so (`reachable` False), and the plan is scaled to the
+    dearest strength tried that stays below the target. Raises SteeringError for a target that is not above 0.
+    """
+    return dose_on(Calibration(Scorer(model), prompts), plan, target, Dosing(tolerance, sign))
+
+
+def dose_on(
+    calibration: Calibration, plan: SteeringPlan, target: float, how: Dosing = Dosing()
+) -> tuple[SteeringPlan, Dose]:
+    """`dose` with the calibration shared between plans, so that base texts and prompt caches are made once."""
+    if not (math.isfinite(target) and target > 0):
+        raise SteeringError(f"a KL budget of {target} nats cannot be dosed to; give a number above 0")
+    before, side = calibration.passes, plan.scaled(how.sign)
+    guess = calibration.guess(side, target, how.quantile) if how.guess is None else abs(how.guess)
+    if not 0 < guess < math.inf:
+        found, guess = Found(0.0, 0.0, False, ()), 0.0
+    else:
+        found = find_strength(lambda g: calibration.kl(side.scaled(g)), target, guess, how)
+    result = Dose(
+        asked=target,
+        achieved=found.achieved,
+        strength=how.sign * found.strength,
+        reachable=found.reachable,
+        first_guess=how.sign * guess,
+        forwards=calibration.passes - before,
+        history=tuple((how.sign * g, kl) for g, kl in found.history),
+    )
+    return side.scaled(found.strength), result
+
+
+def find_strength(measure: Callable[[float], float], target: float, guess: float, how: Dosing) -> Found:
+    """Root of `measure(strength) = target` for strengths above 0, by few measurements.
+
+    measure: KL at a strength, 0 at 0; inf means not finite, which counts as above the target.
+    """
+    search = _Search(target, how.tolerance)
+    strength = guess
+    for _ in range(how.cap):
+        search.add(strength, measure(strength))
+        if search.hit or search.stuck():
+            break
+        strength = search.following()
+    return search.result()
+
+
+class _Search:
+    """The points measured so far, and where to measure next."""
+
+    def __init__(self, target: float, tolerance: float):
+        self.target, self.tolerance = target, tolerance
+        self.history: list[tuple[float, float]] = []
+        self.hit = False
+
+    def add(self, strength: float, kl: float) -> None:
+        kl = math.inf if math.isnan(kl) else max(kl, 0.0)
+        self.history.append((strength, kl))
+        self.hit = abs(kl / self.target - 1) <= self.tolerance
+
+    @property
+    def low(self) -> tuple[float, float] | None:
+        """The greatest strength below every strength that was too dear."""
+        below = [point for point in self.history if point[1] <= self.target]
+        if self.high is not None:
+            below = [point for point in below if point[0] < self.high[0]]
+        return max(below, default=None)
+
+    @property
+    def high(self) -> tuple[float, float] | None:
+        return min((point for point in self.history if point[1] > self.target), default=None)
+
+    def stuck(self) -> bool:
+        """No use in going on: KL no longer grows with the strength, or jumps over the target."""
+        low, high = self.low, self.high
+        if low and high:
+            return high[0] / low[0] < _CLOSED
+        if high is None and len(self.history) >= 2:
+            (a, x), (b, y) = sorted(self.history)[-2:]
+            return y > 0 and x > 0 and b / a > 2 and abs(math.log(y / x)) < _FLAT * math.log(b / a)
+        return len(self.history) > 1 and max(kl for _, kl in self.history) == 0
+
+    def following(self) -> float:
+        low, high = self.low, self.high
+        if low and high:
+            return self._inside(low, high)
+        point = low or high
+        step = _GROWTH
+        if 0 < point[1] < math.inf:
+            step = min(_GROWTH, math.exp(abs(math.log(self.target / point[1])) / self._slope()))
+        # Aim a little beyond: a point on the other side makes a bracket, one just short of it does not.
+        step = min(_GROWTH, step ** (1 + 0.1 * (len(self.history) - 1)))
+        return point[0] * step if low else point[0] / step
+
+    def _slope(self) -> float:
+        """d log KL / d log strength through the last two points; 2, that of the parabola, until there are two."""
+        usable = [point for point in self.history if 0 < point[1] < math.inf][-2:]
+        if len(usable) < 2 or usable[0][0] == usable[1][0]:
+            return 2.0
+        (a, x), (b, y) = usable
+        return min(max(math.log(y / x) / math.log(b / a), _SLOPES[0]), _SLOPES[1])
+
+    def _inside(self, low: tuple[float, float], high: tuple[float, float]) -> float:
+        """Secant in log-log, kept off the ends of the bracket; the geometric middle when it cannot be trusted."""
+        one_sided = len(self.history) >= 3 and len({kl > self.target for _, kl in self.history[-3:]}) == 1
+        if low[1] == 0 or high[1] == math.inf or one_sided:
+            return math.sqrt(low[0] * high[0])
+        share = math.log(self.target / low[1]) / math.log(high[1] / low[1])
+        return low[0] * (high[0] / low[0]) ** min(max(share, 0.05), 0.95)
+
+    def result(self) -> Found:
+        """The nearest point within tolerance, or else the dearest one below the target (strength 0 at worst)."""
+        near = [p for p in self.history if abs(p[1] / self.target - 1) <= self.tolerance]
+        if near:
+            strength, kl = min(near, key=lambda p: abs(p[1] - self.target))
+        else:
+            strength, kl = max(
+                [(0.0, 0.0), *(p for p in self.history if p[1] <= self.target)], key=lambda p: (p[1], -p[0])
+            )
+        return Found(strength, kl, bool(near), tuple(self.history))

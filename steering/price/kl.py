@@ -1,0 +1,175 @@
+"""KL between next-token distributions, from raw logits: nats per token, no epsilon, no probabilities kept.
+
+    KL(p || q) = sum_i p_i (z_i - w_i) - lse(z) + lse(w)          for logits z of p and w of q
+
+Exponentials are taken in the logits' own precision after the row's maximum is subtracted, sums and logarithms in
+float64: equal logits give exactly 0, and float32 logits an absolute error below 1e-7. The epsilon inside the log that
+public implementations add (1e-8, 1e-6) would bias small budgets.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from trimtab.steering.errors import SteeringError
+from trimtab.steering.generate import Decoding, generate
+from trimtab.steering.judge.statistics import BOOTSTRAP, Bootstrap, ratio_interval
+from trimtab.steering.model.tokens import Tokens
+from trimtab.steering.plan import SteeringPlan
+from trimtab.steering.prefix import Scorer
+from trimtab.steering.price.result import KL
+
+STEERED_BASE = "steered||base"
+BASE_STEERED = "base||steered"
+KEPT_TOKENS = 2000
+_ROWS = 128  # rows of [n v] worked on at once: temporaries stay small for large vocabularies
+
+
+def kl_divergence(p: Float[Tensor, "n v"], q: Float[Tensor, "n v"]) -> Float[Tensor, "n"]:
+    """KL(p || q) per row from raw logits, float64. Infinite where q forbids what p allows; nan where logits are nan."""
+    parts = [_kl_rows(p[k : k + _ROWS], q[k : k + _ROWS]) for k in range(0, p.shape[0], _ROWS)]
+    return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.float64)
+
+
+def _kl_rows(p: Tensor, q: Tensor) -> Tensor:
+    p, q = _shifted(p), _shifted(q)
+    weight = p.exp()
+    total = weight.sum(-1, dtype=torch.float64)
+    difference = torch.where(weight == 0, torch.zeros_like(p), p - q)
+    crossed = weight.mul_(difference).sum(-1, dtype=torch.float64) / total
+    return crossed - total.log() + q.exp().sum(-1, dtype=torch.float64).log()
+
+
+def _shifted(z: Tensor) -> Tensor:
+    """Logits with a maximum of 0 per row; half precisions are widened first."""
+    wide = z if z.dtype == torch.float64 else z.float()
+    return wide - wide.amax(-1, keepdim=True)
+
+
+@dataclass(frozen=True)
+class Direction:
+    """Which plans p and q of KL(p || q) run under; None is the base model."""
+
+    name: str
+    p: SteeringPlan | None
+    q: SteeringPlan | None
+
+
+def steered_from_base(plan: SteeringPlan) -> Direction:
+    """KL(steered || base): what the budget binds, on text the steered model wrote."""
+    return Direction(STEERED_BASE, plan, None)
+
+
+def base_from_steered(plan: SteeringPlan) -> Direction:
+    """KL(base || steered): the damage on text that has nothing to do with the behaviour."""
+    return Direction(BASE_STEERED, None, plan)
+
+
+def divergences(scorer: Scorer, texts: Sequence[Tokens], direction: Direction) -> list[np.ndarray]:
+    """KL at every answer-writing position of every text, in the order of the texts: float64 `[n_i]` each.
+
+    Two forward passes, in step; the logits of one batch are held at a time.
+    """
+    found = [np.zeros(0)] * len(texts)
+    passes = (scorer.forced(texts, direction.p), scorer.forced(texts, direction.q))
+    for p, q in zip(*passes, strict=True):
+        found[p.example] = kl_divergence(p.logits, q.logits).cpu().numpy()
+    return found
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Which tokens a KL was taken on, and how its interval is made. tokens: "rollouts", "neutral", "forced"."""
+
+    direction: str
+    tokens: str
+    bootstrap: Bootstrap = BOOTSTRAP
+
+
+def summarise(per_text: Sequence[np.ndarray], texts: Sequence[Tokens], what: Measured) -> KL:
+    """Per-token values of several texts as one KL. Raises SteeringError when there is no interval to give."""
+    sums = np.array([values.sum() for values in per_text])
+    counts = np.array([len(values) for values in per_text])
+    mean = ratio_interval(sums, counts, what.bootstrap)
+    pooled = np.concatenate(per_text)
+    kept = pooled[np.linspace(0, len(pooled) - 1, min(len(pooled), KEPT_TOKENS)).astype(int)]
+    return KL(
+        direction=what.direction,
+        tokens=what.tokens,
+        mean=mean,
+        p95=float(np.quantile(pooled, 0.95)),
+        max=float(pooled.max()),
+        n_tokens=len(pooled),
+        prompts_digest=texts_digest(texts),
+        per_token=tuple(float(value) for value in kept),
+    )
+
+
+def texts_digest(texts: Sequence[Tokens]) -> str:
+    """sha256 over the token ids of the texts' prompts, in order."""
+    digest = hashlib.sha256()
+    for text in texts:
+        digest.update(np.asarray(text.ids[: text.prompt_length], dtype=np.int64).tobytes() + b"|")
+    return digest.hexdigest()
+
+
+def roll_out(
+    model: PreTrainedModel, plan: SteeringPlan | None, prompts: Sequence[Tokens], decoding: Decoding
+) -> list[Tokens]:
+    """What the model writes under the plan, as texts to score.
+
+    An answer that stopped by itself gets one token more: stopping was a choice of the next token too, and a plan that
+    only makes answers end early would cost nothing without it. (The KL there does not depend on which token it is.)
+    """
+    end = _end_token(model)
+    written = generate(model, prompts, plan, decoding)
+    stopped = [ids if len(ids) == decoding.max_new_tokens else [*ids, end] for ids in written]
+    return [prompt.followed_by(ids) for prompt, ids in zip(prompts, stopped, strict=True)]
+
+
+def rollout_divergences(
+    scorer: Scorer, plan: SteeringPlan, prompts: Sequence[Tokens], decoding: Decoding
+) -> list[np.ndarray]:
+    """KL(steered || base) at every token that the steered model wrote, `[n_i]` per prompt."""
+    texts = roll_out(scorer.model, plan, prompts, decoding)
+    return divergences(scorer, texts, steered_from_base(plan))
+
+
+def rollout_kl(
+    model: PreTrainedModel,
+    plan: SteeringPlan,
+    prompts: Sequence[Tokens],
+    decoding: Decoding = Decoding(),  # noqa: B008 (frozen)
+    bootstrap: Bootstrap = BOOTSTRAP,
+) -> KL:
+    """KL(steered || base), nats per generated token, on rollouts of the steered model: the number a budget binds."""
+    per_text = rollout_divergences(Scorer(model), plan, prompts, decoding)
+    return summarise(per_text, prompts, Measured(STEERED_BASE, "rollouts", bootstrap))
+
+
+def neutral_kl(
+    model: PreTrainedModel, plan: SteeringPlan, texts: Sequence[Tokens], bootstrap: Bootstrap = BOOTSTRAP
+) -> KL:
+    """KL(base || steered), nats per token, teacher-forced on plain text: every token but the first is predicted."""
+    read = [as_answer(text) for text in texts]
+    per_text = divergences(Scorer(model), read, base_from_steered(plan))
+    return summarise(per_text, texts, Measured(BASE_STEERED, "neutral", bootstrap))
+
+
+def as_answer(text: Tokens) -> Tokens:
+    """The text with its first token as the prompt, so that all others are scored, and steered by spans over answers.
+    Raises SteeringError for a text of one token."""
+    if len(text) < 2:
+        raise SteeringError("a neutral text of one token predicts nothing; give whole sentences")
+    return replace(text, prompt_length=1)
+
+
+def _end_token(model: PreTrainedModel) -> int:
+    end = getattr(model.generation_config, "eos_token_id", None)
+    return 0 if end is None else int(end[0] if isinstance(end, list) else end)

@@ -1,0 +1,77 @@
+"""Damage: perplexity by hand, capability by hand, and the whole price."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from trimtab.steering.errors import SteeringError
+from trimtab.steering.generate import Decoding
+from trimtab.steering.prefix import Scorer
+from trimtab.steering.price.damage import CapabilityItem, PricedOn, capability, neutral_damage, price_plan
+from trimtab.steering.price.kl import neutral_kl
+
+
+def surprise(model, text) -> np.ndarray:
+    ids = torch.from_numpy(text.ids)[None]
+    with torch.no_grad():
+        logprobs = model(ids).logits[0, :-1].double().log_softmax(-1)
+    return -logprobs.gather(-1, ids[0, 1:, None])[:, 0].numpy()
+
+
+def test_perplexity_is_exp_of_the_mean_surprise(tiny, make_text, make_plan):
+    texts = [make_text(k, 10 + 4 * k, 0) for k in range(4)]
+    plan = make_plan(span="all", size=5.0)
+    found = neutral_damage(Scorer(tiny), plan, texts)
+    assert found.perplexity_base == pytest.approx(
+        math.exp(np.concatenate([surprise(tiny, t) for t in texts]).mean()), rel=1e-5
+    )
+    with plan.on(tiny):
+        steered = math.exp(np.concatenate([surprise(tiny, t) for t in texts]).mean())
+    assert found.perplexity_steered == pytest.approx(steered, rel=1e-5)
+    assert found.damage == neutral_kl(tiny, plan, texts)
+
+
+def test_capability_counts_right_answers_and_halves_ties(tiny, make_text):
+    items = []
+    for k in range(6):
+        one, other = (make_text(k, 6, 0).followed_by(make_text(seed, 3, 0).ids) for seed in (50 + k, 80 + k))
+        scores = [-surprise(tiny, t)[-3:].mean() for t in (one, other)]
+        items.append(CapabilityItem(one, other) if scores[0] > scores[1] else CapabilityItem(other, one))
+    assert capability(Scorer(tiny), items) == 1.0
+    assert capability(Scorer(tiny), [CapabilityItem(i.incorrect, i.correct) for i in items]) == 0.0
+    assert capability(Scorer(tiny), [CapabilityItem(i.correct, i.correct) for i in items]) == 0.5
+    assert capability(Scorer(tiny), [*items[:3], CapabilityItem(items[3].incorrect, items[3].correct)]) == 0.75
+
+
+def test_capability_is_normalised_per_token(tiny, make_text):
+    """A long right answer is not punished for being long."""
+    prompt = make_text(0, 6, 0)
+    ids = list(make_text(1, 9, 0).ids)
+    long, short = prompt.followed_by(ids), prompt.followed_by([int(np.argmax(surprise_of_next(tiny, prompt)))])
+    assert capability(Scorer(tiny), [CapabilityItem(long, short)]) == 1.0
+    assert surprise(tiny, long)[-9:].sum() > surprise(tiny, short)[-1:].sum()
+
+
+def surprise_of_next(model, prompt) -> np.ndarray:
+    with torch.no_grad():
+        return -model(torch.from_numpy(prompt.ids)[None]).logits[0, -1].log_softmax(-1).numpy()
+
+
+def test_the_whole_price(tiny, texts, make_text, make_plan):
+    neutral = [make_text(k, 15, 0) for k in range(3)]
+    items = [CapabilityItem(make_text(1, 4, 2), make_text(1, 4, 0).followed_by([3]))]
+    on = PricedOn(texts, neutral, items, Decoding(max_new_tokens=6))
+    free, dear = (price_plan(tiny, make_plan(span="all", size=s), on) for s in (0.0, 8.0))
+    assert (free.budget.mean.mean, free.damage.mean.mean) == (0.0, 0.0)
+    assert free.perplexity_base == free.perplexity_steered == dear.perplexity_base != dear.perplexity_steered
+    assert free.capability_base == free.capability_steered
+    assert dear.budget.mean.low > 0 and dear.damage.mean.low > 0
+    assert (dear.budget.direction, dear.damage.direction) == ("steered||base", "base||steered")
+    assert price_plan(tiny, make_plan(), PricedOn(texts, neutral)).capability_base is None
+
+
+def test_capability_of_nothing(tiny):
+    with pytest.raises(SteeringError, match="at least one item"):
+        capability(Scorer(tiny), [])

@@ -1,0 +1,135 @@
+"""KL against brute force in float64; directions; what counts as a token."""
+
+import numpy as np
+import pytest
+import torch
+
+from trimtab.steering.errors import SteeringError
+from trimtab.steering.generate import Decoding
+from trimtab.steering.judge.statistics import Bootstrap
+from trimtab.steering.prefix import Scorer
+from trimtab.steering.price import kl as kl_module
+from trimtab.steering.price.kl import (
+    Measured,
+    base_from_steered,
+    divergences,
+    kl_divergence,
+    neutral_kl,
+    roll_out,
+    rollout_kl,
+    steered_from_base,
+    summarise,
+)
+
+
+def brute(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
+    p, q = p.double().log_softmax(-1), q.double().log_softmax(-1)
+    return (p.exp() * (p - q)).sum(-1)
+
+
+@pytest.mark.parametrize("change", [1e-4, 1e-2, 1.0, 10.0])
+@pytest.mark.parametrize("spread", [0.1, 3.0, 30.0])
+def test_float32_logits_are_within_1e_7_of_float64(change, spread):
+    torch.manual_seed(1)
+    p = torch.randn(7, 5000) * spread + 40
+    q = p + change * torch.randn_like(p)
+    found = kl_divergence(p, q)
+    assert found.dtype == torch.float64
+    torch.testing.assert_close(found, brute(p, q), rtol=1e-5, atol=1e-7)
+
+
+def test_equal_logits_cost_exactly_nothing():
+    z = torch.randn(3, 1000) * 5
+    assert torch.equal(kl_divergence(z, z.clone()), torch.zeros(3, dtype=torch.float64))
+
+
+def test_a_constant_shift_of_logits_costs_nothing():
+    z = torch.randn(3, 1000) * 5
+    torch.testing.assert_close(kl_divergence(z, z + 7), torch.zeros(3, dtype=torch.float64), rtol=0, atol=2e-6)
+
+
+def test_forbidden_tokens():
+    p, q = torch.tensor([[0.0, 0.0, -torch.inf]]), torch.zeros(1, 3)
+    torch.testing.assert_close(kl_divergence(p, q), torch.tensor([np.log(1.5)]))
+    assert kl_divergence(q, p).item() == torch.inf
+    assert kl_divergence(torch.full((1, 3), torch.nan), q).isnan().item()
+
+
+def test_many_rows_equal_few(monkeypatch):
+    p, q = torch.randn(9, 50), torch.randn(9, 50)
+    whole = kl_divergence(p, q)
+    monkeypatch.setattr(kl_module, "_ROWS", 2)
+    assert torch.equal(kl_divergence(p, q), whole)
+    assert kl_divergence(p[:0], q[:0]).shape == (0,)
+
+
+@pytest.mark.parametrize("span", ["answer", "all", "generated", "last", "first:2"])
+def test_divergences_equal_plain_forward_passes(tiny, texts, make_plan, span):
+    plan = make_plan(span=span, size=4.0)
+    scorer = Scorer(tiny)
+    for direction, flip in ((steered_from_base(plan), False), (base_from_steered(plan), True)):
+        for text, found in zip(texts, divergences(scorer, texts, direction), strict=True):
+            ids = torch.from_numpy(text.ids)[None]
+            with torch.no_grad():
+                base = tiny(ids).logits[0, text.prompt_length - 1 : -1]
+                with plan.on(tiny, prompt_lengths=[text.prompt_length]):
+                    steered = tiny(ids).logits[0, text.prompt_length - 1 : -1]
+            want = brute(base, steered) if flip else brute(steered, base)
+            np.testing.assert_allclose(found, want.numpy(), rtol=1e-3, atol=1e-6)
+
+
+def test_directions_differ_and_are_named(tiny, texts, make_plan):
+    plan = make_plan(size=20.0)
+    scorer = Scorer(tiny)
+    forward, backward = steered_from_base(plan), base_from_steered(plan)
+    a, b = (np.concatenate(divergences(scorer, texts, d)).mean() for d in (forward, backward))
+    assert (forward.name, backward.name) == ("steered||base", "base||steered")
+    assert abs(a - b) > 0.02 * a
+
+
+def test_rollout_kl_is_taken_on_what_the_steered_model_wrote(tiny, texts, make_plan):
+    plan, decoding = make_plan(size=6.0), Decoding(max_new_tokens=9, seed=3)
+    found = rollout_kl(tiny, plan, texts, decoding)
+    written = roll_out(tiny, plan, texts, decoding)
+    want = divergences(Scorer(tiny), written, steered_from_base(plan))
+    assert found.n_tokens == 9 * len(texts)
+    assert found.mean.mean == pytest.approx(np.concatenate(want).mean(), rel=1e-9)
+    assert (found.direction, found.tokens, found.mean.n) == ("steered||base", "rollouts", len(texts))
+    assert found.mean.low < found.mean.mean < found.mean.high <= found.max
+    other = divergences(Scorer(tiny), roll_out(tiny, None, texts, decoding), steered_from_base(plan))
+    assert np.concatenate(other).mean() != pytest.approx(found.mean.mean, rel=1e-3)
+
+
+def test_stopping_is_a_token_that_costs(tiny, texts, make_plan):
+    """An answer of k tokens that ended by itself has k + 1 decisions."""
+    tiny.generation_config.eos_token_id = 7
+    try:
+        decoding = Decoding(max_new_tokens=60)
+        lengths = [len(t) - t.prompt_length for t in roll_out(tiny, make_plan(), texts, decoding)]
+        ended = [t.ids[-1] == 7 for t in roll_out(tiny, make_plan(), texts, decoding)]
+    finally:
+        tiny.generation_config.eos_token_id = None
+    assert any(ended)
+    assert all(n <= 60 and (stop or n == 60) for n, stop in zip(lengths, ended, strict=True))
+
+
+def test_neutral_kl_reads_every_token_but_the_first(tiny, make_text, make_plan):
+    texts = [make_text(k, 12 + k, 0) for k in range(4)]
+    found = neutral_kl(tiny, make_plan(span="all", size=4.0), texts)
+    assert found.n_tokens == sum(len(t) - 1 for t in texts)
+    assert found.direction == "base||steered" and found.mean.mean > 0
+    with pytest.raises(SteeringError, match="one token"):
+        neutral_kl(tiny, make_plan(), [make_text(0, 1, 0)] * 2)
+
+
+def test_strength_zero_costs_exactly_nothing(tiny, texts, make_plan):
+    found = rollout_kl(tiny, make_plan().scaled(0.0), texts, Decoding(max_new_tokens=5))
+    assert found.mean.mean == 0.0 and found.max == 0.0
+
+
+def test_per_token_values_are_thinned_evenly(make_text):
+    texts = [make_text(k, 2, 3) for k in range(3)]
+    per_text = [np.arange(3000.0), np.arange(3000.0), np.arange(10.0)]
+    found = summarise(per_text, texts, Measured("steered||base", "forced", Bootstrap(draws=50)))
+    assert len(found.per_token) == 2000 and found.n_tokens == 6010
+    assert np.mean(found.per_token) == pytest.approx(found.mean.mean, rel=0.01)
