@@ -30,6 +30,7 @@ from prefect.settings import (  # noqa: E402
 )
 from prefect.testing.utilities import prefect_test_harness  # noqa: E402
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel  # noqa: E402
+
 from trimtab.steering.model.families import FAMILIES  # noqa: E402
 from trimtab.steering.model.load import load_model  # noqa: E402
 
@@ -102,9 +103,7 @@ FAMILY_NAMES = sorted(TINY.keys() | FAMILIES.keys())
 def build(name: str) -> PreTrainedModel:
     """The tiny model of a family, float32, in eval mode, made once per session. Do not change its weights."""
     if name not in TINY:
-        pytest.fail(
-            f"family '{name}' has a row in FAMILIES but no tiny configuration in tests/conftest.py: add one"
-        )
+        pytest.fail(f"family '{name}' has a row in FAMILIES but no tiny configuration in tests/conftest.py: add one")
     arguments = {**NO_TOKENS, **TINY[name]}
     config = AutoConfig.for_model(name.partition("/")[0], **arguments)
     config.get_text_config().eos_token_id = None  # generations in tests have a given length

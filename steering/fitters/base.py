@@ -1,25 +1,77 @@
 """The Fitter contract: rows in, a plan out. Fields of the dataclass are the hyper-parameters, nothing else."""
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from trimtab.steering.contrast import Contrast
+from trimtab.steering.contrast import Contrast, Pair
+from trimtab.steering.errors import BadRows
 from trimtab.steering.intervention import Intervention
+from trimtab.steering.model.site import Site
 from trimtab.steering.moves.base import Move
 from trimtab.steering.plan import SteeringPlan
 
 
 class Fitter(ABC):
     """Abstract base; subclasses are frozen dataclasses, one per file, whose docstring is the method's page:
-    equation, source, assumptions, and the special case in which it becomes another method."""
+    equation, source, assumptions, and the special case in which it becomes another method.
+
+    source: where the method was published. rotates: True when rotating all rows rotates the move (a law tests it).
+    """
+
+    source: ClassVar[str]
+    rotates: ClassVar[bool]
 
     @abstractmethod
     def fit_site(self, positive: Float[Tensor, "n d"], negative: Float[Tensor, "m d"]) -> Move:
-        """The move at one site, from float32 rows. Deterministic; the inputs are not changed."""
+        """The move at one site, from float32 rows. Deterministic; the inputs are not changed. Raises BadRows when
+        nothing can be fitted. Row i answers row i when the counts are equal, for methods that use pairs."""
 
     def fit(self, contrast: Contrast) -> SteeringPlan:
-        """One intervention per site of the contrast, in its order."""
-        steps = (Intervention(site, self.fit_site(p.positive, p.negative)) for site, p in contrast.sites.items())
-        return SteeringPlan(tuple(steps))
+        """One intervention per site of the contrast, in its order. Raises BadRows naming the site."""
+        found = (self._intervention(site, pair, contrast.paired) for site, pair in contrast.sites.items())
+        return SteeringPlan(tuple(found))
+
+    def fit_unpaired(self, positive: Float[Tensor, "n d"], negative: Float[Tensor, "m d"]) -> Move:
+        """The same when rows are known not to be pairs. Only methods that use pairs write it."""
+        return self.fit_site(positive, negative)
+
+    def _intervention(self, site: Site, pair: Pair, paired: bool) -> Intervention:
+        fit = self.fit_site if paired else self.fit_unpaired
+        try:
+            return Intervention(site, fit(pair.positive, pair.negative))
+        except BadRows as error:
+            raise BadRows(f"{type(self).__name__} at {site}: {error}") from None
+
+
+def mean_gap(positive: Float[Tensor, "n d"], negative: Float[Tensor, "m d"]) -> Float[Tensor, "d"]:
+    """Mean of the positive rows minus that of the negative ones, in float64: massive activations of sink tokens would
+    eat a float32 sum's last digits. Raises BadRows when the means are the same or not finite."""
+    high, low = positive.double().mean(0), negative.double().mean(0)
+    gap = high - low
+    if not bool(torch.isfinite(gap).all()):
+        raise BadRows(f"rows of width {len(gap)} hold values that are not finite; capture in float32 or bfloat16")
+    scale = max(high.norm().item(), low.norm().item())
+    if gap.norm().item() <= 1e-9 * scale:
+        raise BadRows(
+            f"positive and negative rows have the same mean ({len(positive)} and {len(negative)} rows), so there is "
+            f"no direction to fit; read a later token or site, where the two classes differ"
+        )
+    return gap
+
+
+def along(direction: Float[Tensor, "d"], gap: Float[Tensor, "d"]) -> Float[Tensor, "d"]:
+    """The projection of the mean difference on a direction, float32: strength 1 then moves the negative mean's
+    coordinate to the positive mean's, whatever method found the direction. Raises BadRows when it is not above 0."""
+    norm = direction.norm()
+    unit = direction / norm
+    length = unit @ gap
+    if not bool(torch.isfinite(norm)) or not length.item() > 1e-6 * gap.norm().item():
+        raise BadRows(
+            f"the direction found is orthogonal to the mean difference (length {gap.norm():.3g}, projection "
+            f"{length:.3g}), so it does not tell the classes apart; use mean_difference or more rows"
+        )
+    return (unit * length).float()

@@ -32,15 +32,8 @@ class Ablate(Move):
         check_finite("Ablate.basis", self.basis)
         check_finite("Ablate.center", self.center)
         if self.center is not None and self.center.shape != self.basis.shape[1:]:
-            raise BadMove(
-                f"Ablate: center is {list(self.center.shape)}, but the basis has width {self.basis.shape[1]}"
-            )
-        off = (
-            (self.basis @ self.basis.T - torch.eye(len(self.basis), device=self.basis.device))
-            .abs()
-            .max()
-            .item()
-        )
+            raise BadMove(f"Ablate: center is {list(self.center.shape)}, but the basis has width {self.basis.shape[1]}")
+        off = (self.basis @ self.basis.T - torch.eye(len(self.basis), device=self.basis.device)).abs().max().item()
         if off > TOLERANCE:
             raise BadMove(
                 f"Ablate: the {len(self.basis)} rows of the basis are not orthonormal (off by {off:.2g}), so removing "

@@ -30,9 +30,7 @@ class Affine(Move):
         check_finite("Affine.right", self.right)
         d = len(self.bias)
         if self.left is None and self.right is not None:
-            raise BadMove(
-                "Affine was given `right` without `left`; a linear part is left right^T and needs both"
-            )
+            raise BadMove("Affine was given `right` without `left`; a linear part is left right^T and needs both")
         if self.left is None:
             return
         other = (d, d) if self.right is None else tuple(self.right.shape)

@@ -67,9 +67,7 @@ def check_finite(what: str, tensor: Tensor | None) -> None:
     if tensor is None:
         return
     if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
-        raise BadMove(
-            f"{what} is {getattr(tensor, 'dtype', type(tensor).__name__)}; it must be a tensor of floats"
-        )
+        raise BadMove(f"{what} is {getattr(tensor, 'dtype', type(tensor).__name__)}; it must be a tensor of floats")
     bad = tensor.numel() - int(torch.isfinite(tensor).sum())
     if bad:
         raise BadMove(

@@ -30,9 +30,7 @@ class Clamp(Move):
         check_finite("Clamp.direction", self.direction)
         norm = self.direction.norm().item()
         if abs(norm - 1) > TOLERANCE:
-            raise BadMove(
-                f"Clamp: the direction has norm {norm:.4g}, so bounds would not be coordinates; divide by it"
-            )
+            raise BadMove(f"Clamp: the direction has norm {norm:.4g}, so bounds would not be coordinates; divide by it")
         if not self.low <= self.high or self.low == math.inf or self.high == -math.inf:
             raise BadMove(
                 f"Clamp: no coordinate lies in [{self.low}, {self.high}]; give low <= high, finite on one side"

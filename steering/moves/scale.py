@@ -23,9 +23,7 @@ class Scale(Move):
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.factor) or self.factor == 1:
-            raise BadMove(
-                f"Scale by {self.factor} has no effect that can be run; give a finite factor other than 1"
-            )
+            raise BadMove(f"Scale by {self.factor} has no effect that can be run; give a finite factor other than 1")
 
     @property
     def width(self) -> None:
