@@ -1,0 +1,171 @@
+"""Parity: the same numbers by other hands. `plain_*` are the hooks that anyone would write without trimtab.
+
+Tests of plain hooks, of transformers' own `output_hidden_states` and of llama.cpp's recorded logits run in the
+normal suite. Those of TransformerLens, steering-vectors and nnsight are skipped where the library is missing
+(BENCHMARKS.md says how to install them).
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
+
+from trimtab.steering.batching import pad_right
+from trimtab.steering.model.anatomy import Anatomy
+from trimtab.steering.model.load import load_model
+from trimtab.steering.model.site import Site
+from trimtab.steering.model.tokens import PromptFormat, Tokens, tokenize
+
+PROMPTS = (
+    "The capital of France is",
+    "My favourite thing about winter is the way that snow makes a whole city quiet, because",
+    "def area(radius):\n    return",
+    "In 1869 Mendeleev arranged the known elements by weight, and left gaps for those not yet found.",
+)
+COMPLETION = " what it has always been"
+PLAIN = PromptFormat(chat=False)
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A Llama with grouped-query attention and a few texts of different lengths for it."""
+
+    model: PreTrainedModel
+    texts: tuple[Tokens, ...]
+
+    @property
+    def anatomy(self) -> Anatomy:
+        return Anatomy.of(self.model)
+
+    @property
+    def middle(self) -> int:
+        return self.anatomy.n_layers // 2
+
+    @cached_property
+    def ids(self) -> Tensor:
+        """The texts as one batch `[b s]`, padded behind."""
+        return pad_right(self.texts, torch.device("cpu"))
+
+    @cached_property
+    def by_hand(self) -> dict[Site, Tensor]:
+        """Every point of every block for that batch, `[b s d]`, by hooks written by hand."""
+        return hand_written_capture(self.model, self.ids)
+
+    def vector(self, seed: int = 0, size: float = 0.2) -> Tensor:
+        """A random direction as long as `size` times the typical norm at the middle block."""
+        with torch.inference_mode():
+            ids = torch.from_numpy(self.texts[-1].ids)[None]
+            h = self.model(ids, output_hidden_states=True).hidden_states[self.middle + 1]
+        v = torch.randn(self.anatomy.d_model, generator=torch.Generator().manual_seed(seed))
+        return v / v.norm() * h.norm(dim=-1).median() * size
+
+
+def tiny_llama() -> Subject:
+    """4 blocks of width 64; 8 query heads share 2 key heads; their width is 16, which is not d_model / n_heads."""
+    config = LlamaConfig(
+        vocab_size=199,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=4,
+        num_attention_heads=8,
+        num_key_value_heads=2,
+        head_dim=16,
+        max_position_embeddings=256,
+        eos_token_id=None,
+        bos_token_id=None,
+    )
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(config).eval()
+    draw = torch.Generator().manual_seed(1)
+    texts = []
+    for length in (5, 19, 8, 24):
+        ids = torch.randint(0, 199, (length + 3,), generator=draw).numpy()
+        texts.append(Tokens(ids, length, ids * 0, ids < 0))
+    return Subject(model, tuple(texts))
+
+
+def smollm2() -> Subject:
+    """The embedded model and four plain prompts with a completion."""
+    model, tokenizer = load_model("smollm2")
+    return Subject(model, tuple(tokenize(tokenizer, prompt, COMPLETION, PLAIN) for prompt in PROMPTS))
+
+
+@pytest.fixture(scope="session", params=["tiny", pytest.param("smollm2", marks=pytest.mark.real_model)])
+def subject(request) -> Subject:
+    return {"tiny": tiny_llama, "smollm2": smollm2}[request.param]()
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """OpenMP's threads spin while they wait for a core: on a busy machine these tests take ten times as long."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def pytest_collection_modifyitems(items) -> None:
+    """The real model is loaded by one worker only."""
+    for item in items:
+        if item.get_closest_marker("real_model"):
+            item.add_marker(pytest.mark.xdist_group("real_model"))
+
+
+@pytest.fixture(scope="session")
+def plain_capture() -> Callable[[PreTrainedModel, Tensor], dict[Site, Tensor]]:
+    return hand_written_capture
+
+
+@pytest.fixture(scope="session")
+def plain_steering() -> Callable:
+    return hand_written_steering
+
+
+def hand_written_capture(model: PreTrainedModel, ids: Tensor) -> dict[Site, Tensor]:
+    """Every point of every block of a Llama, `[b s d]`, by hooks on the modules that its source shows."""
+    found: dict[Site, Tensor] = {}
+
+    def keep_input(site: Site):
+        def hook(module, args, kwargs):
+            found[site] = (args[0] if args else kwargs["hidden_states"]).clone()
+
+        return hook
+
+    def keep_output(site: Site):
+        def hook(module, args, output):
+            found[site] = (output[0] if isinstance(output, tuple) else output).clone()
+
+        return hook
+
+    def inputs(module: nn.Module, site: Site):
+        return module.register_forward_pre_hook(keep_input(site), with_kwargs=True)
+
+    with ExitStack() as stack, torch.inference_mode():
+        for k, block in enumerate(model.model.layers):
+            for handle in (
+                inputs(block, Site("resid_pre", k)),
+                inputs(block.post_attention_layernorm, Site("resid_mid", k)),
+                inputs(block.self_attn.o_proj, Site("z", k)),
+                inputs(block.mlp.down_proj, Site("mlp_post", k)),
+                block.self_attn.register_forward_hook(keep_output(Site("attn_out", k))),
+                block.mlp.register_forward_hook(keep_output(Site("mlp_out", k))),
+                block.register_forward_hook(keep_output(Site("resid_post", k))),
+            ):
+                stack.callback(handle.remove)
+        model(ids, use_cache=False)
+    return found
+
+
+@contextmanager
+def hand_written_steering(model: PreTrainedModel, block: int, vector: Tensor) -> Iterator[None]:
+    """`vector` added to every token behind a block, padding included."""
+    handle = model.model.layers[block].register_forward_hook(lambda module, args, output: output + vector)
+    try:
+        yield
+    finally:
+        handle.remove()
