@@ -5,6 +5,7 @@ The same (arrays, header) goes to one safetensors file (`save_plan`/`load_plan`)
 
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -49,23 +50,30 @@ def unpack_interventions(
     """The reverse. Raises BadPlan when header or arrays are not a plan this version can read."""
     if header.get("kind") != "plan" or header.get("format") != FORMAT:
         raise BadPlan(
-            f"this is not a plan of format {FORMAT}: kind {header.get('kind')!r}, format {header.get('format')!r}"
+            f"this is not a plan of format {FORMAT}: kind {header.get('kind')!r}, format {header.get('format')!r}; "
+            f"a higher format was written by a newer trimtab"
         )
     try:
-        steps = tuple(_unpack_step(str(k), step, arrays) for k, step in enumerate(header["interventions"]))
+        steps = tuple(_unpack_step(step, arrays) for step in header["interventions"])
         model = None if header["model"] is None else Fingerprint(**header["model"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BadPlan(f"the plan's header and arrays do not belong together: {error!r}") from error
     return steps, model
 
 
 def save_plan(packed: Packed, path: str | Path) -> None:
-    """One safetensors file, header in its metadata. Written beside and renamed, so never half-written."""
+    """One safetensors file, header in its metadata. Written beside and renamed, so never half-written, and two
+    processes that save to one name leave one of the two whole."""
     target = Path(path)
-    part = target.with_name(target.name + ".part")
-    arrays = {name: np.ascontiguousarray(array) for name, array in packed.arrays.items()}
-    save_file(arrays, part, metadata={"trimtab": json.dumps(packed.header, sort_keys=True)})
-    part.rename(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f"{target.name}.{os.getpid()}.part")
+    # Not ascontiguousarray: it turns a number into an array of one.
+    arrays = {name: np.asarray(array, order="C") for name, array in packed.arrays.items()}
+    try:
+        save_file(arrays, part, metadata={"trimtab": json.dumps(packed.header, sort_keys=True, allow_nan=False)})
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def load_plan(path: str | Path) -> Packed:
@@ -80,49 +88,54 @@ def load_plan(path: str | Path) -> Packed:
 
 
 def _pack_step(prefix: str, step: Intervention, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+    if not math.isfinite(step.strength):
+        raise BadPlan(f"the strength at {step.site} is {step.strength}; a plan that is kept needs a finite one")
     return {
         "site": str(step.site),
         "span": str(step.span),
-        "strength": step.strength,
+        "strength": float(step.strength),
         "source": None if step.source is None else str(step.source),
         "move": _pack_move(prefix, step.move, arrays),
     }
 
 
 def _pack_move(prefix: str, move: Move, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
-    header: dict[str, Any] = {"name": MOVES.name_of(type(move)), "fields": {}}
-    for field in fields(move):  # type: ignore[arg-type]
-        value = getattr(move, field.name)
-        if isinstance(value, Tensor):
-            arrays[f"{prefix}/{field.name}"] = value.detach().float().cpu().numpy()
-            header["fields"][field.name] = {"array": f"{prefix}/{field.name}"}
-        elif isinstance(value, Move):
-            header["fields"][field.name] = {"move": _pack_move(f"{prefix}/{field.name}", value, arrays)}
-        else:
-            header["fields"][field.name] = {"value": _finite(field.name, value)}
-    return header
+    held = {f.name: _pack_field(f"{prefix}/{f.name}", getattr(move, f.name), arrays) for f in fields(move)}  # type: ignore[arg-type]
+    return {"name": MOVES.name_of(type(move)), "fields": held}
 
 
-def _finite(name: str, value: Any) -> Any:
-    """JSON has no infinities; Clamp's open ends are written as text."""
+def _pack_field(path: str, value: Any, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+    """One of `array`, `move`, `open` (an infinity, which JSON does not have: Clamp's open ends) and `value`."""
+    if isinstance(value, Tensor):
+        if value.dtype != torch.float32:
+            raise BadPlan(
+                f"{path} is {value.dtype}, but plans keep float32: rounding it would change the answers; cast it"
+            )
+        arrays[path] = value.detach().cpu().numpy()
+        return {"array": path}
+    if isinstance(value, Move):
+        return {"move": _pack_move(path, value, arrays)}
     if isinstance(value, float) and math.isinf(value):
-        return "inf" if value > 0 else "-inf"
-    return value
+        return {"open": "inf" if value > 0 else "-inf"}
+    if not (value is None or isinstance(value, str | bool | int | float)):
+        raise BadPlan(f"{path} is a {type(value).__name__}; moves hold tensors, moves, numbers and text")
+    return {"value": value}
 
 
-def _unpack_step(prefix: str, step: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Intervention:
+def _unpack_step(step: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Intervention:
     source = None if step["source"] is None else Site.parse(step["source"])
     move = _unpack_move(step["move"], arrays)
     return Intervention(Site.parse(step["site"]), move, Span.parse(step["span"]), float(step["strength"]), source)
 
 
 def _unpack_move(header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Move:
-    values: dict[str, Any] = {}
-    for name, held in header["fields"].items():
-        if "array" in held:
-            values[name] = torch.from_numpy(np.array(arrays[held["array"]], dtype=np.float32))
-        elif "move" in held:
-            values[name] = _unpack_move(held["move"], arrays)
-        else:
-            values[name] = float(held["value"]) if held["value"] in ("inf", "-inf") else held["value"]
+    values = {name: _unpack_field(held, arrays) for name, held in header["fields"].items()}
     return MOVES[header["name"]](**values)
+
+
+def _unpack_field(held: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Any:
+    if "array" in held:
+        return torch.from_numpy(np.array(arrays[held["array"]], dtype=np.float32))
+    if "move" in held:
+        return _unpack_move(held["move"], arrays)
+    return float(held["open"]) if "open" in held else held["value"]

@@ -38,9 +38,7 @@ class WhitenedDifference(Fitter):
 
     def __post_init__(self) -> None:
         if self.shrinkage is not None and not 0 <= self.shrinkage <= 1:
-            raise SteeringError(
-                f"whitened_difference: shrinkage is {self.shrinkage}; give one in [0, 1], or leave it out"
-            )
+            raise SteeringError(f"whitened_difference: shrinkage is {self.shrinkage}, not in [0, 1]; leave it out")
 
     def fit_site(self, positive: Float[Tensor, "n d"], negative: Float[Tensor, "m d"]) -> Add:
         gap = mean_gap(positive, negative)

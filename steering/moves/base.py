@@ -63,11 +63,12 @@ class Move(ABC):
 
 
 def check_finite(what: str, tensor: Tensor | None) -> None:
-    """Raises BadMove when a field (`what`, for example "Add.vector") is not a tensor of finite floats. None passes."""
+    """Raises BadMove when a field (`what`, for example "Add.vector") is not a tensor of finite float32. None passes."""
     if tensor is None:
         return
-    if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
-        raise BadMove(f"{what} is {getattr(tensor, 'dtype', type(tensor).__name__)}; it must be a tensor of floats")
+    if not isinstance(tensor, Tensor) or tensor.dtype != torch.float32:
+        got = getattr(tensor, "dtype", type(tensor).__name__)
+        raise BadMove(f"{what} is {got}, but moves hold float32 tensors, so that a packed plan is the same; cast it")
     bad = tensor.numel() - int(torch.isfinite(tensor).sum())
     if bad:
         raise BadMove(
