@@ -21,7 +21,7 @@ from zarr.core.sync import sync
 
 from trimtab.store.errors import Corrupt, Mismatch, StoreError
 from trimtab.store.layout import COMPLETE, KEY, Layout, check_arrays, read_layout, write_template
-from trimtab.store.location import BRANCH, Location
+from trimtab.store.location import BRANCH, Location, sound
 from trimtab.store.reader import Readable
 from trimtab.store.schema import (
     REGION_BYTES,
@@ -53,7 +53,7 @@ class ActivationStore(Readable):
 
     def _see(self, snapshot_id: str) -> None:
         self.snapshot_id = snapshot_id
-        self._session = self._repository.readonly_session(snapshot_id=snapshot_id)
+        self._session = sound(self._repository.readonly_session(snapshot_id=snapshot_id))
         self._root = open_root(self._session.store)
 
     # ---- making and opening
@@ -266,7 +266,7 @@ def open_root(store: icechunk.IcechunkStore) -> zarr.Group:
 
 def _has_capture(repository: icechunk.Repository) -> bool:
     try:
-        root = open_root(repository.readonly_session(BRANCH).store)
+        root = open_root(sound(repository.readonly_session(BRANCH)).store)
     except FileNotFoundError:
         return False  # the repository was made, and its maker killed before the template
     return KEY in root.attrs

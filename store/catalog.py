@@ -27,7 +27,7 @@ from trimtab.store.activations import ActivationStore
 from trimtab.store.artifact import Artifact, Content, Parent, libraries, seal
 from trimtab.store.digests import JSON, frozen_json, plain
 from trimtab.store.errors import Conflict, NotFound, nearest
-from trimtab.store.location import BRANCH, Location
+from trimtab.store.location import BRANCH, Location, sound
 from trimtab.store.payload import Entry, LazyArrays, pack
 from trimtab.store.refs import CAPTURE, LATEST, Ref, check_alias, check_name
 
@@ -156,7 +156,7 @@ class Catalog:
         repository = self._repository(create=True)
         for _ in range(TRIES):
             with self.location.lock():
-                session = repository.writable_session(BRANCH)
+                session = sound(repository.writable_session(BRANCH))
                 result = act(session)
                 if not session.has_uncommitted_changes:
                     return result
@@ -280,7 +280,7 @@ class Catalog:
     def _session(self) -> icechunk.Session | None:
         """A reading session at the tip, or None while nothing was ever published."""
         repository = self._repository()
-        return None if repository is None else repository.readonly_session(BRANCH)
+        return None if repository is None else sound(repository.readonly_session(BRANCH))
 
     def _all(self, session: icechunk.Session) -> "list[dict]":
         pairs = [

@@ -14,6 +14,8 @@ from numcodecs import blosc
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
+from trimtab.store.errors import Corrupt
+from trimtab.store.location import one_line
 from trimtab.store.schema import ArraySpec
 
 AT_ONCE = 4
@@ -45,8 +47,11 @@ def patch_chunks(store: icechunk.IcechunkStore, pieces: Iterable[Piece]) -> None
 
 
 def read_chunks(store: icechunk.IcechunkStore, spec: ArraySpec, numbers: Sequence[int]) -> list[np.ndarray]:
-    """The given chunks, each [chunk rows, ...] (also rows behind the array's end; missing ones are zero)."""
-    return sync(_each(_get(store, spec, int(number)) for number in numbers))
+    """The given chunks, each [chunk rows, ...] (also rows behind the array's end).
+
+    Raises Corrupt when one cannot be read; a written chunk is never missing, not even one of zeros.
+    """
+    return sync(_each(_read(store, spec, int(number)) for number in numbers))
 
 
 async def _each(steps):  # type: ignore[no-untyped-def]
@@ -72,10 +77,25 @@ async def _put(store: icechunk.IcechunkStore, spec: ArraySpec, number: int, rows
     await store.set(_key(spec, number), default_buffer_prototype().buffer.from_array_like(raw))
 
 
-async def _get(store: icechunk.IcechunkStore, spec: ArraySpec, number: int) -> np.ndarray:
+async def _read(store: icechunk.IcechunkStore, spec: ArraySpec, number: int) -> np.ndarray:
+    try:
+        block = await _get(store, spec, number)
+    except (icechunk.IcechunkError, ValueError, RuntimeError) as error:  # storage, shape, decompression
+        raise Corrupt(
+            f"{spec.name}: chunk {number} cannot be read ({one_line(error)}); collect again."
+        ) from error
+    if block is None:
+        raise Corrupt(f"{spec.name}: chunk {number} is missing; delete the store and collect again.")
+    return block
+
+
+async def _get(store: icechunk.IcechunkStore, spec: ArraySpec, number: int) -> np.ndarray | None:
     found = await store.get(_key(spec, number), default_buffer_prototype())
     if found is None:
-        return np.zeros((spec.chunk_rows, *spec.shape), spec.stored_dtype)
+        await store.exists(
+            _key(spec, number)
+        )  # `get` hides some storage errors as "not there"; this raises them
+        return None
     raw = found.as_numpy_array()
     if spec.codec == "small":
         raw = np.frombuffer(await asyncio.to_thread(blosc.decompress, raw), np.uint8)
@@ -84,7 +104,8 @@ async def _get(store: icechunk.IcechunkStore, spec: ArraySpec, number: int) -> n
 
 async def _patch(store: icechunk.IcechunkStore, number: int, parts: Sequence[Piece]) -> None:
     spec = parts[0][0]
-    block = (await _get(store, spec, number)).copy()
+    found = await _get(store, spec, number)
+    block = np.zeros((spec.chunk_rows, *spec.shape), spec.stored_dtype) if found is None else found.copy()
     for _, inside, rows in parts:
         block[inside : inside + len(rows)] = rows
     await _put(store, spec, number, block)

@@ -81,9 +81,9 @@ def _selection(
     digest = store.digest  # raises while incomplete
     if sites is None and where == Where():
         return store.layout, np.arange(store.n_rows)
-    index, rows = _subset(store.index, where)
-    if not len(rows):
+    if not where.row_mask(store.index).any():
         raise Invalid("the selection has no row; nothing was exported.")
+    index, rows = _subset(store.index, where)
     specs = tuple(store.layout.spec(site) for site in sites or store.sites)  # chunks stay as they are
     asked = {"of": digest, "sites": [spec.name for spec in specs], "where": _where_json(where)}
     capture = Capture({**store.capture.fields, "selection": asked})

@@ -22,9 +22,10 @@ from urllib.parse import unquote, urlsplit
 
 import icechunk
 from filelock import FileLock
+from zarr.core.sync import sync
 
 from trimtab.store.digests import JSON
-from trimtab.store.errors import Conflict, Invalid, NotFound, StoreError
+from trimtab.store.errors import Conflict, Corrupt, Invalid, NotFound, StoreError
 
 icechunk.set_logs_filter("error")  # one WARN line per open of a local folder otherwise
 
@@ -159,6 +160,25 @@ class Location:
                 shutil.rmtree(doomed)
 
 
+def sound(session: icechunk.Session) -> icechunk.Session:
+    """The same session, once its snapshot has been read.
+
+    Why: over a snapshot that cannot be read, Icechunk's `get` and `list_dir` answer "nothing there", and a catalog
+    would look empty. `exists` does fail. Raises Corrupt.
+    """
+    try:
+        sync(session.store.exists("zarr.json"))
+    except icechunk.IcechunkError as error:
+        raise Corrupt(f"snapshot {session.snapshot_id} cannot be read: {one_line(error)}.") from error
+    return session
+
+
+def one_line(error: Exception) -> str:
+    """An Icechunk error without its frames and line breaks, at most 300 characters."""
+    words = [word for word in str(error).split() if word not in ("x", "|", "`->", "|->")]
+    return " ".join(words)[:300]
+
+
 def _folder(text: str) -> str:
     if not text or "\0" in text:
         raise Invalid(f"{text!r} is not a folder; give a path or a URL.")
@@ -216,9 +236,8 @@ def _guarded(location: Location, act):  # type: ignore[no-untyped-def]
     try:
         return act()
     except icechunk.IcechunkError as error:
-        reason = " ".join(str(error).split())[:300]
         raise StoreError(
-            f"cannot open {location.url}: {reason}. Check the address, the credentials and the network."
+            f"cannot open {location.url}: {one_line(error)}. Check the address, the credentials and the network."
         ) from error
     except OSError as error:
         raise StoreError(f"cannot open {location.url}: {error}.") from error

@@ -19,7 +19,7 @@ import zarr
 from trimtab.store.chunks import Piece, patch_chunks, whole_chunks
 from trimtab.store.digests import array_bytes
 from trimtab.store.errors import Conflict, Invalid, Mismatch, NotFound
-from trimtab.store.location import BRANCH, Location
+from trimtab.store.location import BRANCH, Location, sound
 from trimtab.store.schema import ArraySpec, Region
 
 TRIES = 100
@@ -213,7 +213,7 @@ def commit_regions(
     message = f"regions {', '.join(map(str, numbers[:8]))}{' ...' if len(numbers) > 8 else ''}"
     for _ in range(TRIES):
         with location.lock():
-            session = repository.writable_session(BRANCH)
+            session = sound(repository.writable_session(BRANCH))
             digests = zarr.open_array(session.store, path="regions/digest", mode="r+")
             if not _enter_digests(location, digests, results):
                 return session.snapshot_id

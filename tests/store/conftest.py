@@ -27,7 +27,7 @@ class Sample:
     index: TokenIndex
     specs: tuple[ArraySpec, ...]
     rows: dict[str, np.ndarray]
-    region_bytes: int = 1000
+    region_bytes: int = 1500
 
     def create(self, location: object) -> ActivationStore:
         return ActivationStore.create(location, self.capture, self.index, self.specs, self.region_bytes)
@@ -73,18 +73,18 @@ def make_sample(seed: int = 0, prompts: int = 40) -> Sample:
     return Sample(capture, index, SPECS, rows)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def sample() -> Sample:
     return make_sample()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def memory() -> Callable[[], str]:
     """New places in memory."""
     return lambda: f"memory://{uuid.uuid4().hex}"
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def store(sample: Sample, memory: Callable[[], str]) -> ActivationStore:
     """A finished capture in memory."""
     return sample.collect(memory())

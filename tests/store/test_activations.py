@@ -3,6 +3,7 @@
 import pickle
 import random
 import time
+import uuid
 from dataclasses import replace
 
 import numpy as np
@@ -251,10 +252,10 @@ def test_regions_tile_the_prompts(counts, row_bytes, budget) -> None:
     edges = region_edges(offsets, row_bytes, budget)
     assert edges[0] == 0 and edges[-1] == len(counts) and (np.diff(edges) > 0).all()
     for a, b in zip(edges[:-1], edges[1:], strict=True):
-        assert b == a + 1 or (offsets[b] - offsets[a]) * row_bytes <= budget
+        assert b == a + 1 or offsets[b] - offsets[a] <= max(1, budget // row_bytes)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(
     st.lists(st.integers(0, 9), min_size=1, max_size=20).filter(sum),
     st.integers(1, 12),
@@ -266,7 +267,7 @@ def test_any_shape_comes_back(counts, chunk, budget, codec, order) -> None:
     """Whatever the prompts, chunks, regions and order of writing: the rows come back bit for bit."""
     index = TokenIndex.plain(counts)
     rows = np.random.default_rng(0).normal(size=(index.n_rows, 3)).astype(np.float32)
-    location = Location.parse(f"memory://any-{order.random()}")
+    location = Location.parse(f"memory://{uuid.uuid4().hex}")
     spec = ArraySpec("resid_post.0", (3,), ("d_model",), "float32", chunk, codec)
     store = ActivationStore.create(location, Capture({}), index, [spec], budget)
     regions = store.pending_regions()
