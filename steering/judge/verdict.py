@@ -23,7 +23,9 @@ class Effect:
 @dataclass(frozen=True)
 class Contender:
     """One competitor at the same price. kind: plan, random, covariance, shuffled, flip, system_prompt, method.
-    kl_asked, kl: nats per token. difference: the plan's margin minus this one's, paired bootstrap (None for the plan)."""
+    kl_asked, kl: KL(steered || base), nats per token, on rollouts for the calibration prompts (the system prompt is
+    not dosed: it costs what it costs). difference: the plan's margin minus this one's, paired bootstrap over the
+    pairs that both were measured on (None for the plan)."""
 
     name: str
     kind: str
@@ -58,13 +60,14 @@ class CurvePoint:
 @dataclass(frozen=True)
 class AblationResult:
     """Directional ablation (operator names which) on prompts that ask for the behaviour: how much of the margin that
-    asking gains is gone. removed: share removed, 1 = all. random_removed: the same for random directions."""
+    asking gains is gone. removed: share removed, 1 = all; None when the gain's interval reaches 0, so that there is
+    nothing to remove. random_removed: the same for random directions. kl: KL(base || ablated) on the plain pairs."""
 
     operator: str
     reference: str
     asked_gain: Interval
     gain_after: Interval
-    removed: float
+    removed: float | None
     random_removed: tuple[float, ...]
     kl: float
 

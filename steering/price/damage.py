@@ -18,8 +18,10 @@ from trimtab.steering.price.kl import (
     STEERED_BASE,
     Measured,
     as_answer,
+    divergences,
     kl_divergence,
-    rollout_divergences,
+    roll_out,
+    steered_from_base,
     summarise,
 )
 from trimtab.steering.price.result import KL, Price
@@ -59,9 +61,10 @@ def price_plan(model: PreTrainedModel, plan: SteeringPlan, on: PricedOn) -> Pric
     return price_with(Scorer(model), plan, on)
 
 
-def price_with(scorer: Scorer, plan: SteeringPlan, on: PricedOn) -> Price:
-    """`price_plan` with a shared Scorer."""
-    rollouts = rollout_divergences(scorer, plan, on.prompts, on.decoding)
+def price_with(scorer: Scorer, plan: SteeringPlan, on: PricedOn, written: Sequence[Tokens] | None = None) -> Price:
+    """`price_plan` with a shared Scorer. written: the steered model's rollouts on the prompts, when they exist."""
+    texts = roll_out(scorer.model, plan, on.prompts, on.decoding) if written is None else written
+    rollouts = divergences(scorer, texts, steered_from_base(plan))
     neutral = neutral_damage(scorer, plan, on.neutral, on.bootstrap)
     base = capability(scorer, on.capability) if on.capability else None
     steered = capability(scorer, on.capability, plan) if on.capability else None

@@ -1,11 +1,11 @@
-"""What a plan costs, as named numbers with units. Direction, tokens, aggregation and prompts are fields, never folklore."""
+"""What a plan costs, as named numbers with units. Direction, tokens, aggregation, prompts are fields, never folklore."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate and its bootstrap interval. level: coverage, for example 0.95. n: how many clusters were resampled."""
+    """An estimate and its bootstrap interval. level: coverage, for example 0.95. n: texts that were resampled."""
 
     mean: float
     low: float
@@ -19,8 +19,8 @@ class KL:
     """A divergence between next-token distributions, nats per token, float32 or better.
 
     direction: "steered||base" or "base||steered". tokens: what text, for example "rollouts" or "neutral".
-    mean: over tokens, interval by bootstrap over texts. p95, max: over tokens. per_token: up to 2,000 values, for plots.
-    prompts_digest: sha256 of the texts' token ids.
+    mean: over tokens, interval by bootstrap over texts. p95, max: over tokens. per_token: up to 2,000 values.
+    prompts_digest: sha256 of the prompts' token ids.
     """
 
     direction: str
@@ -51,7 +51,7 @@ class Price:
 class Dose:
     """The strength found for a budget. asked, achieved: nats per token (achieved on the calibration prompts).
     reachable: False when no strength tried came within tolerance (KL saturates: the final norm forgets scale).
-    first_guess: strength of the Fisher closed form. forwards: forward passes of the model spent. history: (strength,
+    first_guess: strength of the Fisher closed form. forwards: forward passes over the calibration prompts (one generated token is one). history: (strength,
     KL) of every verification in order."""
 
     asked: float

@@ -1,0 +1,96 @@
+"""Effect: what a plan does to the margin between wanted and unwanted answers, without any judge model.
+
+    margin = mean log-probability per token of the positive completion - the same of the negative one, nats per token
+
+after the same prompt. Both completions are given, so the margin is exact, and paired by prompt it is sensitive.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from trimtab.steering.errors import SteeringError
+from trimtab.steering.judge.statistics import BOOTSTRAP, Bootstrap, mean_interval, paired_difference
+from trimtab.steering.judge.verdict import Effect
+from trimtab.steering.model.tokens import Tokens
+from trimtab.steering.plan import SteeringPlan
+from trimtab.steering.prefix import Scorer
+from trimtab.steering.price.result import Interval
+
+
+@dataclass(frozen=True, eq=False)
+class AnswerPair:
+    """One prompt with a wanted and an unwanted completion."""
+
+    positive: Tokens
+    negative: Tokens
+
+    def shortened(self, tokens: int | None) -> "AnswerPair":
+        """Both completions cut to their first `tokens` tokens (None: as they are)."""
+        return self if tokens is None else AnswerPair(_first(self.positive, tokens), _first(self.negative, tokens))
+
+
+def margins(scorer: Scorer, pairs: Sequence[AnswerPair], plan: SteeringPlan | None = None) -> np.ndarray:
+    """`[n]` margin of every pair, nats per token. Raises SteeringError when a completion is empty."""
+    texts = [text for pair in pairs for text in (pair.positive, pair.negative)]
+    empty = sum(len(text) == text.prompt_length for text in texts)
+    if empty or not pairs:
+        raise SteeringError(f"{empty} of {len(texts)} completions are empty; a margin needs a token on both sides")
+    positive, negative = scorer.logprobs(texts, plan).reshape(-1, 2).T
+    return positive - negative
+
+
+@dataclass(frozen=True, eq=False)
+class Margins:
+    """Margins of one set of pairs; those of the base model are measured once. bootstrap: of all its intervals."""
+
+    scorer: Scorer
+    pairs: Sequence[AnswerPair]
+    bootstrap: Bootstrap = BOOTSTRAP
+    _base: list[np.ndarray] = field(default_factory=list, repr=False)
+
+    @property
+    def base(self) -> np.ndarray:
+        if not self._base:
+            self._base.append(margins(self.scorer, self.pairs))
+        return self._base[0]
+
+    def of(self, plan: SteeringPlan) -> np.ndarray:
+        """`[n]` margins under the plan."""
+        return margins(self.scorer, self.pairs, plan)
+
+    def effect(self, steered: np.ndarray) -> Effect:
+        """The change from the base model."""
+        return Effect(
+            margin=self.difference(steered, self.base),
+            margin_base=float(self.base.mean()),
+            margin_steered=float(steered.mean()),
+        )
+
+    def difference(self, one: np.ndarray, other: np.ndarray) -> Interval:
+        """one - other, paired by prompt; both over the first pairs when one was measured on fewer."""
+        n = min(len(one), len(other))
+        return paired_difference(one[:n], other[:n], self.bootstrap)
+
+
+@dataclass(frozen=True)
+class Behaved:
+    """Behavioural scores of texts written for the same prompts by the base and by the steered model: `[n]` each."""
+
+    base: np.ndarray
+    steered: np.ndarray
+
+    def into(self, effect: Effect, bootstrap: Bootstrap = BOOTSTRAP) -> Effect:
+        """The effect with its behavioural half filled in."""
+        return replace(
+            effect,
+            behaviour=mean_interval(self.steered - self.base, bootstrap),
+            behaviour_base=float(self.base.mean()),
+            behaviour_steered=float(self.steered.mean()),
+        )
+
+
+def _first(text: Tokens, tokens: int) -> Tokens:
+    end = text.prompt_length + tokens
+    return Tokens(text.ids[:end], text.prompt_length, text.roles[:end], text.special[:end])
