@@ -33,9 +33,7 @@ class PairRow:
     @property
     def identity(self) -> str:
         """What decides the split: the prompt, so that one prompt never lands in two."""
-        return (
-            canonical(self.prompt) if self.prompt is not None else canonical([self.positive, self.negative])
-        )
+        return canonical(self.prompt) if self.prompt is not None else canonical([self.positive, self.negative])
 
 
 @dataclass(frozen=True)
@@ -86,9 +84,7 @@ def read_pairs(path: Path, name: str | None = None) -> Rows[PairRow]:
     found = _read(path, name or str(path), pair_row)
     shapes = {row.prompt is None for row in found.rows}
     if len(shapes) > 1:
-        raise DataError(
-            f"{name or path}: some rows have a prompt and some do not; give all of them one, or none"
-        )
+        raise DataError(f"{name or path}: some rows have a prompt and some do not; give all of them one, or none")
     return found
 
 
@@ -112,9 +108,7 @@ def pair_row(given: Mapping[str, Any], where: str) -> PairRow:
     prompt = _prompt(given["prompt"], where, "prompt") if "prompt" in given else None
     row = PairRow(prompt, text_of(given, "positive", where), text_of(given, "negative", where))
     if row.positive == row.negative:
-        raise DataError(
-            f"{where}: positive and negative are the same text, so the pair says nothing; change one"
-        )
+        raise DataError(f"{where}: positive and negative are the same text, so the pair says nothing; change one")
     return row
 
 
@@ -149,9 +143,7 @@ def _read(path: Path, shown: str, parse: Callable[[Mapping[str, Any], str], R]) 
     if not rows:
         raise DataError(f"{shown}: the file has no rows; give at least {MIN_ROWS}, one JSON object per line")
     if len(rows) < MIN_ROWS:
-        raise DataError(
-            f"{shown}: {len(rows)} rows are too few to fit, choose and report on; give at least {MIN_ROWS}"
-        )
+        raise DataError(f"{shown}: {len(rows)} rows are too few to fit, choose and report on; give at least {MIN_ROWS}")
     return Rows(tuple(rows), file_digest(path))
 
 
@@ -167,9 +159,7 @@ def _raw_lines(path: Path, shown: str) -> Iterator[tuple[int, bytes]]:
         with path.open("rb") as file:
             for number, raw in enumerate(iter(lambda: file.readline(MAX_LINE + 1), b""), start=1):
                 if len(raw) > MAX_LINE:
-                    raise DataError(
-                        f"{shown}:{number}: a line of more than {MAX_LINE >> 20} MiB; one row a line"
-                    )
+                    raise DataError(f"{shown}:{number}: a line of more than {MAX_LINE >> 20} MiB; one row a line")
                 yield number, raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw
     except OSError as error:
         raise DataError(f"{shown}: cannot be read: {error.strerror}") from None
@@ -182,9 +172,7 @@ def _decoded(raw: bytes, number: int, shown: str) -> str:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
         byte = raw[error.start]
-        raise DataError(
-            f"{shown}:{number}: not UTF-8 (byte 0x{byte:02x} at {error.start}); save it as UTF-8"
-        ) from None
+        raise DataError(f"{shown}:{number}: not UTF-8 (byte 0x{byte:02x} at {error.start}); save it as UTF-8") from None
 
 
 def _object(text: str, where: str) -> dict[str, Any]:
@@ -201,9 +189,7 @@ def _object(text: str, where: str) -> dict[str, Any]:
     try:
         value = json.loads(text, object_pairs_hook=no_repeats, parse_constant=no_constant)
     except (ValueError, RecursionError) as error:
-        reason = (
-            error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply or a number too long"
-        )
+        reason = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply or a number too long"
         raise DataError(f"{where}: not JSON: {reason}; each line is one object") from None
     if not isinstance(value, dict):
         raise DataError(f"{where}: a row is a JSON object, this is {_kind(value)}")
@@ -231,9 +217,7 @@ def text_of(given: Mapping[str, Any], key: str, where: str) -> str:
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise DataError(
-            f"{where}: '{key}' holds half of a surrogate pair (\\ud8..), which is no character"
-        ) from None
+        raise DataError(f"{where}: '{key}' holds half of a surrogate pair (\\ud8..), which is no character") from None
     return value
 
 
@@ -242,9 +226,7 @@ def _prompt(value: Any, where: str, key: str) -> Prompt:
         return text_of({key: value}, key, where)
     messages = _messages(value, where, key)
     if messages[-1]["role"] != "user":
-        raise DataError(
-            f"{where}: the last message of '{key}' is the {messages[-1]['role']}'s; it must be the user's"
-        )
+        raise DataError(f"{where}: the last message of '{key}' is the {messages[-1]['role']}'s; it must be the user's")
     return messages
 
 
@@ -256,9 +238,7 @@ def _messages(value: Any, where: str, key: str) -> tuple[Mapping[str, str], ...]
             raise DataError(f"{where}: message {number} of '{key}' must be an object, it is {_kind(message)}")
         check_keys(message, ("role", "content"), (), f"{where}: message {number} of '{key}'")
         if message["role"] not in ROLES:
-            raise DataError(
-                f"{where}: message {number} of '{key}': role {message['role']!r}; use {', '.join(ROLES)}"
-            )
+            raise DataError(f"{where}: message {number} of '{key}': role {message['role']!r}; use {', '.join(ROLES)}")
         text_of(message, "content", f"{where}: message {number} of '{key}'")
     return tuple(value)
 
@@ -268,9 +248,7 @@ def _conversation(value: Any, where: str) -> ClassRow:
     if messages[-1]["role"] != "assistant":
         return ClassRow(messages)
     if len(messages) == 1:
-        raise DataError(
-            f"{where}: 'messages' holds only the assistant's answer; put the user's message before it"
-        )
+        raise DataError(f"{where}: 'messages' holds only the assistant's answer; put the user's message before it")
     return ClassRow(messages[:-1], messages[-1]["content"])
 
 

@@ -3,6 +3,9 @@
 import difflib
 from collections.abc import Iterable, Sequence
 
+from trimtab.steering.errors import SteeringError
+from trimtab.store.errors import StoreError
+
 
 class RecipeError(Exception):
     """One line per mistake; the first begins with the file. `str(error)` joins them with newlines."""
@@ -24,3 +27,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     options = sorted(known)
     near = difflib.get_close_matches(word, options, n=1, cutoff=0.55)
     return f"; did you mean '{near[0]}'?" if near else f"; known: {', '.join(options) or 'none'}"
+
+
+# What the command line shows as `error: ...`, without a traceback; anything else is a bug of ours and shows one.
+USER_ERRORS = (RecipeError, SteeringError, StoreError, OSError)

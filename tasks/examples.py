@@ -68,7 +68,7 @@ def check_data(data: Data, span: str) -> None:
     examples = examples_of(data)
     name = _shown(data)
     _check_splits(examples, name)
-    _check_span(examples, span, name)
+    _check_span(data, examples, span)
     if not data.chat and any(not isinstance(example.prompt, str) for example in examples):
         raise DataError(
             f"{name}: holds chat messages, but the recipe says `chat: false`; use `chat: true` or plain text"
@@ -148,19 +148,19 @@ def _check_splits(examples: Sequence[Example], name: str) -> None:
                 )
 
 
-def _check_span(examples: Sequence[Example], span: str, name: str) -> None:
-    whole = sum(example.completion is None for example in examples)
+def _check_span(data: Data, examples: Sequence[Example], span: str) -> None:
+    name = _shown(data)
+    # in plain mode the first token of a pair's whole text stands for its prompt, so the rest is "generated"
+    whole = sum(e.completion is None for e in examples if data.chat or e.pair < 0)
     if span == "generated" and whole:
         raise DataError(
             f"{name}: {whole} of {len(examples)} texts have no completion, so capture.span 'generated' selects nothing "
             f"of them; use 'all' or 'last'"
         )
-    if span in ONLY_PROMPT and any(
-        example.pair >= 0 and example.completion is not None for example in examples
-    ):
+    if span in ONLY_PROMPT and any(example.pair >= 0 and example.completion is not None for example in examples):
         raise DataError(
-            f"{name}: capture.span '{span}' reads only the prompt, which both completions of a pair share: the contrast "
-            f"would be zero; use 'generated' or 'answer'"
+            f"{name}: capture.span '{span}' reads only the prompt, which both completions of a pair share: the "
+            f"contrast would be zero; use 'generated' or 'answer'"
         )
 
 

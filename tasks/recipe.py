@@ -54,6 +54,7 @@ __all__ = [
     "Split",
     "load_recipe",
     "make_recipe",
+    "recipe_schema",
 ]
 
 FORMAT = 1  # part of every digest: raise it when a stage computes something else from the same recipe
@@ -85,9 +86,7 @@ class Recipe(Part):
         except StoreError as error:
             raise ValueError(str(error)) from None
         if len(value) > MAX_NAME or "." in value:
-            raise ValueError(
-                f"'{value}' cannot be a recipe's name: at most {MAX_NAME} of a-z, 0-9, '-' and '_'"
-            )
+            raise ValueError(f"'{value}' cannot be a recipe's name: at most {MAX_NAME} of a-z, 0-9, '-' and '_'")
         return value
 
     @model_validator(mode="after")
@@ -153,6 +152,8 @@ def load_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
 
 def make_recipe(values: Mapping[str, Any], folder: str | os.PathLike[str] = ".") -> Recipe:
     """A recipe from values, such as `recipe.to_json()`. The data files' rows are not looked at. Raises RecipeError."""
+    if not isinstance(values, Mapping):
+        raise RecipeError("recipe: this was not made from a recipe")
     return _validated(Document(dict(values), "recipe"), Path(folder))
 
 
@@ -189,3 +190,8 @@ def _packaged(judge: JudgeSpec) -> dict[str, str]:
     asked = {"neutral.jsonl": judge.neutral is None, "capability.jsonl": judge.capability is None}
     asked["function_words.json"] = judge.behaviour is not None and judge.behaviour.metric == "language"
     return {name: packaged_digest(name) for name, wanted in asked.items() if wanted}
+
+
+def recipe_schema() -> dict[str, Any]:
+    """JSON schema of what a recipe file may hold."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Recipe.model_json_schema()}

@@ -152,14 +152,8 @@ class Data(Part):
     def _one_form(self) -> "Data":
         given = [name for name in ("pairs", "positive", "negative") if getattr(self, name) is not None]
         if given not in (["pairs"], ["positive", "negative"]):
-            raise ValueError(
-                f"give `pairs`, or both `positive` and `negative`; given: {', '.join(given) or 'none'}"
-            )
-        if (
-            self.positive is not None
-            and self.negative is not None
-            and self.positive.sha256 == self.negative.sha256
-        ):
+            raise ValueError(f"give `pairs`, or both `positive` and `negative`; given: {', '.join(given) or 'none'}")
+        if self.positive is not None and self.negative is not None and self.positive.sha256 == self.negative.sha256:
             raise ValueError("positive and negative are the same text, so there is nothing to fit")
         return self
 
@@ -264,11 +258,7 @@ class Behaviour(Part):
         for name in ("lexicon", "language"):
             given = getattr(self, name) is not None
             if given != (self.metric == name):
-                cure = (
-                    f"`{name}` is for metric {name}, not {self.metric}"
-                    if given
-                    else f"metric {name} needs `{name}`"
-                )
+                cure = f"`{name}` is for metric {name}, not {self.metric}" if given else f"metric {name} needs `{name}`"
                 raise ValueError(cure)
         return self
 

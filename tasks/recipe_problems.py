@@ -14,9 +14,7 @@ CROSS = "sections_disagree"  # the error type under which Recipe reports (key, m
 def problem_lines(error: ValidationError, model: type[BaseModel], document: Document) -> list[str]:
     """Lines in the order of the file."""
     found = [problem for entry in error.errors(include_url=False) for problem in _problems(entry, model)]
-    lines = {
-        f"{document.where(key)}: {'.'.join(map(str, key)) or 'recipe'}: {text}": key for key, text in found
-    }
+    lines = {f"{document.where(key)}: {'.'.join(map(str, key)) or 'recipe'}: {text}": key for key, text in found}
     return sorted(lines, key=lambda line: document.lines.get(lines[line], 0))
 
 

@@ -61,9 +61,7 @@ def parse_document(text: str, name: str) -> Document:
 
 def _text(path: Path) -> str:
     if path.is_dir():
-        raise RecipeError(
-            f"{path}: is a folder; give the recipe file in it, for example {path / 'recipe.yaml'}"
-        )
+        raise RecipeError(f"{path}: is a folder; give the recipe file in it, for example {path / 'recipe.yaml'}")
     try:
         with path.open("rb") as file:
             raw = file.read(MAX_BYTES + 1)
@@ -72,16 +70,12 @@ def _text(path: Path) -> str:
     except OSError as error:
         raise RecipeError(f"{path}: cannot be read: {error.strerror}") from None
     if len(raw) > MAX_BYTES:
-        raise RecipeError(
-            f"{path}: more than {MAX_BYTES >> 20} MiB; a recipe is a page, data belongs in JSONL files"
-        )
+        raise RecipeError(f"{path}: more than {MAX_BYTES >> 20} MiB; a recipe is a page, data belongs in JSONL files")
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
-        raise RecipeError(
-            f"{path}:{line}: not UTF-8 (byte 0x{raw[error.start]:02x}); save it as UTF-8"
-        ) from None
+        raise RecipeError(f"{path}:{line}: not UTF-8 (byte 0x{raw[error.start]:02x}); save it as UTF-8") from None
 
 
 def _refuse_aliases(text: str, name: str) -> None:

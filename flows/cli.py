@@ -1,0 +1,192 @@
+"""trimtab: the command line. This file knows which commands there are and how mistakes are told; what a command does
+is in `commands/`, each file imported only when one of its commands is called, so that `--help` takes no time.
+"""
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from trimtab.tasks.errors import USER_ERRORS, did_you_mean
+
+USAGE_ERROR = typer.BadParameter.__bases__[0]  # typer carries its own copy of click or uses the package: take its own
+CLICK_ERROR = USAGE_ERROR.__bases__[0]
+OK, BUG, WRONG, INTERRUPTED = 0, 1, 2, 130
+
+QUIET = {
+    "DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_LOGGING_LEVEL": "ERROR",
+    "PREFECT_LOGGING_SERVER_LEVEL": "ERROR",
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+}
+
+
+@dataclass(frozen=True)
+class Command:
+    """module: under trimtab.flows.commands. meaning: its line in `--help`. model: it loads a model."""
+
+    module: str
+    meaning: str
+    model: bool = False
+
+
+COMMANDS = {
+    "run": Command("run", "Run a recipe: collect, fit, price, judge, publish, report.", model=True),
+    "collect": Command("collect", "Only collect a recipe's activations.", model=True),
+    "steer": Command("steer", "Answer prompts with and without a published plan.", model=True),
+    "ls": Command("read", "What is in the catalog."),
+    "show": Command("read", "One version: header, price, verdict, parents, recipe."),
+    "captures": Command("read", "The collected activations: what, how much, where."),
+    "lineage": Command("read", "From a version back to activations, prompts and model."),
+    "verify": Command("read", "Recompute every digest and say what is not as it was published."),
+    "promote": Command("read", "Let NAME@ALIAS mean a version; the move is recorded."),
+    "methods": Command("methods", "Every method with its meaning and source."),
+    "schema": Command("methods", "JSON schema of recipes, for editors."),
+    "doctor": Command("doctor", "Versions, model, store, server; what will be slow and why."),
+    "init": Command("init", "A starter recipe and data files, ready to edit and run."),
+    "deploy": Command("deploy", "Put a recipe on a schedule, on a Prefect server."),
+    "worker": Command("deploy", "Run deployed recipes until stopped."),
+}
+
+
+class LazyCommands(TyperGroup):
+    """Lists commands from the table above; imports the module of the one that is called."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Enough of a command to be listed."""
+        known = COMMANDS.get(cmd_name)
+        return None if known is None else TyperCommand(cmd_name, callback=lambda: None, help=known.meaning)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name = args[0]
+        if name not in COMMANDS:
+            raise USAGE_ERROR(f"unknown command '{name}'{did_you_mean(name, COMMANDS)}", ctx)
+        known = COMMANDS[name]
+        if known.model:
+            _decide_offline(args, ctx.params.get("home"))
+        module = importlib.import_module(f"trimtab.flows.commands.{known.module}")
+        command = typer.main.get_command(module.app)
+        return name, getattr(command, "commands", {name: command})[name], args[1:]
+
+
+app = typer.Typer(
+    cls=LazyCommands,
+    no_args_is_help=True,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(version("trimtab"))
+        raise typer.Exit
+
+
+@app.callback()
+def trimtab(
+    ctx: typer.Context,
+    home: Annotated[
+        str | None,
+        typer.Option(
+            envvar="TRIMTAB_HOME",
+            metavar="PATH|URL",
+            help="Where everything lies: a folder or s3://bucket/prefix. Default: ./.trimtab",
+        ),
+    ] = None,
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Collect activations, fit steering vectors, say what they cost, publish, steer."""
+    if home is not None and not home.strip():
+        raise typer.BadParameter("it is empty; name a folder or s3://bucket/prefix", ctx, param_hint="--home")
+    ctx.obj = home
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit code: 0 done, 1 what was asked came out negative, 2 a mistake of the
+    caller, 130 interrupted. A mistake is one line on stderr (TRIMTAB_DEBUG=1 shows where it was raised)."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    arguments = _home_first(list(sys.argv[1:] if argv is None else argv))
+    try:
+        return _code(typer.main.get_command(app).main(arguments, prog_name="trimtab", standalone_mode=False))
+    except (KeyboardInterrupt, typer.Abort):
+        return _say("interrupted: nothing half-written is visible; the same command goes on where it stopped", 130)
+    except BrokenPipeError:  # the reader, for example `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+    except CLICK_ERROR as error:
+        return _usage(error)
+    except USER_ERRORS as error:
+        if os.environ.get("TRIMTAB_DEBUG"):
+            raise
+        return _say(f"error: {_text(error)}", WRONG)
+
+
+def _home_first(arguments: list[str]) -> list[str]:
+    """`trimtab ls --home X` means `trimtab --home X ls`: people put it where they think of it."""
+    front: list[str] = []
+    rest: list[str] = []
+    waiting = iter(arguments)
+    for argument in waiting:
+        if argument == "--":
+            return [*front, *rest, argument, *waiting]
+        if argument == "--home":
+            value = next(waiting, None)
+            if value is None:
+                return [argument]
+            front += [argument, value]
+        elif argument.startswith("--home="):
+            front.append(argument)
+        else:
+            rest.append(argument)
+    return [*front, *rest]
+
+
+def _decide_offline(arguments: Sequence[str], home: str | None) -> None:
+    """Nothing is asked of the model hub unless a recipe or artifact names a model of the hub."""
+    offline = importlib.import_module("trimtab.tasks.offline")
+    if "HF_HUB_OFFLINE" not in os.environ and not offline.needs_hub(arguments, home):
+        os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+def _usage(error: Any) -> int:
+    message = error.format_message().strip().rstrip(".")
+    if not message:  # no command at all: typer has printed the help
+        return WRONG
+    context = getattr(error, "ctx", None)
+    asked = context.command_path if context else "trimtab"
+    return _say(f"error: {message[0].lower()}{message[1:]} (see `{asked} --help`)", getattr(error, "exit_code", WRONG))
+
+
+def _text(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error) or type(error).__name__
+
+
+def _say(text: str, code: int) -> int:
+    print(text, file=sys.stderr)
+    return code
+
+
+def _code(returned: object) -> int:
+    return returned if isinstance(returned, int) else OK
+
+
+if __name__ == "__main__":
+    sys.exit(main())

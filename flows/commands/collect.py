@@ -1,0 +1,33 @@
+"""collect: only a recipe's activations."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from trimtab.flows.collect import collect as collect_flow
+from trimtab.flows.commands.output import JSON, SET, echo_fields, echo_json
+from trimtab.flows.commands.progress import shown_progress
+from trimtab.tasks.home import Home
+from trimtab.tasks.recipe import load_recipe
+
+app = typer.Typer()
+
+
+@app.command()
+def collect(
+    ctx: typer.Context,
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML file; `trimtab init` writes one.")],
+    overrides: SET = None,
+    as_json: JSON = False,
+) -> None:
+    """Only collect a recipe's activations. Interrupt it when you like; the same command goes on."""
+    load_recipe(recipe, overrides or [])  # before anything is started or written
+    with shown_progress(quiet=as_json):
+        made = collect_flow(str(recipe), Home.at(ctx.obj).url, overrides or [])
+    if as_json:
+        return echo_json(asdict(made))
+    if made.reused:
+        typer.echo("nothing to compute: these activations are in the catalog")
+    echo_fields({"published": made.ref, "where": made.url, "snapshot": made.snapshot, "tokens run": made.computed})

@@ -1,0 +1,20 @@
+"""doctor: whether everything is in place, and what will be slow."""
+
+import typer
+
+from trimtab.flows.commands.output import JSON, echo_json, echo_table
+from trimtab.tasks.doctor import examine
+from trimtab.tasks.home import Home
+
+app = typer.Typer()
+
+
+@app.command()
+def doctor(ctx: typer.Context, as_json: JSON = False) -> int:
+    """Versions, model, store, server; what will be slow and why. Exit code 1 when something is missing."""
+    checks = examine(Home.at(ctx.obj))
+    if as_json:
+        echo_json([check.to_json() for check in checks])
+    else:
+        echo_table(("", "what", "found", ""), ((c.state, c.name, c.found, c.advice) for c in checks))
+    return 1 if any(check.state == "missing" for check in checks) else 0

@@ -1,0 +1,18 @@
+"""init: a starter recipe and data files."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from trimtab.tasks.starter import write_starter
+
+app = typer.Typer()
+
+
+@app.command()
+def init(folder: Annotated[Path, typer.Argument(metavar="DIR", help="New or empty.")]) -> None:
+    """A starter recipe and data files, ready to edit and run."""
+    for path in write_starter(folder):
+        typer.echo(f"wrote {path}")
+    typer.echo(f"next: trimtab run {folder / 'recipe.yaml'}")

@@ -1,0 +1,65 @@
+"""steer: prompts answered with and without a published plan."""
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from trimtab.flows.commands.output import JSON, echo_json, shown
+from trimtab.tasks.errors import RecipeError
+from trimtab.tasks.home import Home
+from trimtab.tasks.steer import Steered, SteerSettings, steer_prompts
+
+app = typer.Typer()
+REF = Annotated[str, typer.Argument(metavar="NAME[@VERSION|@ALIAS]", help="Without @, the latest version.")]
+
+
+@app.command()
+def steer(
+    ctx: typer.Context,
+    ref: REF,
+    prompts: Annotated[list[str], typer.Argument(metavar="PROMPT...")],
+    strength: Annotated[float, typer.Option(help="Times the published strength; 0 is unsteered.")] = 1.0,
+    kl: Annotated[
+        float | None, typer.Option(metavar="NATS", help="Instead of a strength: dose to this KL per token.")
+    ] = None,
+    govern: Annotated[float | None, typer.Option(metavar="NATS", help="Never more than this KL at any token.")] = None,
+    govern_total: Annotated[
+        float | None, typer.Option(metavar="NATS", help="Never more than this KL over an answer.")
+    ] = None,
+    tokens: Annotated[int, typer.Option(min=1, max=4096, help="At most this many are written.")] = 64,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="Of sampling.")] = 0,
+    as_json: JSON = False,
+) -> None:
+    """Answer prompts with and without a published plan, and say how many nats were spent."""
+    settings = SteerSettings(strength, kl, govern, govern_total, tokens, temperature, seed)
+    _check(settings, prompts, both=ctx.get_parameter_source("strength").name == "COMMANDLINE")  # type: ignore[union-attr]
+    found = steer_prompts(ref, prompts, Home.at(ctx.obj), settings)
+    if as_json:
+        return echo_json(asdict(found))
+    typer.echo(f"{found.ref} at {shown(found.strength)} x its published strength", err=True)
+    for answer in found.answers:
+        _tell(answer)
+
+
+def _check(settings: SteerSettings, prompts: list[str], both: bool) -> None:
+    if settings.kl is not None and both:
+        raise RecipeError("--strength and --kl: give one; --kl finds the strength")
+    for name in ("kl", "govern", "govern_total"):
+        value = getattr(settings, name)
+        if value is not None and not 0 < value < float("inf"):
+            raise RecipeError(f"--{name.replace('_', '-')} {value:g}: a budget is above 0 nats and finite")
+    for name in ("strength", "temperature"):
+        if not abs(getattr(settings, name)) < float("inf"):
+            raise RecipeError(f"--{name} {getattr(settings, name):g}: must be finite")
+    if not all(prompt.strip() for prompt in prompts):
+        raise RecipeError("PROMPT: is empty; there is nothing to answer")
+
+
+def _tell(answer: Steered) -> None:
+    typer.echo(f"\n> {answer.prompt}")
+    typer.echo(f"without: {answer.base}")
+    typer.echo(f"steered: {answer.steered}")
+    held = "" if answer.held_back is None else f"; the governor acted on {answer.held_back:.0%} of tokens"
+    typer.echo(f"         {shown(answer.kl)} nats per token, {shown(answer.total)} in all{held}")

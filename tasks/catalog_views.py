@@ -1,0 +1,110 @@
+"""What people and scripts ask of a home, as plain JSON: listings, one product, lineage, verification. Reading never
+creates anything; no arrays are read but by `verify`."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from trimtab.store import Artifact
+from trimtab.store.lineage import Node, lineage
+from trimtab.store.verify import verify
+from trimtab.tasks.home import Home
+
+HEADLINE = ("site", "strength", "kl_held_out", "effect", "beats_random")
+Json = dict[str, Any]
+
+
+def listing(home: Home, every: bool = False, kind: str | None = None) -> list[Json]:
+    """One row per name (its newest version), or per version with `every`; oldest first."""
+    catalog = home.catalog
+    newest: dict[str, Artifact] = {}
+    found = catalog.list(kind)
+    for artifact in found:
+        newest[artifact.name] = artifact
+    aliases = {name: catalog.aliases(name) for name in newest}
+    shown = found if every else [a for a in found if newest[a.name] is a]
+    return [_row(artifact, aliases[artifact.name]) for artifact in shown]
+
+
+def captures(home: Home) -> list[Json]:
+    """Every published capture: what was collected, how much, and where it lies."""
+    return [{**_row(artifact, {}), **_capture(artifact.header)} for artifact in home.catalog.list("capture")]
+
+
+def details(home: Home, ref: str) -> Json:
+    """Everything the catalog knows of one version but the numbers in its arrays. Raises StoreError."""
+    catalog = home.catalog
+    artifact = catalog.get(ref)
+    return {
+        **_row(artifact, catalog.aliases(artifact.name)),
+        "key": artifact.key,
+        "header": dict(artifact.header),
+        "metrics": artifact.metrics,
+        "arrays": {name: _shape(entry) for name, entry in _entries(artifact).items()},
+        "parents": [{"ref": parent.ref, "digest": parent.digest} for parent in artifact.parents],
+        "recipe": artifact.recipe,
+        "libraries": dict(artifact.libraries),
+        "history": [asdict(move) for move in catalog.history(artifact.name)],
+    }
+
+
+def promote(home: Home, ref: str, alias: str) -> Json:
+    """Let `name@alias` mean the version that `ref` names. Raises StoreError."""
+    catalog = home.catalog
+    name = catalog.get(ref).name
+    return {"name": name, **asdict(catalog.promote(ref, alias))}
+
+
+def lineage_of(home: Home, ref: str) -> Json:
+    """The tree of what a version was made from. Raises StoreError."""
+    return _tree(lineage(home.catalog, ref))
+
+
+def findings(home: Home) -> list[Json]:
+    """What `verify` found, one entry per version and capture."""
+    return [asdict(finding) for finding in verify(home.catalog)]
+
+
+def _row(artifact: Artifact, aliases: Mapping[str, int]) -> Json:
+    metrics = artifact.metrics if isinstance(artifact.metrics, dict) else {}
+    return {
+        "ref": artifact.ref,
+        "name": artifact.name,
+        "version": artifact.version,
+        "kind": artifact.kind,
+        "digest": artifact.digest,
+        "created": artifact.created,
+        "aliases": sorted(alias for alias, version in aliases.items() if version == artifact.version),
+        "headline": {key: metrics[key] for key in HEADLINE if key in metrics},
+    }
+
+
+def _capture(header: Mapping[str, Any]) -> Json:
+    sites = header.get("sites") or []
+    return {
+        "location": header.get("location"),
+        "snapshot": header.get("snapshot"),
+        "points": sorted({str(site).partition(".")[0] for site in sites}),
+        "sites": len(sites),
+        "rows": header.get("n_rows"),
+        "prompts": header.get("n_prompts"),
+        "bytes": header.get("nbytes"),
+    }
+
+
+def _entries(artifact: Artifact) -> Mapping[str, Any]:
+    return getattr(artifact.arrays, "entries", {})
+
+
+def _shape(entry: Any) -> Json:
+    return {"dtype": str(entry.dtype), "shape": list(entry.shape)}
+
+
+def _tree(node: Node) -> Json:
+    return {
+        "ref": node.ref,
+        "kind": node.kind,
+        "digest": node.digest,
+        "note": node.note,
+        "parents": [_tree(child) for child in node.children],
+    }
