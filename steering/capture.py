@@ -4,9 +4,11 @@ The head never runs, blocks behind the deepest site never run, texts are batched
 before anything is kept. A read that did not fire raises: a silent gap would be a wrong row.
 """
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,6 +19,9 @@ from trimtab.steering.model.hooks import StopForward, hooked
 from trimtab.steering.model.site import Site
 from trimtab.steering.model.span import ALL, Positions, Span
 from trimtab.steering.model.tokens import Tokens
+from trimtab.steering.sharing import Node, can_share, prefix_tree, run_tree, tokens_in
+
+WORTH_SHARING = 0.9  # of the tokens given: continuing a cache needs a mask, which costs a little
 
 
 @dataclass(frozen=True)
@@ -43,52 +48,99 @@ class Selection:
         return 1 if self.pool else len(self.tokens(text))
 
 
+@dataclass(frozen=True, eq=False)
+class Captured:
+    """rows: per site and text `[rows d]` in the forward's dtype, on the CPU, in the order of the texts; the z of all
+    heads is `[rows n_heads*d_head]`. computed, given: tokens run through the model, and tokens of the texts."""
+
+    rows: Mapping[Site, list[Tensor]]
+    computed: int
+    given: int
+
+
 def capture(
-    anatomy: Anatomy, texts: Sequence[Tokens], sites: Sequence[Site], selection: Selection = Selection()  # noqa: B008
-) -> dict[Site, list[Tensor]]:
-    """Rows per site and text: `[rows d]` in the forward's dtype, on the CPU, in the order of `texts`.
+    anatomy: Anatomy,
+    texts: Sequence[Tokens],
+    sites: Sequence[Site],
+    selection: Selection = Selection(),
+    share: bool = True,
+) -> Captured:
+    """Rows of every text. share: run common beginnings once (results equal within the dtype's tolerance).
 
-    The z of all heads is `[rows n_heads*d_head]`. Raises BadSite, BadSpan, SilentNoOp.
+    Raises BadSite, BadSpan, SilentNoOp.
     """
-    found: dict[Site, list[Tensor]] = {site: [torch.empty(0)] * len(texts) for site in sites}
-    for batch in batches([len(text) for text in texts]):
-        for site, rows in capture_batch(anatomy, [texts[i] for i in batch], sites, selection).items():
-            for i, row in zip(batch, rows, strict=True):
-                found[site][i] = row
-    return found
+    given = sum(len(text) for text in texts)
+    roots = prefix_tree(texts) if share and can_share(anatomy) else []
+    computed = tokens_in(roots) if roots else given
+    if computed > WORTH_SHARING * given:
+        roots, computed = [], given
+    kept = [selection.tokens(text).numpy() for text in texts]
+    pieces: dict[Site, list[list[Tensor]]] = {site: [[] for _ in texts] for site in sites}
+    reading = Reading(anatomy, tuple(sites), kept, pieces)
+    if roots:
+        run_tree(roots, texts, reading.device, reading.run)
+    for batch in [] if roots else batches([len(text) for text in texts]):
+        whole = [Node(0, len(texts[i]), [i]) for i in batch]
+        ids = pad_right([texts[i] for i in batch], reading.device)
+        reading.run(whole, {"input_ids": ids, "use_cache": False})
+    rows = {site: [_pooled(torch.cat(p), selection.pool) for p in per_text] for site, per_text in pieces.items()}
+    return Captured(rows, computed, given)
 
 
-def capture_batch(
-    anatomy: Anatomy, texts: Sequence[Tokens], sites: Sequence[Site], selection: Selection
-) -> dict[Site, list[Tensor]]:
-    """The same for one padded forward pass."""
-    kept = [selection.tokens(text) for text in texts]
-    taken: dict[Site, list[Tensor]] = {}
-    device = next(anatomy.model.parameters()).device
-    deepest = max(sites, key=lambda site: (anatomy.depth(site), site.point == "resid_post"))
-    in_order = [site for site in sites if site != deepest] + [deepest]
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """Forward passes over nodes of texts that put the kept tokens' rows where they belong.
 
-    def reader(site: Site):
-        def read(h: Tensor) -> None:
-            taken[site] = [_pooled(h[k, index.to(h.device)], selection.pool) for k, index in enumerate(kept)]
-            if len(taken) == len(in_order):
-                raise StopForward
+    kept: per text, the token indices to keep. pieces: per site and text, runs of rows in the order of the tokens.
+    """
 
-        return read
+    anatomy: Anatomy
+    sites: tuple[Site, ...]
+    kept: Sequence[np.ndarray]
+    pieces: Mapping[Site, list[list[Tensor]]]
 
-    with torch.inference_mode(), hooked(anatomy, reads=[(site, reader(site)) for site in in_order]):
-        try:
-            anatomy.base(input_ids=pad_right(texts, device), use_cache=False)
-        except StopForward:
-            pass
-    missing = [str(site) for site in sites if site not in taken]
-    if missing:
-        raise SilentNoOp(f"nothing was read at {', '.join(missing)}: the model skipped it or was compiled before")
-    return taken
+    @property
+    def device(self) -> torch.device:
+        return next(self.anatomy.model.parameters()).device
+
+    @property
+    def in_order(self) -> list[Site]:
+        """The site that exists last comes last: nothing needs to run after it."""
+        deepest = max(self.sites, key=lambda site: (self.anatomy.depth(site), site.point == "resid_post"))
+        return [site for site in self.sites if site != deepest] + [deepest]
+
+    def run(self, nodes: Sequence[Node], arguments: Mapping[str, object]) -> None:
+        """One pass over the nodes' tokens `[len(nodes), longest]`; stops after the deepest site."""
+        wanted = [(row, text, self._local(node, text)) for row, node in enumerate(nodes) for text in node.texts]
+        taken: set[Site] = set()
+
+        def reader(site: Site):
+            def read(h: Tensor) -> None:
+                for row, text, index in wanted:
+                    if len(index):
+                        self.pieces[site][text].append(h[row, index].cpu())
+                taken.add(site)
+                if len(taken) == len(self.sites):
+                    raise StopForward
+
+            return read
+
+        reads = [(site, reader(site)) for site in self.in_order]
+        with torch.inference_mode(), hooked(self.anatomy, reads=reads), contextlib.suppress(StopForward):
+            self.anatomy.base(**arguments)
+        missing = [str(site) for site in self.sites if site not in taken]
+        if missing:
+            raise SilentNoOp(f"nothing was read at {', '.join(missing)}: the model skipped it or was compiled before")
+
+    def _local(self, node: Node, text: int) -> Tensor:
+        """Columns of a node that hold kept tokens of one of its texts."""
+        kept = self.kept[text]
+        mine = kept[(kept >= node.start) & (kept < node.stop)] - node.start
+        return torch.from_numpy(mine).to(self.device)
 
 
 def _pooled(rows: Tensor, pool: str | None) -> Tensor:
     """The mean is taken in float64: massive activations of sink tokens would eat a float32 sum's last digits."""
     if pool is None:
-        return rows.cpu()
-    return rows.double().mean(0, keepdim=True).to(rows.dtype).cpu()
+        return rows
+    return rows.double().mean(0, keepdim=True).to(rows.dtype)

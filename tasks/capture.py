@@ -58,8 +58,9 @@ def capture_recipe(recipe: Recipe, home: Home) -> CaptureReference:
         index_of(texts, selection_of(recipe)),
         specs_of(anatomy, sites, recipe),
     )
-    tokens = fill(store, anatomy, texts, selection_of(recipe))
-    return publish_capture(recipe, home, store.finish(), tokens)
+    computed = fill(store, anatomy, texts, selection_of(recipe))
+    given = sum(len(text.tokens) for text in texts)
+    return publish_capture(recipe, home, store.finish(), (computed, given))
 
 
 def selection_of(recipe: Recipe) -> Selection:
@@ -100,9 +101,9 @@ def index_of(texts: Sequence[Text], selection: Selection) -> TokenIndex:
         position=np.concatenate(kept),
         role=np.array([STORED_ROLE.get(Role(r), StoredRole.OTHER) for r in np.concatenate(roles)]),
         special=np.concatenate([t.tokens.special[k] for t, k in zip(texts, kept, strict=True)]),
-        label=np.array([text.label for text in texts]),
-        pair=np.array([text.pair for text in texts]),
-        split=np.array([text.split for text in texts]),
+        label=np.array([text.example.label for text in texts]),
+        pair=np.array([text.example.pair for text in texts]),
+        split=np.array([text.example.split for text in texts]),
     )
 
 
@@ -114,11 +115,11 @@ def fill(store: ActivationStore, anatomy: Anatomy, texts: Sequence[Text], select
     for region in pending:
         report(STAGE, done, len(texts))
         mine = [text.tokens for text in texts[region.prompt_start : region.prompt_stop]]
-        rows = capture(anatomy, mine, sites, selection)
+        captured = capture(anatomy, mine, sites, selection)
         with store.region_writer(region) as buffer:
             for site in sites:
-                _write(buffer, site, region, rows.pop(site))
-        computed += sum(len(tokens) for tokens in mine)
+                _write(buffer, site, region, captured.rows[site])
+        computed += captured.computed
         done += len(mine)
     report(STAGE, len(texts), len(texts))
     return computed
@@ -135,7 +136,7 @@ def _write(buffer: RegionBuffer, site: Site, region: Region, rows: list[torch.Te
     buffer.write(str(site), region.row_start, bits.numpy().reshape(len(joined), *spec.shape))
 
 
-def publish_capture(recipe: Recipe, home: Home, store: ActivationStore, computed: int) -> CaptureReference:
+def publish_capture(recipe: Recipe, home: Home, store: ActivationStore, tokens: tuple[int, int]) -> CaptureReference:
     """Make the capture a version of `<name>.capture`; its rows stay where they are."""
     header = {
         "kind": "capture",
@@ -151,7 +152,6 @@ def publish_capture(recipe: Recipe, home: Home, store: ActivationStore, computed
     artifact = home.catalog.publish(
         f"{recipe.name}.capture", "capture", {}, header, recipe=recipe.to_json(), key=recipe.stage("capture")
     )
-    given = int(sum(np.diff(store.index.offsets)))
     return CaptureReference(
         artifact.ref, artifact.digest, False, store.location.url, store.snapshot_id, computed, given
     )

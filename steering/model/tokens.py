@@ -46,11 +46,6 @@ class Tokens:
         n = self.prompt_length
         return Tokens(self.ids[:n], n, self.roles[:n], self.special[:n])
 
-    def prompted_by(self, n: int) -> "Tokens":
-        """The same text, its first n tokens taken for the prompt and the rest for the completion."""
-        roles = np.where(np.arange(len(self)) < n, self.roles, Role.COMPLETION).astype(np.uint8)
-        return Tokens(self.ids, n, roles, self.special)
-
     def followed_by(self, ids: Sequence[int]) -> "Tokens":
         """The prompt followed by a completion given as ids (for example one that the model just wrote)."""
         n = self.prompt_length

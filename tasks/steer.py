@@ -1,0 +1,132 @@
+"""Steer: prompts answered by a published plan beside the unsteered model, with the nats it spent."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from trimtab.steering.errors import SteeringError
+from trimtab.steering.generate import Decoding, generate
+from trimtab.steering.model.tokens import Tokens, tokenize
+from trimtab.steering.plan import SteeringPlan
+from trimtab.steering.prefix import Scorer
+from trimtab.steering.price.dose import Calibration, Dosing, dose_on
+from trimtab.steering.price.governor import Governor
+from trimtab.steering.price.kl import divergences, steered_from_base
+from trimtab.tasks.home import Home
+from trimtab.tasks.models import model_of
+from trimtab.tasks.prompts import form_of
+from trimtab.tasks.recipe import make_recipe
+
+DOSING_ROLLOUTS = 8  # sampled answers per prompt set on which `kl` is dosed
+
+
+@dataclass(frozen=True)
+class SteerSettings:
+    """strength multiplies the published one; kl asks for a dose instead (nats per token on these prompts). govern
+    bounds every token, govern_total the whole answer (nats). temperature 0 is greedy."""
+
+    strength: float = 1.0
+    kl: float | None = None
+    govern: float | None = None
+    govern_total: float | None = None
+    max_new_tokens: int = 64
+    temperature: float = 0.0
+    seed: int = 0
+
+    @property
+    def governor(self) -> Governor | None:
+        """The bound asked for, if any."""
+        if self.govern is None and self.govern_total is None:
+            return None
+        return Governor(float("inf") if self.govern is None else self.govern, self.govern_total)
+
+    @property
+    def decoding(self) -> Decoding:
+        return Decoding(self.max_new_tokens, self.temperature, self.seed)
+
+
+@dataclass(frozen=True)
+class Steered:
+    """prompt, and what the base and the steered model answer. kl: KL(steered || base), mean nats per token of the
+    steered answer; total: over the answer. held_back: share of tokens at which the governor acted (None: none set)."""
+
+    prompt: str
+    base: str
+    steered: str
+    kl: float
+    total: float
+    tokens: int
+    held_back: float | None = None
+
+
+@dataclass(frozen=True)
+class Steering:
+    """ref, digest: what steered. strength: times the published one."""
+
+    ref: str
+    digest: str
+    strength: float
+    answers: tuple[Steered, ...]
+
+
+def steer_prompts(ref: str, prompts: Sequence[str], home: Home, settings: SteerSettings) -> Steering:
+    """Answer prompts with and without the plan of `ref`, on the model of its recipe.
+
+    Raises StoreError (no such version), SteeringError (not a plan; a KL that cannot be reached).
+    """
+    artifact = home.catalog.get(ref)
+    plan, recipe = SteeringPlan.unpack(artifact), make_recipe(artifact.recipe)
+    model, tokenizer = model_of(recipe.model)
+    tokens = [tokenize(tokenizer, prompt, form=form_of(recipe)) for prompt in prompts]
+    strength = settings.strength if settings.kl is None else dosed_strength(model, plan, tokens, settings)
+    base = generate(model, tokens, None, settings.decoding)
+    answers = []
+    for prompt, text, unsteered in zip(prompts, tokens, base, strict=True):
+        steered = _answer(model, text, plan.scaled(strength), settings)
+        answers.append(_shown(tokenizer, prompt, unsteered, steered))
+    return Steering(artifact.ref, artifact.digest, strength, tuple(answers))
+
+
+def dosed_strength(
+    model: PreTrainedModel, plan: SteeringPlan, prompts: Sequence[Tokens], settings: SteerSettings
+) -> float:
+    """The strength at which sampled answers to these prompts cost `settings.kl`. Raises SteeringError when none does."""
+    repeats = -(-DOSING_ROLLOUTS // len(prompts))
+    decoding = Decoding(min(settings.max_new_tokens, 32), 1.0, settings.seed)
+    calibration = Calibration(Scorer(model), [*prompts] * repeats, decoding)
+    _, found = dose_on(calibration, plan, settings.kl or 0.0, Dosing())
+    if not found.reachable:
+        raise SteeringError(
+            f"no strength costs {settings.kl:g} nats per token on this prompt: the dearest below it costs "
+            f"{found.achieved:.3g} at strength {found.strength:.3g}; ask for less, or bound it with --govern"
+        )
+    return found.strength
+
+
+@dataclass(frozen=True)
+class _Answer:
+    ids: list[int]
+    kl: np.ndarray
+    held_back: float | None
+
+
+def _answer(model: PreTrainedModel, text: Tokens, plan: SteeringPlan, settings: SteerSettings) -> _Answer:
+    if settings.governor is not None:
+        with plan.on(model, prompt_lengths=[text.prompt_length], govern=settings.governor) as session:
+            ids = generate(model, [text], None, settings.decoding)[0]
+        spent = np.array([float(step[0]) for step in session.ledger.spent])  # type: ignore[union-attr]
+        return _Answer(ids, spent[: max(len(ids), 1)], session.ledger.held_back())  # type: ignore[union-attr]
+    ids = generate(model, [text], plan, settings.decoding)[0]
+    kl = divergences(Scorer(model), [text.followed_by(ids)], steered_from_base(plan))[0]
+    return _Answer(ids, kl, None)
+
+
+def _shown(tokenizer: PreTrainedTokenizerBase, prompt: str, base: list[int], steered: _Answer) -> Steered:
+    def read(ids: list[int]) -> str:
+        return tokenizer.decode(ids, skip_special_tokens=True).strip()
+
+    mean = float(steered.kl.mean()) if len(steered.kl) else 0.0
+    answer = Steered(prompt, read(base), read(steered.ids), mean, float(steered.kl.sum()), len(steered.ids))
+    return replace(answer, held_back=steered.held_back)
