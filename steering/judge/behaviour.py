@@ -69,7 +69,7 @@ class Brevity(Behaviour):
     score the same. The token that ends an answer counts as one.
     """
 
-    name: str = "brevity"
+    name: str = "length"
 
     @property
     def metric(self) -> str:
@@ -109,7 +109,7 @@ class Language(Behaviour):
         return target - other, other - target
 
 
-BEHAVIOURS: dict[str, type[Behaviour]] = {"lexicon": Lexicon, "brevity": Brevity, "language": Language}
+BEHAVIOURS: dict[str, type[Behaviour]] = {"lexicon": Lexicon, "length": Brevity, "language": Language}
 
 
 def _hits(found: Sequence[str], known: frozenset[str]) -> int:

@@ -97,6 +97,12 @@ class Calibration:
         return fisher_strength(variances, budget, quantile)
 
 
+def check_budget(target: float) -> None:
+    """Raises SteeringError for a budget that is not a number above 0."""
+    if not (math.isfinite(target) and target > 0):
+        raise SteeringError(f"a KL budget of {target} nats cannot be dosed to; give a number above 0")
+
+
 @dataclass(frozen=True)
 class Found:
     """strength >= 0 and the KL there; history: (strength, KL) of every measurement; reachable: within tolerance."""
@@ -127,8 +133,7 @@ def dose_on(
     calibration: Calibration, plan: SteeringPlan, target: float, how: Dosing = Dosing()
 ) -> tuple[SteeringPlan, Dose]:
     """`dose` with the calibration shared between plans, so that base texts and prompt caches are made once."""
-    if not (math.isfinite(target) and target > 0):
-        raise SteeringError(f"a KL budget of {target} nats cannot be dosed to; give a number above 0")
+    check_budget(target)
     before, side = calibration.passes, plan.scaled(how.sign)
     guess = calibration.guess(side, target, how.quantile) if how.guess is None else abs(how.guess)
     if not 0 < guess < math.inf:

@@ -1,0 +1,165 @@
+"""Bench: the instruments of one judgement, set up once and shared, so that every competitor is measured alike."""
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from trimtab.steering.generate import Decoding
+from trimtab.steering.judge.effect import AnswerPair, Behaved, Margins, margins
+from trimtab.steering.judge.trial import JudgeSettings, Trial
+from trimtab.steering.judge.verdict import Contender, Effect
+from trimtab.steering.model.tokens import Tokens
+from trimtab.steering.plan import SteeringPlan
+from trimtab.steering.prefix import Scorer
+from trimtab.steering.price.damage import PricedOn, price_with
+from trimtab.steering.price.dose import Calibration, Dosing, dose_on
+from trimtab.steering.price.kl import kl_divergence, roll_out
+from trimtab.steering.price.result import Dose, Price
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """A competitor with what the next steps need: its dosed plan (None for a prompt) and its margins `[n]`."""
+
+    contender: Contender
+    plan: SteeringPlan | None
+    margins: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Bench:
+    """Everything is made on first use. Pairs are cut to `completion_tokens` here, for every competitor alike."""
+
+    trial: Trial
+
+    @property
+    def settings(self) -> JudgeSettings:
+        return self.trial.settings
+
+    @cached_property
+    def scorer(self) -> Scorer:
+        return Scorer(self.trial.model)
+
+    @cached_property
+    def calibration(self) -> Calibration:
+        """Rollouts for prompts of the selection split: all doses are found here."""
+        how = self.settings.dose
+        return Calibration(self.scorer, _prompts(self.trial.texts.select, how.prompts), self._seeded(how.decoding))
+
+    @cached_property
+    def report(self) -> Margins:
+        pairs = self.cut(self.trial.texts.report, self.settings.report_pairs)
+        return Margins(self.scorer, pairs, self.settings.bootstrap)
+
+    @cached_property
+    def priced_on(self) -> PricedOn:
+        """Held-out prompts, neutral texts and questions of the price."""
+        how, texts = self.settings.price, self.trial.texts
+        return PricedOn(
+            prompts=_prompts(texts.report, how.prompts),
+            neutral=[_head(text, how.neutral_tokens) for text in texts.neutral[: how.neutral]],
+            capability=texts.capability[: how.capability],
+            decoding=self._seeded(how.decoding),
+            bootstrap=self.settings.bootstrap,
+        )
+
+    @cached_property
+    def base_scores(self) -> np.ndarray:
+        """Behavioural scores of what the base model writes for the held-out prompts."""
+        return self.scores(self.written(None))
+
+    def cut(self, pairs: Sequence[AnswerPair], count: int) -> list[AnswerPair]:
+        """The first `count` pairs, completions shortened."""
+        return [pair.shortened(self.settings.completion_tokens) for pair in pairs[:count]]
+
+    def dosed(self, plan: SteeringPlan, guess: float | None = None, tolerance: float | None = None):
+        """The plan at the budget, and how the strength was found."""
+        how = self.settings.dose
+        dosing = Dosing(tolerance=how.tolerance if tolerance is None else tolerance, cap=how.cap, guess=guess)
+        return dose_on(self.calibration, plan, self.trial.budget, dosing)
+
+    def written(self, plan: SteeringPlan | None) -> list[Tokens]:
+        """What the model writes under the plan for the held-out prompts."""
+        return roll_out(self.trial.model, plan, self.priced_on.prompts, self.priced_on.decoding)
+
+    def written_for(self, prompts: Sequence[Tokens]) -> list[Tokens]:
+        """What the unsteered model writes for other versions of the held-out prompts."""
+        return roll_out(self.trial.model, None, prompts, self.priced_on.decoding)
+
+    def price(self, plan: SteeringPlan, written: Sequence[Tokens]) -> Price:
+        return price_with(self.scorer, plan, self.priced_on, written)
+
+    def scores(self, written: Sequence[Tokens]) -> np.ndarray:
+        """`[n]` behavioural scores of written texts. Only called when the trial has a behaviour."""
+        assert self.trial.behaviour is not None
+        answers = [text.ids[text.prompt_length :] for text in written]
+        return np.array([self.trial.behaviour(self.trial.decode(ids), len(ids)) for ids in answers])
+
+    def behaved(self, effect: Effect, written: Sequence[Tokens]) -> Effect:
+        """The effect with its behavioural half, when the trial scores behaviour."""
+        if self.trial.behaviour is None:
+            return effect
+        return Behaved(self.base_scores, self.scores(written)).into(effect, self.settings.bootstrap)
+
+    def measured(self, name: str, kind: str, plan: SteeringPlan, dose: Dose, margin: np.ndarray) -> Judged:
+        """A competitor from its dosed plan and its margins."""
+        spent = (dose.strength, dose.asked, dose.achieved, dose.reachable)
+        return Judged(Contender(name, kind, *spent, self.effect(margin)), plan, margin)
+
+    def effect(self, margin: np.ndarray) -> Effect:
+        """Effect of margins over the first pairs of the report split."""
+        base = self.report.base[: len(margin)]
+        return Effect(self.report.difference(margin, base), float(base.mean()), float(margin.mean()))
+
+    def against(self, one: Judged, other: Judged) -> Contender:
+        """`other` with the difference that the first one makes over it."""
+        return replace(other.contender, difference=self.report.difference(one.margins, other.margins))
+
+    def some_margins(self, plan: SteeringPlan) -> np.ndarray:
+        """Margins over the first `placebo_pairs` report pairs."""
+        return margins(self.scorer, self.report.pairs[: self.settings.placebo_pairs], plan)
+
+    def _seeded(self, decoding: Decoding) -> Decoding:
+        return replace(decoding, seed=decoding.seed + self.settings.seed)
+
+
+class Guesses:
+    """First strengths for placebos: plans of one kind are as large as each other, so the median of those found before
+    is near; the first of a kind takes the closed form."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, list[float]] = {}
+
+    def of(self, kind: str) -> float | None:
+        known = self._found.get(kind)
+        return statistics.median(known) if known else None
+
+    def add(self, kind: str, dose: Dose) -> None:
+        if dose.reachable:
+            self._found.setdefault(kind, []).append(abs(dose.strength))
+
+
+def prompted_kl(scorer: Scorer, asked: Sequence[Tokens], plain: Sequence[Tokens], decoding: Decoding) -> float:
+    """KL(asked || plain), mean nats per token, on what the model writes when it is asked: what a system prompt costs
+    in the currency of plans."""
+    written = roll_out(scorer.model, None, asked, decoding)
+    found = []
+    for text, prompt in zip(written, plain, strict=True):
+        (under,) = scorer.forced([text])
+        (without,) = scorer.forced([prompt.followed_by(text.ids[text.prompt_length :])])
+        found.append(kl_divergence(under.logits, without.logits).cpu().numpy())
+    return float(np.concatenate(found).mean())
+
+
+def _prompts(pairs: Sequence[AnswerPair], count: int) -> list[Tokens]:
+    """The first `count` different prompts."""
+    unique = {pair.positive.prompt.ids.tobytes(): pair.positive.prompt for pair in pairs}
+    return list(unique.values())[:count]
+
+
+def _head(text: Tokens, tokens: int) -> Tokens:
+    kept = min(len(text), tokens)
+    return Tokens(text.ids[:kept], min(text.prompt_length, kept), text.roles[:kept], text.special[:kept])

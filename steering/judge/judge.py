@@ -1,0 +1,217 @@
+"""judge: the best of the candidate plans at one price, beside its placebos at the same price.
+
+Chosen on the selection split, reported on the other. Every competitor is dosed to the same KL on the same prompts by
+the same `dose`, and every claim of the verdict is an interval's.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+from trimtab.steering.generate import Decoding, generate
+from trimtab.steering.judge.ablation import AblationSettings, Asked, ablate, residual_direction
+from trimtab.steering.judge.bench import Bench, Guesses, Judged, prompted_kl
+from trimtab.steering.judge.effect import margins
+from trimtab.steering.judge.placebo import placebos
+from trimtab.steering.judge.search import Probe, best_site, search_sites
+from trimtab.steering.judge.trial import Progress, Trial
+from trimtab.steering.judge.verdict import AblationResult, Contender, CurvePoint, Generation, SitePoint, Verdict
+from trimtab.steering.judge.wording import beats_random, sentence
+from trimtab.steering.model.anatomy import Anatomy
+from trimtab.steering.model.tokens import Role, Tokens
+from trimtab.steering.plan import SteeringPlan
+from trimtab.steering.price.kl import divergences, steered_from_base
+from trimtab.steering.price.result import Dose, Price
+
+CURVES = ("plan", "random", "covariance")  # of each of these kinds, the first contender's curve is drawn
+
+
+def judge(trial: Trial, progress: Progress = lambda stage, done, total: None) -> Verdict:
+    """The verdict on the best candidate. progress: called with a stage's name, steps done, steps in all.
+
+    Takes minutes on two cores; `trial.settings` trades time for precision. Raises SteeringError for texts that cannot
+    give an interval. The plan at its dose is `dosed_plan(trial, verdict)`.
+    """
+    bench = Bench(trial)
+    found = _search(bench, progress)
+    site = best_site(found, trial.budget)
+    candidate = trial.candidates[site]
+    progress("dose", 0, 1)
+    chosen, dose = bench.dosed(candidate)
+    progress("dose", 1, 1)
+    plan, price = _plan(bench, chosen, dose, progress)
+    others = [*_rivals(bench, progress), *_prompt(bench, progress), *_placebos(bench, candidate, dose, progress)]
+    verdict = Verdict(
+        plan=trial.plan,
+        site=site,
+        fitter=trial.fitter_name,
+        beats_random=False,
+        sentence="",
+        dose=dose,
+        price=price,
+        contenders=(plan.contender, *(bench.against(plan, other) for other in others)),
+        search=found,
+        curve=_curve(bench, [plan, *others], progress),
+        ablation=_ablation(bench, candidate, progress),
+        generations=_generations(bench, chosen, progress),
+        splits=_splits(bench),
+        behaviour_metric=None if trial.behaviour is None else trial.behaviour.metric,
+    )
+    verdict = replace(verdict, beats_random=beats_random(verdict.contenders))
+    return replace(verdict, sentence=sentence(verdict))
+
+
+def dosed_plan(trial: Trial, verdict: Verdict) -> SteeringPlan:
+    """The judged plan at the strength that was found: what to publish."""
+    return trial.candidates[verdict.site].scaled(verdict.dose.strength)
+
+
+def _search(bench: Bench, progress: Progress) -> tuple[SitePoint, ...]:
+    how = bench.settings.search
+    probe = Probe(bench.scorer, bench.cut(bench.trial.texts.select, how.pairs))
+    return search_sites(probe, bench.trial.candidates, bench.trial.budget, how, progress)
+
+
+def _plan(bench: Bench, chosen: SteeringPlan, dose: Dose, progress: Progress) -> tuple[Judged, Price]:
+    progress("price", 0, 2)
+    written = bench.written(chosen)
+    price = bench.price(chosen, written)
+    progress("price", 1, 2)
+    judged = bench.measured(bench.trial.plan, "plan", chosen, dose, bench.report.of(chosen))
+    effect = bench.behaved(judged.contender.effect, written)
+    progress("price", 2, 2)
+    return replace(judged, contender=replace(judged.contender, effect=effect)), price
+
+
+def _rivals(bench: Bench, progress: Progress) -> list[Judged]:
+    """Plans of other methods, on all report pairs."""
+    found, rivals = [], bench.trial.rivals
+    for done, (name, plan) in enumerate(rivals.items()):
+        progress("methods", done, len(rivals))
+        dosed, dose = bench.dosed(plan)
+        found.append(bench.measured(name, "method", dosed, dose, bench.report.of(dosed)))
+    return found
+
+
+def _prompt(bench: Bench, progress: Progress) -> list[Judged]:
+    """The plain system prompt: not dosed, it costs what it costs."""
+    asked = bench.trial.texts.asked
+    if not asked:
+        return []
+    progress("system prompt", 0, 1)
+    margin = margins(bench.scorer, bench.cut(asked, len(bench.report.pairs)))
+    on = bench.priced_on
+    requests, few = _partners(bench, on.prompts), bench.settings.dose.prompts
+    kl = prompted_kl(bench.scorer, requests[:few], on.prompts[:few], on.decoding)
+    effect = bench.effect(margin)
+    if bench.trial.behaviour is not None:
+        effect = bench.behaved(effect, bench.written_for(requests))
+    progress("system prompt", 1, 1)
+    return [Judged(Contender("system prompt", "system_prompt", None, None, kl, True, effect), None, margin)]
+
+
+def _partners(bench: Bench, prompts: Sequence[Tokens]) -> list[Tokens]:
+    """The asking version of each plain report prompt."""
+    texts = bench.trial.texts
+    asking = {
+        plain.positive.prompt.ids.tobytes(): asked.positive.prompt
+        for plain, asked in zip(texts.report, texts.asked, strict=True)
+    }
+    return [asking[prompt.ids.tobytes()] for prompt in prompts]
+
+
+def _placebos(bench: Bench, candidate: SteeringPlan, dose: Dose, progress: Progress) -> list[Judged]:
+    trial, how = bench.trial, bench.settings
+    made = placebos(candidate, trial.contrast, trial.fitter, how.placebos, how.seed)
+    guesses, found = Guesses(), []
+    guesses.add("flip", dose)
+    for done, placebo in enumerate(made):
+        progress("placebos", done, len(made))
+        dosed, spent = bench.dosed(placebo.plan, guesses.of(placebo.kind), how.dose.placebo_tolerance)
+        guesses.add(placebo.kind, spent)
+        found.append(bench.measured(placebo.name, placebo.kind, dosed, spent, bench.some_margins(dosed)))
+    progress("placebos", len(made), len(made))
+    return found
+
+
+def _curve(bench: Bench, judged: Sequence[Judged], progress: Progress) -> tuple[CurvePoint, ...]:
+    """Effect against KL: strengths by KL ~ strength^2 from the dose, KL as measured there."""
+    drawn = [next((j for j in judged if j.contender.kind == kind), None) for kind in CURVES]
+    curves = [one for one in drawn if one is not None and one.plan is not None and one.contender.kl > 0]
+    targets, found = bench.settings.curve, []
+    for number, one in enumerate(curves):
+        found.append(_known_point(one.contender))
+        for done, target in enumerate(targets):
+            progress("curve", number * len(targets) + done, len(curves) * len(targets))
+            found += _curve_point(bench, one, target)
+    progress("curve", 1, 1)
+    return tuple(sorted(found, key=lambda point: (point.contender, point.kl)))
+
+
+def _known_point(contender: Contender) -> CurvePoint:
+    return CurvePoint(contender.name, contender.strength or 0.0, contender.kl, contender.effect.margin)
+
+
+def _curve_point(bench: Bench, one: Judged, target: float) -> list[CurvePoint]:
+    """The point near a KL target; none when it is the dose itself, or when the logits break there."""
+    factor = math.sqrt(target / one.contender.kl)
+    if one.plan is None or abs(target / bench.trial.budget - 1) < 0.05:
+        return []
+    plan = one.plan.scaled(factor)
+    kl = bench.calibration.kl(plan)
+    if not math.isfinite(kl):
+        return []
+    margin = bench.effect(bench.some_margins(plan)).margin
+    return [CurvePoint(one.contender.name, factor * (one.contender.strength or 0.0), kl, margin)]
+
+
+def _ablation(bench: Bench, candidate: SteeringPlan, progress: Progress) -> AblationResult | None:
+    """None when nothing asks for the behaviour, or when no ablation was wanted."""
+    trial, how = bench.trial, bench.settings.ablation
+    if not trial.texts.asked or how.pairs < 2:
+        return None
+    progress("ablation", 0, 1)
+    texts = Asked(bench.cut(trial.texts.asked, how.pairs), bench.cut(trial.texts.report, how.pairs), trial.request)
+    direction = residual_direction(Anatomy.of(trial.model), candidate, trial.contrast)
+    settings = AblationSettings(how.random, bench.settings.seed, bootstrap=bench.settings.bootstrap)
+    found = ablate(bench.scorer, direction, texts, settings)
+    progress("ablation", 1, 1)
+    return found
+
+
+def _generations(bench: Bench, chosen: SteeringPlan, progress: Progress) -> tuple[Generation, ...]:
+    """Greedy answers to held-out prompts, with and without the plan."""
+    progress("generations", 0, 1)
+    trial, how = bench.trial, bench.settings
+    prompts = bench.priced_on.prompts[: how.generations]
+    decoding = Decoding(how.generation_tokens, temperature=0.0)
+    base, steered = (generate(trial.model, prompts, plan, decoding) for plan in (None, chosen))
+    texts = [prompt.followed_by(ids) for prompt, ids in zip(prompts, steered, strict=True)]
+    spent = divergences(bench.scorer, texts, steered_from_base(chosen))
+    progress("generations", 1, 1)
+    return tuple(
+        Generation(_shown(trial, p), trial.decode(b), trial.decode(s), float(kl.mean()) if len(kl) else 0.0)
+        for p, b, s, kl in zip(prompts, base, steered, spent, strict=True)
+    )
+
+
+def _shown(trial: Trial, prompt: Tokens) -> str:
+    """What the user said, without the template around it."""
+    said = [int(i) for i, role in zip(prompt.ids, prompt.roles, strict=True) if role in (Role.USER, Role.TEXT)]
+    return trial.decode(said or prompt.ids.tolist()).strip()
+
+
+def _splits(bench: Bench) -> dict[str, int]:
+    how, texts = bench.settings, bench.trial.texts
+    return {
+        "search_pairs": min(how.search.pairs, len(texts.select)),
+        "select_pairs": len(texts.select),
+        "report_pairs": len(bench.report.pairs),
+        "placebo_pairs": min(how.placebo_pairs, len(bench.report.pairs)),
+        "completion_tokens": how.completion_tokens or 0,
+        "dose_prompts": len(bench.calibration.prompts),
+        "price_prompts": len(bench.priced_on.prompts),
+        "neutral_texts": len(bench.priced_on.neutral),
+        "capability_items": len(bench.priced_on.capability),
+        "ablation_pairs": min(how.ablation.pairs, len(texts.asked)),
+    }

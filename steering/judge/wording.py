@@ -1,0 +1,130 @@
+"""The verdict in plain words. Every clause is read off an interval; what the intervals do not show is not said."""
+
+from collections.abc import Sequence
+
+from trimtab.steering.judge.statistics import rank_p_value
+from trimtab.steering.judge.verdict import Contender, Verdict
+from trimtab.steering.price.result import Interval
+
+NULLS = ("random", "covariance")
+
+
+def beats_random(contenders: Sequence[Contender]) -> bool:
+    """True when there are random and covariance-matched placebos, and the plan's advantage over every one of them has
+    an interval above 0."""
+    nulls = [one for one in contenders if one.kind in NULLS]
+    return bool(nulls) and all(one.difference is not None and one.difference.low > 0 for one in nulls)
+
+
+def sentence(verdict: Verdict) -> str:
+    """What was found, in the order: price, effect, random placebos, other placebos, prompt, ablation, damage."""
+    plan = verdict.contenders[0]
+    clauses = (_price(verdict), _effect(verdict, plan), _nulls(verdict, plan), _others(verdict), _prompt(verdict))
+    return " ".join(clause for clause in (*clauses, _ablation(verdict), _damage(verdict)) if clause)
+
+
+def _price(verdict: Verdict) -> str:
+    dose, name = verdict.dose, f"{verdict.plan} ({verdict.fitter} at {verdict.site})"
+    spends = f"spends {_nats(verdict.price.budget.mean)} nats per generated token on held-out prompts"
+    if dose.reachable:
+        return f"{name} was dosed to {dose.asked:.3g} nats and {spends}."
+    return (
+        f"{name} could not be dosed to {dose.asked:.3g} nats: the nearest strength below costs {dose.achieved:.3g}; "
+        f"it {spends}."
+    )
+
+
+def _effect(verdict: Verdict, plan: Contender) -> str:
+    margin = plan.effect.margin
+    pairs = f"on {margin.n} held-out pairs"
+    if margin.low > 0:
+        return f"It raises the margin of wanted over unwanted answers by {_nats(margin)} nats per token {pairs}."
+    if margin.high < 0:
+        return f"It LOWERS the margin of wanted over unwanted answers by {_nats(margin)} nats per token {pairs}."
+    return f"It has no effect on the margin that can be told from 0: {_nats(margin)} nats per token {pairs}."
+
+
+def _nulls(verdict: Verdict, plan: Contender) -> str:
+    nulls = [one for one in verdict.contenders if one.kind in NULLS]
+    if not nulls:
+        return "No random placebo was tried, so nothing says that the direction matters."
+    short = sum(not one.reachable for one in nulls)
+    note = f" ({short} of them could not be dosed to the same price)" if short else ""
+    p = rank_p_value(_comparable(plan, nulls), [one.effect.margin.mean for one in nulls])
+    if verdict.beats_random:
+        return (
+            f"That is more than each of {len(nulls)} random and covariance-matched directions at this price{note}, "
+            f"every interval of the difference above 0 (rank p = {p:.2g})."
+        )
+    ties = sum(one.difference is None or one.difference.low <= 0 for one in nulls)
+    return (
+        f"It does NOT beat random directions at this price: {ties} of {len(nulls)} cannot be told from it or do "
+        f"better{note} (rank p = {p:.2g})."
+    )
+
+
+def _comparable(plan: Contender, nulls: Sequence[Contender]) -> float:
+    """The plan's effect on the pairs that the placebos were measured on."""
+    first = next(one for one in nulls)
+    return plan.effect.margin.mean if first.difference is None else first.difference.mean + first.effect.margin.mean
+
+
+def _others(verdict: Verdict) -> str:
+    said = []
+    for kind, words in (("shuffled", "refits on shuffled labels"), ("flip", "its own flipped sign"), ("method", "")):
+        for_kind = [one for one in verdict.contenders if one.kind == kind]
+        if kind == "method":
+            said += [f"{one.name}: {_versus(one)}" for one in for_kind]
+        elif for_kind:
+            beaten = sum(one.difference is not None and one.difference.low > 0 for one in for_kind)
+            said.append(f"{words}: {'beaten' if beaten == len(for_kind) else f'{beaten} of {len(for_kind)} beaten'}")
+    text = "; ".join(said)
+    return f"{text[0].upper()}{text[1:]}." if text else ""
+
+
+def _versus(one: Contender) -> str:
+    difference = one.difference
+    if difference is None or difference.low <= 0 <= difference.high:
+        return "cannot be told apart at this price"
+    return f"{'less' if difference.low > 0 else 'more'} effect at this price ({_nats(difference)} nats)"
+
+
+def _prompt(verdict: Verdict) -> str:
+    found = next((one for one in verdict.contenders if one.kind == "system_prompt"), None)
+    if found is None or found.difference is None:
+        return ""
+    cost = f"a system prompt, at {found.kl:.3g} nats,"
+    if found.difference.low > 0:
+        return f"It does more than {cost.rstrip(',')} (difference {_nats(found.difference)})."
+    if found.difference.high < 0:
+        return f"{cost[0].upper()}{cost[1:]} does more (difference {_nats(found.difference)})."
+    return f"{cost[0].upper()}{cost[1:]} does as much as can be told."
+
+
+def _ablation(verdict: Verdict) -> str:
+    found = verdict.ablation
+    if found is None:
+        return ""
+    if found.removed is None:
+        return "Asking in words gains nothing here, so ablation has nothing to remove."
+    beside = ", ".join(f"{share:.0%}" for share in found.random_removed)
+    note = f"; without random directions: {beside}" if beside else ""
+    return (
+        f"Asking in words gains {_nats(found.asked_gain)}; without the direction {_nats(found.gain_after)}, so "
+        f"{found.removed:.0%} is gone{note}."
+    )
+
+
+def _damage(verdict: Verdict) -> str:
+    price = verdict.price
+    text = (
+        f"On neutral text it costs {_nats(price.damage.mean)} nats per token; perplexity goes from "
+        f"{price.perplexity_base:.3g} to {price.perplexity_steered:.3g}"
+    )
+    if price.capability_base is None or price.capability_steered is None:
+        return f"{text}."
+    return f"{text}, simple questions right from {price.capability_base:.0%} to {price.capability_steered:.0%}."
+
+
+def _nats(value: Interval) -> str:
+    return f"{value.mean:.3g} [{value.low:.3g}, {value.high:.3g}]"

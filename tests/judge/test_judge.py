@@ -1,0 +1,223 @@
+"""The whole judgement on a tiny model: yes to a planted effect, no to a plan that is only noise."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from trimtab.steering.contrast import Contrast, Pair
+from trimtab.steering.errors import SteeringError
+from trimtab.steering.fitters.mean_difference import MeanDifference
+from trimtab.steering.generate import Decoding
+from trimtab.steering.judge.behaviour import Lexicon
+from trimtab.steering.judge.effect import AnswerPair
+from trimtab.steering.judge.judge import dosed_plan, judge
+from trimtab.steering.judge.placebo import PlaceboCounts
+from trimtab.steering.judge.trial import (
+    AblationChoice,
+    DoseSettings,
+    JudgeSettings,
+    PriceSettings,
+    SearchSettings,
+    Texts,
+    Trial,
+)
+from trimtab.steering.model.anatomy import Anatomy
+from trimtab.steering.model.site import Site
+from trimtab.steering.model.span import ANSWER
+from trimtab.steering.model.tokens import Tokens
+from trimtab.steering.price.damage import CapabilityItem
+from trimtab.steering.price.kl import rollout_kl
+
+WANTED, UNWANTED, REQUEST = range(0, 8), range(8, 16), 60
+SETTINGS = JudgeSettings(
+    search=SearchSettings(pairs=6),
+    dose=DoseSettings(prompts=6, decoding=Decoding(8)),
+    price=PriceSettings(prompts=8, decoding=Decoding(10, seed=1000), neutral=4, neutral_tokens=16, capability=4),
+    ablation=AblationChoice(pairs=10, random=3),
+    placebos=PlaceboCounts(random=6, covariance=3, shuffled=2, flip=1),
+    report_pairs=24,
+    placebo_pairs=16,
+    completion_tokens=4,
+    curve=(0.05, 0.2, 0.8),
+    generations=2,
+    generation_tokens=6,
+)
+
+
+def planted_direction(model) -> torch.Tensor:
+    """What raises the logits of WANTED and lowers those of UNWANTED when added at the end of the residual stream."""
+    head = model.lm_head.weight.detach()
+    gap = head[list(WANTED)].mean(0) - head[list(UNWANTED)].mean(0)
+    return gap / gap.norm()
+
+
+@pytest.fixture(scope="module")
+def asking(tiny):
+    """The tiny model, in which the token REQUEST pushes along the planted direction: a prompt that can ask."""
+    before = tiny.model.embed_tokens.weight.detach().clone()
+    with torch.no_grad():
+        tiny.model.embed_tokens.weight[REQUEST] = 60 * planted_direction(tiny)
+    yield tiny
+    with torch.no_grad():
+        tiny.model.embed_tokens.weight.copy_(before)
+
+
+def rows(model, signal: float, seed: int) -> Contrast:
+    """40 pairs of noisy rows per block; only those of the last block carry the planted direction."""
+    generator = torch.Generator().manual_seed(seed)
+    direction, sites = planted_direction(model), {}
+    for block in range(3):
+        noise = torch.randn(2, 40, 32, generator=generator)
+        shift = signal * direction if block == 2 else torch.zeros(32)
+        sites[Site("resid_post", block)] = Pair(noise[0] + shift, noise[1] - shift)
+    return Contrast(sites)
+
+
+def pairs(make_text, count: int, seed: int, request: bool = False) -> list[AnswerPair]:
+    generator, found = np.random.default_rng(seed), []
+    for k in range(count):
+        prompt = make_text(seed * 1000 + k, 6 + k % 3, 0)
+        if request:
+            ids = np.append(prompt.ids[:-1], REQUEST)
+            prompt = Tokens(ids, len(ids), prompt.roles, prompt.special)
+        wanted, unwanted = (generator.choice(list(side), 4) for side in (WANTED, UNWANTED))
+        found.append(AnswerPair(prompt.followed_by(wanted), prompt.followed_by(unwanted)))
+    return found
+
+
+def decode(ids) -> str:
+    return " ".join("yes" if i in WANTED else "no" if i in UNWANTED else "x" for i in ids)
+
+
+@pytest.fixture
+def trial(asking, make_text):
+    def make(signal: float, seed: int = 0, **changes) -> Trial:
+        contrast = rows(asking, signal, seed)
+        fitted = MeanDifference().fit(contrast).spanning(ANSWER)
+        texts = Texts(
+            select=pairs(make_text, 8, 1),
+            report=pairs(make_text, 24, 2),
+            asked=pairs(make_text, 24, 2, request=True),
+            neutral=[make_text(900 + k, 20, 0) for k in range(4)],
+            capability=[CapabilityItem(p.positive, p.negative) for p in pairs(make_text, 4, 3)],
+        )
+        made = Trial(
+            plan="planted",
+            model=asking,
+            candidates={str(s.site): replace(fitted, interventions=(s,)) for s in fitted.interventions},
+            fitter=MeanDifference(),
+            fitter_name="mean_difference",
+            contrast=contrast,
+            texts=texts,
+            budget=0.2,
+            decode=decode,
+            behaviour=Lexicon(["yes"], ["no"]),
+            settings=SETTINGS,
+        )
+        return replace(made, **changes)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def stages():
+    return []
+
+
+def test_yes_to_a_planted_effect(trial):
+    stages = []
+    made = trial(2.0)
+    found = judge(made, lambda stage, done, total: stages.append((stage, done, total)))
+    assert found.site == "resid_post.2" and found.beats_random, found.sentence
+    assert "more than each of 9 random" in found.sentence and "p = 0.1" in found.sentence
+    plan = found.contenders[0]
+    assert plan.kind == "plan" and plan.effect.margin.low > 0 and plan.effect.behaviour.low > 0
+    assert plan.kl == pytest.approx(0.2, rel=0.1) and found.dose.reachable
+    kinds = [one.kind for one in found.contenders]
+    assert [kinds.count(k) for k in ("random", "covariance", "shuffled", "flip", "system_prompt")] == [6, 3, 2, 1, 1]
+    flip = found.contenders[kinds.index("flip")]
+    assert flip.effect.margin.high < 0 < flip.difference.low
+    for one in found.contenders:
+        assert one.kind == "system_prompt" or one.kl == pytest.approx(0.2, rel=0.2) or not one.reachable
+    assert {stage for stage, _, _ in stages} >= {"search", "dose", "price", "placebos", "curve", "ablation"}
+    assert all(0 <= done <= total for _, done, total in stages)
+    rollouts = rollout_kl(made.model, dosed_plan(made, found), [p.positive.prompt for p in made.texts.report][:8])
+    assert rollouts.mean.mean == pytest.approx(0.2, rel=0.6)
+
+
+def test_asking_is_undone_by_ablation_and_not_by_random_directions(trial):
+    quick = replace(SETTINGS, placebos=PlaceboCounts(0, 0, 0, 0), curve=(), completion_tokens=1)
+    found = judge(trial(2.0, settings=quick)).ablation
+    assert found.asked_gain.low > 0
+    assert found.removed > 0.6 > max(found.random_removed) and len(found.random_removed) == 3
+    assert found.kl > 0
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_no_to_noise(trial, seed):
+    found = judge(trial(0.0, seed))
+    assert not found.beats_random
+    assert "does NOT beat random" in found.sentence and "more than each" not in found.sentence
+
+
+def test_the_verdict_is_json_and_reproducible(trial):
+    small = replace(SETTINGS, placebos=PlaceboCounts(2, 1, 1, 1), curve=(0.05,))
+    one, other = (judge(trial(2.0, settings=small)) for _ in range(2))
+    assert json.dumps(one.to_json(), allow_nan=False) == json.dumps(other.to_json(), allow_nan=False)
+    assert one.splits["report_pairs"] == 24 and one.splits["placebo_pairs"] == 16
+    assert {point.site for point in one.search} == {f"resid_post.{k}" for k in range(3)}
+    assert [p.contender for p in one.curve].count("planted") == 2
+    kls = [p.kl for p in one.curve if p.contender == "planted"]
+    assert kls == sorted(kls)
+    assert len(one.generations) == 2 and one.generations[0].kl > 0
+
+
+def test_without_a_request_or_a_behaviour(trial):
+    made = trial(2.0, behaviour=None, settings=replace(SETTINGS, placebos=PlaceboCounts(0, 0, 0, 0), curve=()))
+    made = replace(made, texts=replace(made.texts, asked=(), capability=()))
+    found = judge(made)
+    assert found.ablation is None and found.behaviour_metric is None and found.price.capability_base is None
+    assert [one.kind for one in found.contenders] == ["plan"]
+    assert not found.beats_random and "No random placebo was tried" in found.sentence
+
+
+def test_an_unreachable_budget_is_said(trial):
+    quick = replace(SETTINGS, placebos=PlaceboCounts(0, 0, 0, 0), curve=(), ablation=AblationChoice(0, 0))
+    found = judge(trial(2.0, budget=400.0, settings=quick))
+    assert not found.dose.reachable and "could not be dosed to 400 nats" in found.sentence
+
+
+def test_rivals_are_judged_at_the_same_price(trial):
+    made = trial(2.0, settings=replace(SETTINGS, placebos=PlaceboCounts(1, 0, 0, 0), curve=()))
+    rival = made.candidates["resid_post.0"]
+    found = judge(replace(made, rivals={"early": rival, "same": made.candidates["resid_post.2"].scaled(3.0)}))
+    early, same = (one for one in found.contenders if one.kind == "method")
+    assert early.difference.low > 0 and "less effect at this price" in found.sentence
+    assert abs(same.difference.mean) < 0.1 * found.contenders[0].effect.margin.mean
+
+
+def test_the_model_is_left_as_it_was(trial):
+    made = trial(2.0, settings=replace(SETTINGS, placebos=PlaceboCounts(1, 0, 0, 0), curve=()))
+    ids = torch.arange(12)[None]
+    before = made.model(ids).logits
+    judge(made)
+    assert torch.equal(made.model(ids).logits, before)
+    assert Anatomy.of(made.model).n_layers == 3
+
+
+@pytest.mark.parametrize(
+    "change,words",
+    [
+        (lambda t: replace(t, candidates={}), "nothing to judge"),
+        (lambda t: replace(t, texts=replace(t.texts, report=t.texts.report[:1], asked=())), "1 report pairs"),
+        (lambda t: replace(t, texts=replace(t.texts, asked=t.texts.asked[:5])), "needs its partner|need"),
+        (lambda t: replace(t, texts=replace(t.texts, neutral=())), "0 neutral texts"),
+        (lambda t: judge(replace(t, budget=-1.0)), "above 0|budget"),
+    ],
+)
+def test_bad_input(trial, change, words):
+    with pytest.raises(SteeringError, match=words):
+        change(trial(1.0))
