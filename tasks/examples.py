@@ -68,7 +68,7 @@ def check_data(data: Data, span: str) -> None:
     examples = examples_of(data)
     name = _shown(data)
     _check_splits(examples, name)
-    _check_span(data, examples, span)
+    _check_span(examples, span, name)
     if not data.chat and any(not isinstance(example.prompt, str) for example in examples):
         raise DataError(
             f"{name}: holds chat messages, but the recipe says `chat: false`; use `chat: true` or plain text"
@@ -98,7 +98,7 @@ def capability_items(judge: JudgeSpec) -> tuple[Item, ...]:
 
 
 def read_lexicon(file: DataFile) -> dict[str, tuple[str, ...]]:
-    """`{"positive": [words], "negative": [words]}`. Raises DataError."""
+    """`{"positive": [words], "negative": [words]}`; negative may be missing. Raises DataError."""
     path = _unchanged(file)
     try:
         given = json.loads(path.read_text("utf-8-sig"))
@@ -108,8 +108,13 @@ def read_lexicon(file: DataFile) -> dict[str, tuple[str, ...]]:
         ) from None
     if not isinstance(given, dict):
         raise DataError(f'{path}: a lexicon is {{"positive": [words], "negative": [words]}}')
-    check_keys(given, ("positive", "negative"), (), str(path))
-    return {key: _words(given[key], key, path) for key in ("positive", "negative")}
+    check_keys(given, ("positive",), ("negative",), str(path))
+    return {key: _words(given[key], key, path) if key in given else () for key in ("positive", "negative")}
+
+
+def function_words() -> dict[str, list[str]]:
+    """Frequent words of each language that the packaged lists tell apart."""
+    return json.loads(packaged("function_words.json").read_text("utf-8"))
 
 
 def check_judge(judge: JudgeSpec) -> None:
@@ -148,10 +153,8 @@ def _check_splits(examples: Sequence[Example], name: str) -> None:
                 )
 
 
-def _check_span(data: Data, examples: Sequence[Example], span: str) -> None:
-    name = _shown(data)
-    # in plain mode the first token of a pair's whole text stands for its prompt, so the rest is "generated"
-    whole = sum(e.completion is None for e in examples if data.chat or e.pair < 0)
+def _check_span(examples: Sequence[Example], span: str, name: str) -> None:
+    whole = sum(example.completion is None for example in examples)
     if span == "generated" and whole:
         raise DataError(
             f"{name}: {whole} of {len(examples)} texts have no completion, so capture.span 'generated' selects nothing "

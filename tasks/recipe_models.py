@@ -50,6 +50,8 @@ class DataFile(Part):
             raise ValueError(f"{path} is a folder; name a file")
         if not path.exists():
             raise ValueError(f"no such file: {path}")
+        if not path.is_file():
+            raise ValueError(f"{path} is not a plain file")
         try:
             return cls(path=str(path.resolve()), sha256=file_digest(path))
         except OSError as error:
@@ -247,7 +249,8 @@ class Budget(Part):
 
 
 class Behaviour(Part):
-    """How generated text is scored: rate of a lexicon's words, length in words, or share of a language's words."""
+    """How generated text is scored, higher meaning more of the behaviour: positive minus negative words of a lexicon,
+    brevity (minus the length in tokens), or share of a language's function words."""
 
     metric: Literal["lexicon", "length", "language"]
     lexicon: FileField | None = None

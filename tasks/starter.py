@@ -5,7 +5,7 @@ from pathlib import Path
 from trimtab.tasks.errors import RecipeError
 from trimtab.tasks.files import packaged
 
-FILES = ("recipe.yaml", "pairs.jsonl", "README.md")
+FILES = ("recipe.yaml", "pairs.jsonl", "lexicon.json", "README.md")
 
 
 def write_starter(folder: Path) -> list[Path]:
