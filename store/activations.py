@@ -256,7 +256,8 @@ class Fork:
         buffer = RegionBuffer(region, self.specs)
         yield buffer
         buffer.check_full()
-        self.results.append(write_region(self.session and self.session.store, buffer, self.n_rows))
+        store = self.session.store if self.session else None
+        self.results.append(write_region(store, buffer, self.n_rows))
 
 
 def open_root(store: icechunk.IcechunkStore) -> zarr.Group:

@@ -154,6 +154,7 @@ class Catalog:
     def _retry(self, what: str, act: Callable[[icechunk.Session], T]) -> T:
         """Run `act` in a session at the tip and commit what it changed, until nobody was in the way."""
         repository = self._repository(create=True)
+        assert repository is not None
         for _ in range(TRIES):
             with self.location.lock():
                 session = sound(repository.writable_session(BRANCH))
@@ -176,12 +177,12 @@ class Catalog:
 
         Raises NotFound, naming what there is instead.
         """
-        session = self._session()
         if str(ref).startswith(CAPTURE):
-            return self._capture(session, str(ref).removeprefix(CAPTURE))
+            return self._capture(str(ref).removeprefix(CAPTURE))
         asked = Ref.parse(ref)
+        session = self._session()
         versions = nodes.numbers(session, f"artifacts/{asked.name}") if session else []
-        if not versions:
+        if session is None or not versions:
             raise NotFound(f"{self.location.url} has no {asked.name!r}: {nearest(asked.name, self.names())}")
         version = self._version(session, asked, versions)
         if version not in versions:
@@ -200,7 +201,7 @@ class Catalog:
             )
         return aliases[asked.selector]
 
-    def _capture(self, session: icechunk.Session | None, digest: str) -> Artifact:
+    def _capture(self, digest: str) -> Artifact:
         for artifact in reversed(self.list("capture")):
             if artifact.header.get("digest") == digest or artifact.digest == digest:
                 return artifact
@@ -231,7 +232,7 @@ class Catalog:
             raise NotFound(f"{self.location.url} has no {name!r}: {nearest(name, self.names())}")
         return sorted(versions)
 
-    def list(self, kind: str | None = None) -> "list[Artifact]":
+    def list(self, kind: str | None = None) -> Sequence[Artifact]:
         """Every version of every name (of one kind), oldest first. Arrays are not read."""
         session = self._session()
         if session is None:
@@ -264,7 +265,7 @@ class Catalog:
         """alias -> version. Raises NotFound for an unknown name."""
         return _aliases(self.history(name))
 
-    def history(self, name: str) -> "list[Move]":
+    def history(self, name: str) -> Sequence[Move]:
         """Every move of every alias of a name, oldest first. Raises NotFound for an unknown name."""
         self.versions(name)
         session = self._session()
@@ -282,7 +283,7 @@ class Catalog:
         repository = self._repository()
         return None if repository is None else sound(repository.readonly_session(BRANCH))
 
-    def _all(self, session: icechunk.Session) -> "list[dict]":
+    def _all(self, session: icechunk.Session) -> Sequence[dict]:
         pairs = [
             (name, v)
             for name in nodes.names(session, "artifacts")

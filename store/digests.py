@@ -3,12 +3,13 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from trimtab.store.errors import Invalid
 
-JSON = None | bool | int | float | str | list["JSON"] | dict[str, "JSON"]
+JSON = Any  # None, bool, int, finite float, str, lists and string-keyed dicts of these; `canonical` checks it
 
 
 def canonical(value: object, what: str = "value") -> bytes:
@@ -56,7 +57,7 @@ def array_bytes(array: np.ndarray) -> memoryview:
     array = np.ascontiguousarray(array)
     if array.dtype.byteorder == ">":
         array = array.astype(array.dtype.newbyteorder("<"))
-    return memoryview(array.reshape(-1).view(np.uint8))
+    return array.reshape(-1).view(np.uint8).data
 
 
 def array_digest(array: np.ndarray) -> str:

@@ -179,16 +179,23 @@ def read_layout(root: zarr.Group) -> Layout:
         capture=capture,
         index=_read_index(root),
         specs=specs_from_json(attributes["arrays"]),
-        edges=root["regions/prompts"][:],
+        edges=read_array(root, "regions/prompts"),
         state=attributes["state"],
         digest=attributes["digest"],
     )
 
 
 def _read_index(root: zarr.Group) -> TokenIndex:
-    arrays = {name: root[name][:] for name in (*INDEX_ROW, *INDEX_PROMPT, "offsets")}
+    arrays = {name: read_array(root, name) for name in (*INDEX_ROW, *INDEX_PROMPT, "offsets")}
     names = np.asarray(root["split"].attrs["names"], dtype=np.str_)
     return TokenIndex(**(arrays | {"split": names[arrays["split"]]}))
+
+
+def read_array(root: zarr.Group, path: str) -> np.ndarray:
+    """All of one small array."""
+    array = root[path]
+    assert isinstance(array, zarr.Array)
+    return np.asarray(array[:])
 
 
 def check_arrays(specs: Sequence[ArraySpec], index: TokenIndex) -> None:

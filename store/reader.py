@@ -14,7 +14,7 @@ import zarr
 
 from trimtab.store.chunks import AT_ONCE, read_chunks
 from trimtab.store.errors import Invalid, Mismatch, NotFound, StoreError, nearest
-from trimtab.store.layout import COMPLETE, Layout
+from trimtab.store.layout import COMPLETE, Layout, read_array
 from trimtab.store.moments import Statistics
 from trimtab.store.schema import ArraySpec
 from trimtab.store.where import Where
@@ -114,27 +114,16 @@ class Readable:
         matched.
         Raises NotFound when one side is empty.
         """
-        index = self.layout.index
         special = None if include_special else False
-        sides = [Where(label=label, split=split, special=special) for label in (1, -1)]
-        prompts = [np.flatnonzero(side.prompt_mask(index)) for side in sides]
-        if not len(prompts[0]) or not len(prompts[1]):
-            place = "" if split is None else f" in split {split!r}"
-            raise NotFound(
-                f"the capture has {len(prompts[0])} positive and {len(prompts[1])} negative prompts{place}: "
-                "a contrast needs both; label the prompts."
-            )
+        plus, minus = (Where(label=label, split=split, special=special) for label in (1, -1))
+        pairs = [self.layout.index.pair[side.prompt_mask(self.layout.index)] for side in (plus, minus)]
+        _refuse_one_sided(len(pairs[0]), len(pairs[1]), split)
         if pool is None:
-            rows = {s: (self.rows(s, sides[0]), self.rows(s, sides[1])) for s in sites}
+            rows = {site: (self.rows(site, plus), self.rows(site, minus)) for site in sites}
             return ContrastRows(rows, False, np.zeros(0, np.int32))
-        orders = _pair_orders(index.pair[prompts[0]], index.pair[prompts[1]])
-        rows = {
-            s: tuple(self.pooled(s, pool, w)[o] for w, o in zip(sides, orders[:2], strict=True))
-            for s in sites
-        }
-        return ContrastRows(
-            rows, orders[2], index.pair[prompts[0]][orders[0]] if orders[2] else np.zeros(0, np.int32)
-        )
+        first, second, paired = _pair_orders(*pairs)
+        rows = {s: (self.pooled(s, pool, plus)[first], self.pooled(s, pool, minus)[second]) for s in sites}
+        return ContrastRows(rows, paired, pairs[0][first] if paired else np.zeros(0, np.int32))
 
     # ---- epochs
 
@@ -202,7 +191,7 @@ class Readable:
 
     def region_digests(self) -> np.ndarray:
         """uint8 [region, site, 32]: sha256 of each region's rows as written (zeros: not written)."""
-        return self._root["regions/digest"][:]
+        return read_array(self._root, "regions/digest")
 
     # ---- how
 
@@ -228,7 +217,7 @@ class Readable:
         stops = np.append(starts[1:], len(rows))
         order = np.arange(len(numbers)) if rng is None else rng.permutation(len(numbers))
         for some in np.array_split(order, range(AT_ONCE, len(order), AT_ONCE)):
-            blocks = read_chunks(self._session.store, slot.spec, numbers[some])
+            blocks = read_chunks(self._session.store, slot.spec, numbers[some].tolist())
             for i, block in zip(some, blocks, strict=True):
                 here = rows[starts[i] : stops[i]] - numbers[i] * step
                 values = block if slot.head is None else block[:, slot.head]
@@ -240,9 +229,9 @@ class Readable:
         """Rows that nobody wrote would read as zeros."""
         if self.layout.state == COMPLETE:
             return
-        written = self.region_digests().any(axis=(1, 2))
+        written = np.asarray(self.region_digests().any(axis=(1, 2)))
         edges = self.layout.index.offsets[self.layout.edges]
-        missing = ~written[np.searchsorted(edges, rows, side="right") - 1]
+        missing = np.logical_not(written[np.searchsorted(edges, rows, side="right") - 1])
         if missing.any():
             raise StoreError(
                 f"{int(missing.sum())} of {len(rows)} rows are not collected yet (first: row "
@@ -301,6 +290,15 @@ def _refuse_empty(prompts: np.ndarray, starts: np.ndarray, stops: np.ndarray) ->
             f"{len(empty)} of {len(prompts)} selected prompts have no selected row (first: prompt "
             f"{int(empty[0])}): nothing to pool; select other roles, include special tokens, or leave them "
             "out."
+        )
+
+
+def _refuse_one_sided(positive: int, negative: int, split: str | None) -> None:
+    if not positive or not negative:
+        place = "" if split is None else f" in split {split!r}"
+        raise NotFound(
+            f"the capture has {positive} positive and {negative} negative prompts{place}: a contrast needs both; "
+            "label the prompts."
         )
 
 

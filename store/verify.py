@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -35,9 +36,9 @@ class Finding:
 
 def verify(catalog: Catalog) -> list[Finding]:
     """One finding per version, alias and capture (several for a bad one). Reads every byte."""
-    findings = []
+    findings: list[Finding] = []
     for artifact in _everything(catalog, findings):
-        findings += _findings(artifact.ref, REPUBLISH, lambda a=artifact: _artifact(catalog, a))
+        findings += _findings(artifact.ref, REPUBLISH, partial(_artifact, catalog, artifact))
         if artifact.kind == "capture":
             findings += verify_capture(str(artifact.header["location"]), str(artifact.header["digest"]))
     return findings
@@ -51,7 +52,7 @@ def verify_capture(url: str | Location, digest: str | None = None) -> list[Findi
 
 def _everything(catalog: Catalog, findings: list[Finding]) -> list[Artifact]:
     try:
-        return Catalog(catalog.location).list()  # a new one: nothing remembered from before
+        return list(Catalog(catalog.location).list())  # a new one: nothing remembered from before
     except Exception as error:
         findings.append(
             Finding(False, catalog.location.url, _reason(error), "restore the folder from a backup")

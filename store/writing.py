@@ -116,9 +116,9 @@ def from_bfloat16(bits: np.ndarray) -> np.ndarray:
 
 def finite(stored: np.ndarray, spec: ArraySpec) -> np.ndarray:
     """Elementwise: is this stored value finite? (By its exponent's bits: five times np.isfinite's speed.)"""
-    bits = np.uint32 if spec.dtype == "float32" else np.uint16
-    exponent = bits(EXPONENT[spec.dtype])
-    return (stored.view(bits) & exponent) != exponent
+    bits = stored.view(np.uint32 if spec.dtype == "float32" else np.uint16)
+    exponent = bits.dtype.type(EXPONENT[spec.dtype])
+    return np.bitwise_and(bits, exponent) != exponent
 
 
 def _refuse_non_finite(stored: np.ndarray, given: np.ndarray, spec: ArraySpec, start: int) -> None:
@@ -230,7 +230,7 @@ def _enter_digests(location: Location, digests: zarr.Array, results: Sequence[Re
     """Note the regions as done; False when all of them were, with the same rows."""
     new = False
     for result in results:
-        before = digests[result.number]
+        before = np.asarray(digests[result.number])
         if not before.any():
             digests[result.number] = result.digests
             new = True
