@@ -17,7 +17,7 @@ from trimtab.tasks.errors import USER_ERRORS, did_you_mean
 
 USAGE_ERROR = typer.BadParameter.__bases__[0]  # typer carries its own copy of click or uses the package: take its own
 CLICK_ERROR = USAGE_ERROR.__bases__[0]
-OK, BUG, WRONG, INTERRUPTED = 0, 1, 2, 130
+OK, WRONG, INTERRUPTED = 0, 2, 130
 
 QUIET = {
     "DO_NOT_TRACK": "1",
@@ -123,9 +123,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.environ.setdefault(name, value)
     arguments = _home_first(list(sys.argv[1:] if argv is None else argv))
     try:
-        return _code(typer.main.get_command(app).main(arguments, prog_name="trimtab", standalone_mode=False))
+        returned = typer.main.get_command(app).main(arguments, prog_name="trimtab", standalone_mode=False)
+        return _interrupted() if returned == INTERRUPTED else returned if isinstance(returned, int) else OK
     except (KeyboardInterrupt, typer.Abort):
-        return _say("interrupted: nothing half-written is visible; the same command goes on where it stopped", 130)
+        return _interrupted()
     except BrokenPipeError:  # the reader, for example `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
@@ -184,8 +185,8 @@ def _say(text: str, code: int) -> int:
     return code
 
 
-def _code(returned: object) -> int:
-    return returned if isinstance(returned, int) else OK
+def _interrupted() -> int:
+    return _say("interrupted: nothing half-written is visible; the same command goes on where it stopped", INTERRUPTED)
 
 
 if __name__ == "__main__":
