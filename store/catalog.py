@@ -142,11 +142,10 @@ class Catalog:
     def _add(self, session: icechunk.Session, draft: _Draft) -> int:
         versions = nodes.numbers(session, f"artifacts/{draft.name}")
         digest = draft.content.digest
-        for version in sorted(versions, reverse=True):
-            record = self._record(session, draft.name, version)
+        for record in self._some(session, [(draft.name, version) for version in versions]):
             if record["digest"] == digest:
                 _note_key(session, draft.key, record)
-                return version
+                return record["version"]
         version = max(versions, default=0) + 1
         nodes.add_array(session, f"artifacts/{draft.name}/{version}", draft.record(version), draft.payload)
         return version
@@ -284,21 +283,21 @@ class Catalog:
         return None if repository is None else sound(repository.readonly_session(BRANCH))
 
     def _all(self, session: icechunk.Session) -> Sequence[dict]:
-        pairs = [
-            (name, v)
-            for name in nodes.names(session, "artifacts")
-            for v in nodes.numbers(session, f"artifacts/{name}")
-        ]
-        return [self._record(session, name, version) for name, version in pairs]
+        found = nodes.numbers_below(session, "artifacts")
+        return self._some(session, [(name, version) for name in found for version in found[name]])
+
+    def _some(self, session: icechunk.Session, wanted: Sequence[tuple[str, int]]) -> Sequence[dict]:
+        """Records, read at once where they are not known yet. Raises NotFound."""
+        missing = [pair for pair in wanted if pair not in self._records]
+        found = nodes.attributes_of(session, [f"artifacts/{name}/{version}" for name, version in missing])
+        for (name, version), record in zip(missing, found, strict=True):
+            if record is None:
+                raise NotFound(f"{name}@{version} is not in {self.location.url}.")
+            self._records[name, version] = record
+        return [self._records[pair] for pair in wanted]
 
     def _record(self, session: icechunk.Session, name: str, version: int) -> dict:
-        known = self._records.get((name, version))
-        if known is None:
-            known = nodes.attributes(session, f"artifacts/{name}/{version}")
-            if known is None:
-                raise NotFound(f"{name}@{version} is not in {self.location.url}.")
-            self._records[name, version] = known
-        return known
+        return self._some(session, [(name, version)])[0]
 
     def _artifact(self, session: icechunk.Session, name: str, version: int) -> Artifact:
         record = self._record(session, name, version)
@@ -320,9 +319,8 @@ class Catalog:
 
 
 def _moves(session: icechunk.Session, name: str) -> list[Move]:
-    records = [
-        nodes.attributes(session, f"moves/{name}/{n}") or {} for n in nodes.numbers(session, f"moves/{name}")
-    ]
+    paths = [f"moves/{name}/{number}" for number in nodes.numbers(session, f"moves/{name}")]
+    records = [record or {} for record in nodes.attributes_of(session, paths)]
     return [Move(r["alias"], r["from"], r["to"], r["who"], r["when"]) for r in records]
 
 

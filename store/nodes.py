@@ -1,6 +1,8 @@
 """Small steps on an Icechunk session: list, read attributes, add a node. Used by the catalog only."""
 
+import asyncio
 import json
+from collections.abc import Coroutine, Iterable, Sequence
 
 import icechunk
 import numpy as np
@@ -29,10 +31,19 @@ def attributes(session: icechunk.Session, path: str) -> dict[str, JSON] | None:
 
     Reads the metadata document itself: opening nodes through zarr costs ten times as much in a listing.
     """
-    raw = sync(session.store.get(f"{path}/zarr.json", default_buffer_prototype()))
-    if raw is None:
-        return None
-    return json.loads(raw.to_bytes()).get("attributes", {}).get(KEY)
+    return sync(_attributes(session.store, path))
+
+
+def attributes_of(session: icechunk.Session, paths: Sequence[str]) -> list[dict[str, JSON] | None]:
+    """`attributes` of many nodes at once."""
+    return sync(_all(_attributes(session.store, path) for path in paths))
+
+
+def numbers_below(session: icechunk.Session, path: str) -> dict[str, list[int]]:
+    """name -> numbers of the numbered nodes below path/name, for every name below `path`, at once."""
+    found = names(session, path)
+    listed = sync(_all(_list(session.store, f"{path}/{name}") for name in found))
+    return {name: sorted(map(int, filter(str.isdecimal, ns))) for name, ns in zip(found, listed, strict=True)}
 
 
 def add_array(session: icechunk.Session, path: str, record: dict[str, JSON], payload: np.ndarray) -> None:
@@ -59,6 +70,15 @@ def add_group(session: icechunk.Session, path: str, record: dict[str, JSON]) -> 
 def open_payload(session: icechunk.Session, path: str) -> zarr.Array:
     """The array of `add_array`, for reading."""
     return zarr.open_array(session.store, path=path, mode="r")
+
+
+async def _all(steps: Iterable[Coroutine]) -> list:
+    return await asyncio.gather(*steps)
+
+
+async def _attributes(store: icechunk.IcechunkStore, path: str) -> dict[str, JSON] | None:
+    raw = await store.get(f"{path}/zarr.json", default_buffer_prototype())
+    return None if raw is None else json.loads(raw.to_bytes()).get("attributes", {}).get(KEY)
 
 
 async def _list(store: icechunk.IcechunkStore, path: str) -> list[str]:
