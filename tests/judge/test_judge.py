@@ -31,7 +31,7 @@ from trimtab.steering.model.tokens import Tokens
 from trimtab.steering.price.damage import CapabilityItem
 from trimtab.steering.price.kl import rollout_kl
 
-WANTED, UNWANTED, REQUEST = range(0, 8), range(8, 16), 60
+WANTED, UNWANTED, REQUEST = range(8), range(8, 16), 60
 SETTINGS = JudgeSettings(
     search=SearchSettings(pairs=6),
     dose=DoseSettings(prompts=6, decoding=Decoding(8)),

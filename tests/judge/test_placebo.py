@@ -1,0 +1,151 @@
+"""Placebos: same sites, spans and norms; covariances matched; labels really gone."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from trimtab.steering.contrast import Contrast, Pair
+from trimtab.steering.errors import SteeringError
+from trimtab.steering.fitters.mean_difference import MeanDifference
+from trimtab.steering.judge.placebo import (
+    PlaceboCounts,
+    covariance_plan,
+    displacement,
+    placebos,
+    random_plan,
+    shuffled,
+    shuffled_plan,
+)
+from trimtab.steering.model.site import Site
+from trimtab.steering.model.span import ANSWER
+from trimtab.steering.moves.ablate import Ablate
+
+SITES = (Site("resid_post", 0), Site("resid_post", 2))
+
+
+@pytest.fixture
+def contrast():
+    """Rows of 24 numbers that vary 30 times more along the first axis than along the last, and a shift along axis 5."""
+    generator = torch.Generator().manual_seed(0)
+    spread = torch.linspace(3.0, 0.1, 24)
+    shift = 4.0 * torch.nn.functional.one_hot(torch.tensor(5), 24)
+    return Contrast(
+        {
+            site: Pair(
+                torch.randn(200, 24, generator=generator) * spread + shift,
+                torch.randn(200, 24, generator=generator) * spread,
+            )
+            for site in SITES
+        }
+    )
+
+
+@pytest.fixture
+def plan(contrast):
+    return MeanDifference().fit(contrast).spanning(ANSWER).scaled(0.5)
+
+
+def vectors(plan):
+    return [step.move.vector for step in plan.interventions]
+
+
+def cosine(a, b):
+    return float(torch.nn.functional.cosine_similarity(a, b, dim=0))
+
+
+def streams(n):
+    return [torch.Generator().manual_seed(k) for k in range(n)]
+
+
+def test_counts_names_and_places(plan, contrast):
+    made = placebos(plan, contrast, MeanDifference(), PlaceboCounts(4, 3, 2, 1))
+    assert [p.kind for p in made] == ["random"] * 4 + ["covariance"] * 3 + ["shuffled"] * 2 + ["flip"]
+    assert len({p.name for p in made}) == 10
+    for one in made:
+        assert [s.site for s in one.plan.interventions] == list(SITES)
+        assert all(s.span == ANSWER and abs(s.strength) == 0.5 for s in one.plan.interventions)
+    assert all(torch.equal(a, b) for a, b in zip(vectors(made[-1].plan), vectors(plan), strict=True))
+    assert made[-1].plan.interventions[0].strength == -0.5
+
+
+def test_norms_match(plan, contrast):
+    for draw in (random_plan, covariance_plan):
+        for stream in streams(5):
+            for real, placebo in zip(vectors(plan), vectors(draw(plan, contrast, stream)), strict=True):
+                assert placebo.norm().item() == pytest.approx(real.norm().item(), rel=1e-5)
+
+
+def test_random_directions_know_nothing(plan, contrast):
+    real = vectors(plan)[0]
+    found = torch.stack([vectors(random_plan(plan, contrast, s))[0] for s in streams(400)])
+    cosines = found @ real / (found.norm(dim=1) * real.norm())
+    assert cosines.mean().abs() < 0.03
+    assert cosines.std().item() == pytest.approx(24**-0.5, rel=0.15)
+
+
+def test_covariance_directions_have_the_covariance_within_classes(plan, contrast):
+    """Before they are scaled to one norm, draws have the rows' covariance; scaling keeps the shares per axis."""
+    pair = contrast.sites[SITES[0]]
+    rows = torch.cat([pair.positive - pair.positive.mean(0), pair.negative - pair.negative.mean(0)])
+    want = rows.T @ rows
+    found = torch.stack([vectors(covariance_plan(plan, contrast, s))[0] for s in streams(2000)])
+    have = found.T @ found
+    want, have = want / want.trace(), have / have.trace()
+    assert (want - have).norm() < 0.15 * want.norm()
+    real = vectors(plan)[0]
+    assert abs(cosine(real, found.mean(0))) < 0.5 and (found @ real).abs().mean() < 0.3 * real.norm() ** 2
+
+
+def test_shuffling_keeps_the_rows_and_loses_the_labels(contrast):
+    mixed = shuffled(contrast, torch.Generator().manual_seed(1))
+    for site, pair in contrast.sites.items():
+        new = mixed.sites[site]
+        kept = (new.positive == pair.positive).all(1)
+        assert int(kept.sum()) == 100  # exactly half the pairs change sides
+        assert torch.equal(new.positive[~kept], pair.negative[~kept])
+        assert torch.equal(new.negative[~kept], pair.positive[~kept])
+    first, second = ((mixed.sites[s].positive == contrast.sites[s].positive).all(1) for s in SITES)
+    assert torch.equal(first, second)
+
+
+def test_unpaired_rows_are_dealt_anew(contrast):
+    pair = contrast.sites[SITES[0]]
+    uneven = Contrast({SITES[0]: Pair(pair.positive[:150], pair.negative)}, paired=False)
+    mixed = shuffled(uneven, torch.Generator().manual_seed(1)).sites[SITES[0]]
+    assert (len(mixed.positive), len(mixed.negative)) == (150, 200)
+    before, after = (torch.cat([p.positive, p.negative]).sort(0).values for p in (uneven.sites[SITES[0]], mixed))
+    assert torch.equal(before, after)
+
+
+def test_shuffled_refits_lose_the_direction(plan, contrast):
+    real = vectors(plan)[0]
+    for stream in streams(5):
+        refit = shuffled_plan(plan, contrast, MeanDifference(), stream)
+        assert abs(cosine(real, vectors(refit)[0])) < 0.5
+        assert vectors(refit)[0].norm() < 0.4 * real.norm()
+
+
+def test_seeded(plan, contrast):
+    counts = PlaceboCounts(2, 2, 1, 0)
+    one, again, other = (placebos(plan, contrast, MeanDifference(), counts, seed) for seed in (0, 0, 1))
+    flat = lambda made: torch.cat([v for p in made for v in vectors(p.plan)])  # noqa: E731
+    assert torch.equal(flat(one), flat(again)) and not torch.equal(flat(one), flat(other))
+
+
+def test_a_move_that_depends_on_its_input_is_matched_in_its_mean_displacement(plan, contrast):
+    basis = torch.eye(24)[5:6]
+    steps = tuple(replace(s, move=Ablate(basis)) for s in plan.interventions)
+    ablating = replace(plan, interventions=steps)
+    pair = contrast.sites[SITES[0]]
+    moved = displacement(Ablate(basis), torch.cat([pair.positive, pair.negative]))
+    assert moved[5].item() == pytest.approx(-2.0, abs=0.3)
+    assert vectors(random_plan(ablating, contrast, streams(1)[0]))[0].norm() == pytest.approx(
+        moved.norm().item(), rel=1e-5
+    )
+
+
+def test_rows_are_needed_where_the_plan_acts(plan, contrast):
+    elsewhere = Contrast({SITES[0]: contrast.sites[SITES[0]]})
+    with pytest.raises(SteeringError, match="no rows at resid_post.2"):
+        random_plan(plan, elsewhere, streams(1)[0])
