@@ -77,8 +77,8 @@ TINY: dict[str, dict] = {
     "olmo3": {**WIDE, **SLIDING},
     "gpt2": GPT2,
     "gpt_neo": {
-        "vocab_size": 61, "hidden_size": 40, "num_layers": 2, "num_heads": 4, "intermediate_size": 56,
-        "attention_types": [[["global", "local"], 1]], "window_size": 5, "max_position_embeddings": 64,
+        "vocab_size": 61, "hidden_size": 40, "num_layers": 4, "num_heads": 4, "intermediate_size": 56,
+        "attention_types": [[["global", "local"], 2]], "window_size": 5, "max_position_embeddings": 64,
     },
     "gptj": {**GPT2, "rotary_dim": 4},
     "gpt_neox": {**SIZES, "use_parallel_residual": True},
