@@ -35,7 +35,11 @@ def steer(
     """Answer prompts with and without a published plan, and say how many nats were spent."""
     settings = SteerSettings(strength, kl, govern, govern_total, tokens, temperature, seed)
     _check(settings, prompts, both=ctx.get_parameter_source("strength").name == "COMMANDLINE")  # type: ignore[union-attr]
-    found = steer_prompts(ref, prompts, Home.at(ctx.obj), settings)
+    home = Home.at(ctx.obj)
+    artifact = home.catalog.get(ref)
+    if artifact.kind != "plan":
+        raise RecipeError(f"{artifact.ref} is a {artifact.kind}, not a plan; `trimtab ls --kind plan` lists plans")
+    found = steer_prompts(artifact.ref, prompts, home, settings)
     if as_json:
         return echo_json(asdict(found))
     typer.echo(f"{found.ref} at {shown(found.strength)} x its published strength", err=True)
