@@ -126,7 +126,7 @@ class _Shape:
     batch, tokens = 0, 0
 
     def restore(self, h: Tensor) -> Tensor:
-        return h if h.ndim == 3 else h.view(self.batch, self.tokens, -1)
+        return h if h.ndim == 3 else h.reshape(self.batch, self.tokens, -1)
 
 
 def _watcher(shape: _Shape, watch: Watch | None) -> Callable:
@@ -201,7 +201,7 @@ def _shaped(edit: Edit, shape: _Shape) -> Edit:
     def change(h: Tensor) -> Tensor:
         full = shape.restore(h)
         edited = edit(full)
-        return h if edited is full else edited.view(h.shape)
+        return h if edited is full else edited.reshape(h.shape)
 
     return change
 

@@ -1,8 +1,9 @@
 """The proof on load: a family's row is a claim, and a wrong one cannot pass.
 
 On a few random tokens, in every block: resid_mid = resid_pre + attn_out, resid_post = resid_pre + attn_out + mlp_out,
-attn_out = sum over heads of z_h W_O[h] (+ bias) where no norm stands between, resid_post.b = resid_pre.(b+1); and a
-site that claims to be writable must change the logits.
+attn_out = z W_O (+ bias), mlp_out = mlp_post W_down (+ bias), each through the norm that stands between where the row
+says so, resid_post.b = resid_pre.(b+1); `embed` turns tokens into vectors; and a site that claims to be writable must
+change the logits.
 """
 
 from collections.abc import Callable
@@ -23,6 +24,8 @@ def prove(anatomy: Anatomy) -> None:
     """Raises UnsupportedModel naming the equation or site that fails. Costs one forward of 2 x 7 tokens, and one more
     for each kind of site."""
     ids = _random_tokens(anatomy)
+    if anatomy.place(Site("embed")).module is not anatomy.model.get_input_embeddings():
+        raise _refuted(anatomy, f"'{anatomy.family.embed}' is not the module that turns tokens into vectors")
     with torch.inference_mode():
         seen = _read_everything(anatomy, ids)
         for block in range(anatomy.n_layers):
@@ -68,17 +71,20 @@ def _prove_sums(anatomy: Anatomy, block: int, seen: dict[Site, Tensor]) -> None:
         _same(anatomy, at("resid_mid"), at("resid_pre") + at("attn_out"), f"resid_mid.{block} = resid_pre + attn_out")
     if block + 1 < anatomy.n_layers:
         _same(anatomy, at("resid_pre", block + 1), at("resid_post"), f"resid_pre.{block + 1} = resid_post.{block}")
-    if not anatomy.family.post_norm:
-        _same(anatomy, at("attn_out"), _from_heads(anatomy, block, at("z")), f"attn_out.{block} = sum_h z_h W_O[h] + b")
+    _prove_projection(anatomy, seen, Site("z", block), Site("attn_out", block))
+    if anatomy.family.down_proj is not None:
+        _prove_projection(anatomy, seen, Site("mlp_post", block), Site("mlp_out", block))
 
 
-def _from_heads(anatomy: Anatomy, block: int, z: Tensor) -> Tensor:
-    projection = anatomy.blocks[block].get_submodule(anatomy.family.out_proj)
-    per_head = z.unflatten(-1, (anatomy.n_heads, anatomy.d_head))
-    weight = out_weight(projection).unflatten(0, (anatomy.n_heads, anatomy.d_head))
+def _prove_projection(anatomy: Anatomy, seen: dict[Site, Tensor], given: Site, added: Site) -> None:
+    """What is added is what the projection makes of its input, through the norm behind it in post-norm families."""
+    projection = anatomy.place(given).module
     bias = getattr(projection, "bias", None)
-    out = torch.einsum("bshd,hdm->bsm", per_head.float(), weight.float())
-    return out if bias is None else out + bias.float()
+    want = seen[given].float() @ out_weight(projection).float()
+    want = want if bias is None else want + bias.float()
+    if anatomy.family.post_norm and want.shape == seen[added].shape:
+        want = anatomy.place(added).module(want.to(seen[added].dtype))
+    _same(anatomy, seen[added], want, f"{added} = {given} W + b")
 
 
 def _prove_writable(anatomy: Anatomy, ids: Tensor) -> None:
@@ -98,6 +104,8 @@ def _pattern(h: Tensor) -> Tensor:
 
 
 def _same(anatomy: Anatomy, got: Tensor, want: Tensor, equation: str) -> None:
+    if got.shape != want.shape:
+        raise _refuted(anatomy, f"{equation} compares {list(got.shape)} with {list(want.shape)}")
     scale = want.abs().max().item()
     off = (got.float() - want.float()).abs().max().item()
     if not off <= TOLERANCE[got.dtype] * max(scale, 1e-6):

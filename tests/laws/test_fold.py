@@ -1,0 +1,120 @@
+"""Law of folding: weights do what hooks do, within the rounding of the dtype, or the refusal says why not."""
+
+import copy
+
+import pytest
+import torch
+
+from trimtab.steering.errors import BadPlan, CannotFold
+from trimtab.steering.folding import fold, fold_changes
+from trimtab.steering.intervention import Intervention
+from trimtab.steering.model.anatomy import Anatomy
+from trimtab.steering.model.site import Site
+from trimtab.steering.model.span import Span
+from trimtab.steering.moves import MOVES
+from trimtab.steering.moves.add import Add
+from trimtab.steering.plan import SteeringPlan
+
+
+def refusal(anatomy: Anatomy, site: Site, move) -> str | None:
+    """What must be said, or None when the fold is exact. Written from the residual algebra, not from fold's code."""
+    family, affine = anatomy.family, move.affine()
+    if affine is None:
+        return "not an affine map"
+    if site.point == "embed":
+        return "only the embedding"
+    if site.point.startswith("resid") and not affine.constant:
+        return "skip path"
+    if family.post_norm and site.point not in ("z", "mlp_post"):
+        return "normalises between"
+    if family.down_proj is None and site.point in ("mlp_out", "resid_post", "resid_pre"):
+        return "mixture of experts"
+    return None
+
+
+@pytest.mark.parametrize("move", MOVES)
+def test_folded_is_hooked_or_refused(tiny, bench, assert_same, move):
+    anatomy = Anatomy.of(tiny)
+    before = bench.logits(tiny)
+    for site in bench.sites(tiny):
+        step = bench.step(tiny, site, move, strength=-0.6)
+        plan, why = SteeringPlan((step,)), refusal(anatomy, site, step.move)
+        if why is not None:
+            with pytest.raises(CannotFold, match=why) as refused:
+                fold(plan, tiny)
+            assert str(refused.value).startswith(str(site)), "the message names the site"
+            continue
+        with plan.on(tiny):
+            hooked = bench.logits(tiny)
+        assert_same(bench.logits(fold(plan, tiny)), hooked)
+    assert torch.equal(bench.logits(tiny), before), "folding changed the model it was given"
+
+
+def everything(model, bench) -> SteeringPlan:
+    """Several interventions at each projection, in an order that is not that of the computation."""
+    asked = (
+        "resid_post.1 add, mlp_out.1 affine, mlp_out.1 scale, z.1 affine, z.1.2 ablate, z.1 add, resid_mid.1 add, "
+        "attn_out.1 ablate, resid_mid.1 add, mlp_post.0 affine, mlp_post.0 ablate, resid_pre.1 add, mlp_out.0 affine"
+    )
+    pairs = [step.split(" ") for step in asked.split(", ")]
+    return SteeringPlan(tuple(bench.step(model, Site.parse(s), move, strength=0.4) for s, move in pairs))
+
+
+@pytest.mark.parametrize("family", ("llama", "llama/plain", "gpt2", "opt", "gpt_neox/sequential"))
+def test_many_interventions_fold_in_the_order_of_their_hooks(build_tiny, bench, assert_same, family):
+    model = build_tiny(family)
+    plan = everything(model, bench)
+    with plan.on(model):
+        hooked = bench.logits(model)
+    assert_same(bench.logits(fold(plan, model)), hooked)
+    backwards = SteeringPlan(plan.interventions[::-1])
+    with backwards.on(model):
+        other = bench.logits(model)
+    assert_same(bench.logits(fold(backwards, model)), other)
+    assert (other - hooked).abs().max() > 0.01, "the order should matter here"
+
+
+def test_a_folded_model_saves_and_steers_on(build_tiny, bench, assert_same):
+    """It is an ordinary model: it generates, takes further plans, and its fingerprint is another."""
+    model = build_tiny("llama")
+    plan = bench.plan(model, Site("resid_post", 1))
+    folded = fold(plan, model)
+    with plan.on(model):
+        assert torch.equal(bench.generate(model)[0], bench.generate(folded)[0])
+    assert Anatomy.of(folded).fingerprint != Anatomy.of(model).fingerprint
+    with (plan * -1).on(folded):
+        assert_same(bench.logits(folded), bench.logits(model))
+
+
+def test_changes_say_where_a_bias_is_new(build_tiny, bench):
+    plan = bench.plan(build_tiny("llama"), Site("resid_post", 1))
+    (had,) = fold_changes(plan, build_tiny("llama"))
+    assert (had.path, had.new_bias) == ("model.layers.1.mlp.down_proj", False)
+    (made,) = fold_changes(plan, build_tiny("llama/plain"))
+    assert made.new_bias and torch.allclose(made.bias, plan.interventions[0].move.vector)
+
+
+def test_spans_gates_and_attached_models_are_refused(tiny_llama, bench):
+    site = Site("resid_post", 1)
+    with pytest.raises(CannotFold, match="only on span 'generated'"):
+        fold(bench.plan(tiny_llama, site, span="generated"), tiny_llama)
+    gated = Intervention(site, Add(torch.ones(40)), Span("all"), 1.0, Site("resid_post", 0))
+    with pytest.raises(CannotFold, match="gated by what is read at resid_post.0"):
+        fold(SteeringPlan((gated,)), tiny_llama)
+    plan = bench.plan(tiny_llama, site)
+    with plan.on(tiny_llama), pytest.raises(CannotFold, match="attached"):
+        fold(plan, tiny_llama)
+    with pytest.raises(CannotFold, match="only the embedding"):
+        fold(bench.plan(tiny_llama, Site("resid_pre", 0)), tiny_llama)
+    with pytest.raises(BadPlan, match="width 7"):
+        fold(SteeringPlan((Intervention(site, Add(torch.ones(7))),)), tiny_llama)
+
+
+def test_bfloat16_folds_within_its_own_rounding(build_tiny, bench):
+    """The weights are computed in float64 and rounded once."""
+    model = build_tiny("llama")
+    plan = bench.plan(model, Site("attn_out", 1), "affine", strength=0.5)
+    (exact,) = fold_changes(plan, model)
+    (low,) = fold_changes(plan, copy.deepcopy(model).bfloat16())
+    assert low.weight.dtype == torch.bfloat16
+    assert (low.weight.float() - exact.weight).abs().max() <= 2**-7 * exact.weight.abs().max()
