@@ -15,8 +15,8 @@ from typer.core import TyperCommand, TyperGroup
 
 from trimtab.tasks.errors import USER_ERRORS, did_you_mean
 
-USAGE_ERROR = typer.BadParameter.__bases__[0]  # typer carries its own copy of click or uses the package: take its own
-CLICK_ERROR = USAGE_ERROR.__bases__[0]
+USAGE_ERROR: Any = typer.BadParameter.__bases__[0]  # of the click that typer uses: its own copy or the package
+CLICK_ERROR: Any = USAGE_ERROR.__bases__[0]
 OK, WRONG, INTERRUPTED = 0, 2, 130
 
 QUIET = {

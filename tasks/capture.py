@@ -47,7 +47,7 @@ def capture_recipe(recipe: Recipe, home: Home) -> CaptureReference:
     key = recipe.stage("capture")
     known = home.catalog.find(key)
     if known is not None:
-        return CaptureReference(known.ref, known.digest, True, known.header["url"], known.header["snapshot"])
+        return CaptureReference(known.ref, known.digest, True, known.header["location"], known.header["snapshot"])
     model, tokenizer = model_of(recipe.model)
     anatomy, texts = Anatomy.of(model), texts_of(recipe, tokenizer)
     sites = anatomy.sites(recipe.capture.points, recipe.capture.block_numbers(anatomy.n_layers))
@@ -128,30 +128,25 @@ def fill(store: ActivationStore, anatomy: Anatomy, texts: Sequence[Text], select
 def _write(buffer: RegionBuffer, site: Site, region: Region, rows: list[torch.Tensor]) -> None:
     joined = torch.cat(rows)
     spec = buffer.specs[str(site)]
-    bits = (
-        joined.view(torch.uint16)
-        if joined.dtype == torch.bfloat16 and spec.dtype == "bfloat16"
-        else joined.float()
-    )
+    bits = joined.view(torch.uint16) if joined.dtype == torch.bfloat16 and spec.dtype == "bfloat16" else joined.float()
     buffer.write(str(site), region.row_start, bits.numpy().reshape(len(joined), *spec.shape))
 
 
 def publish_capture(recipe: Recipe, home: Home, store: ActivationStore, tokens: tuple[int, int]) -> CaptureReference:
-    """Make the capture a version of `<name>.capture`; its rows stay where they are."""
+    """Make the capture a version of `<name>.capture`; its rows stay where they are. The header's keys are those of
+    `Catalog.publish_capture`, which `verify` and `lineage` read."""
     header = {
-        "kind": "capture",
-        "url": store.location.url,
+        "location": store.location.url,
         "snapshot": store.snapshot_id,
-        "content": store.digest,
-        "asked": dict(store.capture.fields),
+        "digest": store.digest,
+        "capture": dict(store.capture.fields),
+        "capture_digest": store.capture.digest,
         "sites": list(store.sites),
-        "rows": store.n_rows,
-        "prompts": store.n_prompts,
-        "bytes": store.nbytes,
+        "n_rows": store.n_rows,
+        "n_prompts": store.n_prompts,
+        "nbytes": store.nbytes,
     }
     artifact = home.catalog.publish(
         f"{recipe.name}.capture", "capture", {}, header, recipe=recipe.to_json(), key=recipe.stage("capture")
     )
-    return CaptureReference(
-        artifact.ref, artifact.digest, False, store.location.url, store.snapshot_id, computed, given
-    )
+    return CaptureReference(artifact.ref, artifact.digest, False, store.location.url, store.snapshot_id, *tokens)

@@ -90,7 +90,7 @@ class ModelSpec(Part):
     id: str = EMBEDDED
     revision: str | None = None
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    device: str = Field("cpu", pattern=r"^(cpu|mps|cuda(:\d+)?)$")
+    device: str = Field(default="cpu", pattern=r"^(cpu|mps|cuda(:\d+)?)$")
 
     @field_validator("id")
     @classmethod
@@ -147,7 +147,7 @@ class Data(Part):
     positive: FileField | None = None
     negative: FileField | None = None
     chat: bool = True
-    system: str | None = Field(None, min_length=1)
+    system: str | None = Field(default=None, min_length=1)
     split: Split = Split()
 
     @model_validator(mode="after")
@@ -284,10 +284,10 @@ class JudgeSpec(Part):
     behaviour: Behaviour | None = None
     neutral: FileField | None = None
     capability: FileField | None = None
-    system_prompt: str | None = Field(None, min_length=1)
+    system_prompt: str | None = Field(default=None, min_length=1)
     placebos: Placebos = Placebos()
-    prompts: int = Field(12, ge=2, le=10_000)
-    tokens: int = Field(32, ge=1, le=4096)
+    prompts: int = Field(default=12, ge=2, le=10_000)
+    tokens: int = Field(default=32, ge=1, le=4096)
     curve: tuple[Positive, ...] = (0.03, 0.1, 0.3)
 
     @field_validator("curve")

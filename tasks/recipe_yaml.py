@@ -48,7 +48,7 @@ def parse_document(text: str, name: str) -> Document:
         if root is None:
             raise RecipeError(f"{name}: the file is empty; `trimtab init DIR` writes a recipe to start from")
         if not isinstance(root, yaml.MappingNode):
-            raise RecipeError(f"{name}:1: a recipe is a mapping of `key: value`, this is a {root.id}")
+            raise RecipeError(f"{name}:1: a recipe is a mapping of `key: value`, this is a {_kind(root)}")
         lines = dict(_lines(root, (), name))
         return Document(yaml.safe_load(text), name, lines)
     except yaml.MarkedYAMLError as error:
@@ -81,7 +81,7 @@ def _text(path: Path) -> str:
 def _refuse_aliases(text: str, name: str) -> None:
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         if isinstance(event, yaml.AliasEvent):
-            line = event.start_mark.line + 1
+            line = event.start_mark.line + 1  # type: ignore[union-attr]
             raise RecipeError(f"{name}:{line}: the alias '*{event.anchor}' is refused; write the value out")
 
 
@@ -105,9 +105,15 @@ def _lines(node: yaml.Node, path: Key, name: str) -> Iterator[tuple[Key, int]]:
 
 def _key_text(key: yaml.Node, name: str) -> str:
     if not isinstance(key, yaml.ScalarNode) or key.tag != "tag:yaml.org,2002:str":
-        shown = key.value if isinstance(key, yaml.ScalarNode) else key.id
+        shown = key.value if isinstance(key, yaml.ScalarNode) else _kind(key)
         raise RecipeError(f"{name}:{key.start_mark.line + 1}: the key '{shown}' is not text")
     return str(key.value)
+
+
+def _kind(node: yaml.Node) -> str:
+    return (
+        "list" if isinstance(node, yaml.SequenceNode) else "mapping" if isinstance(node, yaml.MappingNode) else "word"
+    )
 
 
 def _marked(name: str, error: yaml.MarkedYAMLError) -> str:
