@@ -5,11 +5,11 @@ The same (arrays, header) goes to one safetensors file (`save_plan`/`load_plan`)
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import torch
@@ -63,10 +63,10 @@ def unpack_interventions(
 
 def save_plan(packed: Packed, path: str | Path) -> None:
     """One safetensors file, header in its metadata. Written beside and renamed, so never half-written, and two
-    processes that save to one name leave one of the two whole."""
+    writers of one name leave one of the two whole."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f"{target.name}.{os.getpid()}.part")
+    part = target.with_name(f"{target.name}.{uuid4().hex}.part")
     # Not ascontiguousarray: it turns a number into an array of one.
     arrays = {name: np.asarray(array, order="C") for name, array in packed.arrays.items()}
     try:

@@ -61,6 +61,8 @@ class Span:
         kind, colon, count = str(text).partition(":")
         if kind in COUNTED and not count.isdecimal():
             raise BadSpan(f"span '{text}' needs a count of tokens, for example {kind}:8")
+        if kind not in (*PLAIN, *COUNTED):
+            raise UnknownName("span", str(text), (*PLAIN, "first:n", "after:n"))
         if kind in PLAIN and colon:
             raise BadSpan(f"span '{text}': {kind} takes no count; only first:n and after:n do")
         return cls(kind, int(count) if count else 0)
