@@ -6,6 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from prefect import task
+
+from trimtab.store import Artifact
+from trimtab.store.lineage import lineage
+from trimtab.tasks.examples import read_lexicon
+from trimtab.tasks.home import Home
+from trimtab.tasks.recipe import Recipe
+from trimtab.tasks.references import Reference
 from trimtab.tasks.reporting.page import page
 
 
@@ -35,3 +43,37 @@ def write_report(verdict: Mapping[str, Any], provenance: Mapping[str, Any], path
         Path(beside).unlink(missing_ok=True)
         raise
     return path
+
+
+@task(name="report")
+def report_task(recipe: Recipe, home: str, plan: Reference, verdict: Reference) -> str:
+    """See `report_recipe`."""
+    return str(report_recipe(recipe, Home.at(home), plan, verdict))
+
+
+def report_recipe(recipe: Recipe, home: Home, plan: Reference, verdict: Reference) -> Path:
+    """Write `reports/<name>@<version>.html` for a published plan; one that is there already stays."""
+    path = home.reports / f"{plan.ref}.html"
+    if plan.reused and path.exists():
+        return path
+    published, judged = home.catalog.get(plan.ref), home.catalog.get(verdict.ref)
+    return write_report(judged.header["verdict"], provenance_of(recipe, home, published, judged), path)
+
+
+def provenance_of(recipe: Recipe, home: Home, published: Artifact, judged: Artifact) -> dict[str, Any]:
+    """Where a published plan came from, for its report."""
+    behaviour = recipe.judge.behaviour
+    lexicon = behaviour.lexicon if behaviour else None
+    return {
+        "ref": published.ref,
+        "digest": published.digest,
+        "created": published.created,
+        "model": published.header["model"],
+        "command": f"trimtab run {recipe.name}.yaml",
+        "parents": [parent.ref for parent in published.parents],
+        "lineage": str(lineage(home.catalog, published.ref)).splitlines(),
+        "versions": dict(published.libraries),
+        "seconds": {"validate": judged.header["seconds"]},
+        "recipe": published.recipe,
+        "lexicon": list(read_lexicon(lexicon)["positive"]) if lexicon else None,
+    }

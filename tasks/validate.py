@@ -1,0 +1,179 @@
+"""Validate: candidate vectors to a verdict at the recipe's KL budget, published as `<name>.verdict` with the dosed
+plan inside."""
+
+import time
+from collections.abc import Mapping, Sequence
+
+from prefect import task
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from trimtab.steering.fitters import FITTERS
+from trimtab.steering.generate import Decoding
+from trimtab.steering.intervention import Intervention
+from trimtab.steering.judge.behaviour import Behaviour, Brevity, Language, Lexicon
+from trimtab.steering.judge.effect import AnswerPair
+from trimtab.steering.judge.judge import dosed_plan, judge
+from trimtab.steering.judge.placebo import PlaceboCounts
+from trimtab.steering.judge.search import Probe, best_site, search_sites
+from trimtab.steering.judge.trial import AblationChoice, DoseSettings, JudgeSettings, PriceSettings, Texts, Trial
+from trimtab.steering.model.tokens import PromptFormat, tokenize
+from trimtab.steering.plan import SteeringPlan
+from trimtab.steering.prefix import Scorer
+from trimtab.steering.price.damage import CapabilityItem
+from trimtab.store import ActivationStore
+from trimtab.tasks.examples import capability_items, function_words, neutral_texts, read_lexicon
+from trimtab.tasks.fit import contrast_of
+from trimtab.tasks.home import Home
+from trimtab.tasks.models import model_of
+from trimtab.tasks.progress import report
+from trimtab.tasks.prompts import Text, couples, form_of, texts_of, tokens_of
+from trimtab.tasks.recipe import Recipe
+from trimtab.tasks.references import CaptureReference, Reference
+
+PLAIN = PromptFormat(chat=False)
+
+
+@task(name="validate")
+def validate_task(recipe: Recipe, home: str, capture: CaptureReference, candidates: Sequence[Reference]) -> Reference:
+    """See `validate_recipe`."""
+    return validate_recipe(recipe, Home.at(home), capture, candidates)
+
+
+def validate_recipe(
+    recipe: Recipe, home: Home, capture: CaptureReference, candidates: Sequence[Reference]
+) -> Reference:
+    """Judge the first fitter's candidates, with those of the others as rivals at the same price.
+
+    A verdict with the same stage key is returned as it is. Raises SteeringError when texts give no interval.
+    """
+    known = home.catalog.find(recipe.stage("validate"))
+    if known is not None:
+        return Reference(known.ref, known.digest, True)
+    started = time.monotonic()
+    trial = trial_of(recipe, home, capture, candidates)
+    verdict = judge(trial, report)
+    plan = dosed_plan(trial, verdict).pack()
+    header = {
+        "kind": "verdict",
+        "verdict": verdict.to_json(),
+        "plan": dict(plan.header),
+        "seconds": round(time.monotonic() - started, 1),
+    }
+    artifact = home.catalog.publish(
+        f"{recipe.name}.verdict",
+        "verdict",
+        plan.arrays,
+        header,
+        parents=[candidate.ref for candidate in candidates],
+        recipe=recipe.to_json(),
+        key=recipe.stage("validate"),
+    )
+    return Reference(artifact.ref, artifact.digest)
+
+
+def trial_of(recipe: Recipe, home: Home, capture: CaptureReference, candidates: Sequence[Reference]) -> Trial:
+    """Everything the judge needs, from the recipe, the capture and the candidates' vectors."""
+    model, tokenizer = model_of(recipe.model)
+    texts = judged_texts(recipe, tokenizer)
+    settings = settings_of(recipe)
+    by_fitter = {
+        fitter: _by_site(SteeringPlan.unpack(home.catalog.get(reference.ref)))
+        for fitter, reference in zip(recipe.fit.fitters, candidates, strict=True)
+    }
+    ours = by_fitter.pop(recipe.fit.fitter)
+    return Trial(
+        plan=recipe.name,
+        model=model,
+        candidates=ours,
+        fitter=FITTERS[recipe.fit.fitter](**recipe.fit.fields),
+        fitter_name=recipe.fit.fitter,
+        contrast=contrast_of(ActivationStore.open(capture.url), recipe, "fit"),
+        texts=texts,
+        budget=recipe.budget.kl,
+        decode=lambda ids: tokenizer.decode(ids, skip_special_tokens=True),
+        behaviour=behaviour_of(recipe),
+        rivals={
+            fitter: _best(model, plans, texts, settings, recipe.budget.kl) for fitter, plans in by_fitter.items()
+        },
+        request=recipe.judge.system_prompt or "",
+        settings=settings,
+    )
+
+
+def judged_texts(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Texts:
+    """The select and report pairs, the report pairs again with the words that ask for the behaviour, neutral text and
+    capability items."""
+    texts = texts_of(recipe, tokenizer)
+    report_pairs = couples(texts, "report")
+    asked: list[AnswerPair] = []
+    if recipe.judge.system_prompt and recipe.data.chat:
+        asking = form_of(recipe, recipe.judge.system_prompt)
+        asked = [AnswerPair(*(tokens_of(tokenizer, t.example, asking) for t in pair)) for pair in report_pairs]
+    return Texts(
+        select=[_pair(couple) for couple in couples(texts, "select")],
+        report=[_pair(couple) for couple in report_pairs],
+        neutral=[tokenize(tokenizer, text, form=PLAIN) for text in neutral_texts(recipe.judge)],
+        asked=asked,
+        capability=_capability(recipe, tokenizer),
+    )
+
+
+def settings_of(recipe: Recipe) -> JudgeSettings:
+    """The judge's settings from the recipe's section."""
+    how = recipe.judge
+    return JudgeSettings(
+        dose=DoseSettings(tolerance=recipe.budget.tolerance),
+        price=PriceSettings(prompts=how.prompts, decoding=Decoding(how.tokens, seed=1000)),
+        ablation=AblationChoice(pairs=10 if how.system_prompt else 0),
+        placebos=PlaceboCounts(
+            how.placebos.random, how.placebos.covariance, how.placebos.shuffled, int(how.placebos.flip)
+        ),
+        curve=how.curve,
+        seed=recipe.seed,
+    )
+
+
+def behaviour_of(recipe: Recipe) -> Behaviour | None:
+    """The scorer of generated text that the recipe asks for."""
+    asked = recipe.judge.behaviour
+    if asked is None:
+        return None
+    if asked.lexicon is not None:
+        words = read_lexicon(asked.lexicon)
+        return Lexicon(words["positive"], words["negative"])
+    if asked.language is not None:
+        known = function_words()
+        others = [word for language, found in known.items() if language != asked.language for word in found]
+        return Language(known[asked.language], others)
+    return Brevity()
+
+
+def _best(
+    model: PreTrainedModel, plans: Mapping[str, SteeringPlan], texts: Texts, settings: JudgeSettings, budget: float
+) -> SteeringPlan:
+    """A rival's best site by the same search that chooses ours."""
+    cut = [pair.shortened(settings.completion_tokens) for pair in texts.select[: settings.search.pairs]]
+    found = search_sites(Probe(Scorer(model), cut), plans, budget, settings.search, report)
+    return plans[best_site(found, budget)]
+
+
+def _by_site(plan: SteeringPlan) -> dict[str, SteeringPlan]:
+    def alone(step: Intervention) -> SteeringPlan:
+        return SteeringPlan((step,), plan.model)
+
+    return {str(step.site): alone(step) for step in plan.interventions}
+
+
+def _pair(couple: tuple[Text, Text]) -> AnswerPair:
+    return AnswerPair(couple[0].tokens, couple[1].tokens)
+
+
+def _capability(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> list[CapabilityItem]:
+    form = form_of(recipe)
+    return [
+        CapabilityItem(
+            tokenize(tokenizer, item.question, item.correct, form),
+            tokenize(tokenizer, item.question, item.incorrect, form),
+        )
+        for item in capability_items(recipe.judge)
+    ]
