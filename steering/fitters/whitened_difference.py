@@ -28,7 +28,8 @@ class WhitenedDifference(Fitter):
 
     Special case: with shrinkage 1 and coordinates of equal variance in both classes it is mean_difference.
 
-    shrinkage: None estimates it; 0 is the plain covariance, 1 keeps only the variances.
+    shrinkage: None estimates it; 0 is the plain covariance, 1 keeps only the variances. A given one acts on the same
+    standardised coordinates (scikit-learn's on the raw ones, where one massive coordinate sets the scale of all).
     """
 
     source: ClassVar[str] = "Fisher 1936; Ledoit and Wolf 2004 (shrinkage)"

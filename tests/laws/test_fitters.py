@@ -1,0 +1,220 @@
+"""Laws of every fitter: deterministic, inputs unchanged, one meaning of strength, rotation where claimed, clear
+refusals, and the special case its docstring names."""
+
+import inspect
+
+import pytest
+import torch
+
+from trimtab.steering.contrast import Contrast, Pair
+from trimtab.steering.errors import BadRows, SteeringError, UnknownName
+from trimtab.steering.fitters import FITTERS
+from trimtab.steering.fitters.logistic_probe import LogisticProbe
+from trimtab.steering.fitters.mean_difference import MeanDifference
+from trimtab.steering.fitters.pca import PCA
+from trimtab.steering.fitters.whitened_difference import WhitenedDifference
+from trimtab.steering.model.site import Site
+
+N, M, D = 60, 45, 12
+AT = Site("resid_post", 3)
+
+
+def rows(n: int, seed: int, scales: torch.Tensor | float = 1.0, shift: float = 0.0) -> torch.Tensor:
+    noise = torch.randn(n, D, generator=torch.Generator().manual_seed(seed))
+    return noise * scales + shift * torch.linspace(0.2, 1, D)
+
+
+def pairs(scales: torch.Tensor | float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pairs share what is not the contrast: the case that the differences are made for."""
+    shared = rows(N, 1, 3.0)
+    return shared + rows(N, 2, scales, 1.0), shared + rows(N, 3, scales)
+
+
+def rotation() -> torch.Tensor:
+    return torch.linalg.qr(torch.randn(D, D, generator=torch.Generator().manual_seed(9))).Q
+
+
+def direction(v: torch.Tensor) -> torch.Tensor:
+    return v / v.norm()
+
+
+@pytest.fixture(params=FITTERS)
+def fitter(request):
+    return FITTERS[request.param]()
+
+
+@pytest.fixture(params=["paired", "unpaired"])
+def contrast(request) -> Contrast:
+    if request.param == "paired":
+        return Contrast({AT: Pair(*pairs())})
+    return Contrast({AT: Pair(rows(N, 2, 1.0, 1.0), rows(M, 3))}, paired=False)
+
+
+def vector(plan) -> torch.Tensor:
+    return plan.interventions[0].move.vector
+
+
+def test_the_same_rows_give_the_same_plan_and_are_not_changed(fitter, contrast):
+    before = {site: (p.positive.clone(), p.negative.clone()) for site, p in contrast.sites.items()}
+    torch.manual_seed(1)
+    first = vector(fitter.fit(contrast))
+    torch.manual_seed(2)
+    assert torch.equal(first, vector(fitter.fit(contrast)))
+    assert first.dtype == torch.float32 and first.shape == (D,)
+    for site, (positive, negative) in before.items():
+        assert torch.equal(positive, contrast.sites[site].positive)
+        assert torch.equal(negative, contrast.sites[site].negative)
+
+
+def test_one_intervention_per_site_in_the_contrast_s_order(fitter):
+    sites = [Site("z", 2, 1), Site("resid_post", 3), Site("mlp_post", 0)]
+    plan = fitter.fit(Contrast({site: Pair(*pairs()) for site in sites}))
+    assert [step.site for step in plan.interventions] == sites
+    assert all(step.strength == 1.0 for step in plan.interventions)
+
+
+def test_strength_one_moves_a_mean_onto_the_other_along_the_direction(fitter, contrast):
+    """The one meaning of strength, so that methods can be compared."""
+    pair, v = contrast.sites[AT], vector(fitter.fit(contrast))
+    gap = pair.positive.mean(0) - pair.negative.mean(0)
+    torch.testing.assert_close(direction(v) @ gap, v.norm(), rtol=1e-4, atol=1e-5)
+
+
+def test_swapping_the_classes_turns_the_vector_round(fitter, contrast):
+    pair = contrast.sites[AT]
+    back = Contrast({AT: Pair(pair.negative, pair.positive)}, contrast.paired)
+    torch.testing.assert_close(vector(fitter.fit(back)), -vector(fitter.fit(contrast)), rtol=1e-3, atol=1e-4)
+
+
+def test_the_order_of_the_rows_does_not_matter(fitter, contrast):
+    pair = contrast.sites[AT]
+    order = torch.randperm(N, generator=torch.Generator().manual_seed(4))
+    other = order if contrast.paired else slice(None)
+    shuffled = Contrast({AT: Pair(pair.positive[order], pair.negative[other])}, contrast.paired)
+    torch.testing.assert_close(vector(fitter.fit(shuffled)), vector(fitter.fit(contrast)), rtol=1e-3, atol=1e-4)
+
+
+def test_scaling_all_rows_scales_the_vector(fitter, contrast):
+    """Down to the activations of small models and up to massive ones. The probe's penalty sees standardised rows."""
+    for scale in (1e-3, 1e4):
+        scaled = {AT: Pair(*(scale * x for x in (contrast.sites[AT].positive, contrast.sites[AT].negative)))}
+        got = vector(fitter.fit(Contrast(scaled, contrast.paired)))
+        torch.testing.assert_close(got / scale, vector(fitter.fit(contrast)), rtol=1e-3, atol=1e-4)
+
+
+def test_rotating_all_rows_rotates_the_vector_exactly_where_claimed(fitter, contrast):
+    turn, scales = rotation(), torch.logspace(0, 2, D)
+    pair = contrast.sites[AT]
+    stretched = Contrast({AT: Pair(pair.positive * scales, pair.negative * scales)}, contrast.paired)
+    turned = Contrast({AT: Pair(pair.positive * scales @ turn, pair.negative * scales @ turn)}, contrast.paired)
+    got, want = vector(fitter.fit(turned)), vector(fitter.fit(stretched)) @ turn
+    off = ((got - want).norm() / want.norm()).item()
+    assert (off < 1e-3) == type(fitter).rotates, f"off by {off:.2g}, rotates is {type(fitter).rotates}"
+
+
+def test_rows_with_the_same_mean_are_refused_with_the_site(fitter):
+    positive = rows(N, 2)
+    with pytest.raises(BadRows, match=r"at resid_post\.3: .*same mean"):
+        fitter.fit(Contrast({AT: Pair(positive, positive.flip(0))}))
+
+
+def test_rows_that_are_not_finite_are_refused(fitter):
+    positive, negative = pairs()
+    positive[3, 4] = float("inf")
+    with pytest.raises(BadRows, match=r"resid_post\.3.*not finite"):
+        fitter.fit(Contrast({AT: Pair(positive, negative)}))
+
+
+def test_a_coordinate_that_never_varies_is_no_obstacle(fitter):
+    positive, negative = pairs()
+    positive[:, 5] = negative[:, 5] = 7.0
+    v = vector(fitter.fit(Contrast({AT: Pair(positive, negative)})))
+    assert torch.isfinite(v).all() and abs(v[5]) < 1e-3
+
+
+def test_two_rows_of_each_are_enough(fitter):
+    positive, negative = pairs()
+    assert torch.isfinite(vector(fitter.fit(Contrast({AT: Pair(positive[:2], negative[:2])})))).all()
+
+
+def test_each_has_a_source_and_a_page(fitter):
+    cls = type(fitter)
+    assert cls.source and isinstance(cls.rotates, bool)
+    assert "Source:" in cls.__doc__ and "Special case" in cls.__doc__ or cls is MeanDifference
+    meaning = inspect.getmodule(cls).__doc__.splitlines()[0]
+    assert meaning.endswith(".") and len(meaning) < 100
+
+
+# Special cases named in the docstrings.
+
+
+def test_mean_difference_of_pairs_is_the_mean_of_differences_and_unit_its_direction():
+    positive, negative = pairs()
+    v = MeanDifference().fit_site(positive, negative).vector
+    torch.testing.assert_close(v, (positive - negative).mean(0))
+    torch.testing.assert_close(MeanDifference(unit=True).fit_site(positive, negative).vector, direction(v))
+
+
+def test_pca_of_pairs_that_differ_by_one_vector_is_mean_difference():
+    negative = rows(N, 3, 5.0)
+    positive = negative + torch.linspace(-1, 2, D)
+    want = MeanDifference().fit_site(positive, negative).vector
+    torch.testing.assert_close(PCA().fit_site(positive, negative).vector, want, rtol=1e-4, atol=1e-5)
+
+
+def test_pca_uses_pairs_only_when_rows_are_pairs():
+    """Equal counts do not make pairs: the contrast says what they are."""
+    positive, negative = pairs()
+    paired = PCA().fit(Contrast({AT: Pair(positive, negative)}))
+    apart = PCA().fit(Contrast({AT: Pair(positive, negative)}, paired=False))
+    cosine = direction(vector(paired)) @ direction(vector(apart))
+    assert cosine < 0.9, "what pairs share should dominate when it is not subtracted"
+
+
+def test_probe_under_a_heavy_penalty_is_the_difference_over_the_variances():
+    scales = torch.logspace(-1, 1, D)
+    positive, negative = rows(N, 2, scales, 1.0), rows(N, 3, scales)
+    heavy = LogisticProbe(c=1e-7).fit_site(positive, negative).vector
+    want = (positive.mean(0) - negative.mean(0)) / torch.cat([positive, negative]).var(0)
+    assert direction(heavy) @ direction(want) > 0.99999
+    assert direction(heavy) @ direction(positive.mean(0) - negative.mean(0)) < 0.9, "else this test shows nothing"
+
+
+def test_whitened_with_full_shrinkage_and_equal_variances_is_mean_difference():
+    scatter = torch.cat([rows(N, 5), -rows(N, 5)])
+    scatter = scatter / scatter.std(0, unbiased=False)
+    shift = torch.linspace(-1, 1, D)
+    got = WhitenedDifference(shrinkage=1.0).fit_site(scatter + shift, scatter).vector
+    torch.testing.assert_close(got, shift, rtol=1e-4, atol=1e-5)
+
+
+def test_whitening_ignores_a_direction_in_which_both_classes_vary_much():
+    """The case it exists for: mean difference follows the noise, the whitened one does not."""
+    scales = torch.ones(D)
+    scales[0] = 300.0
+    positive, negative = rows(400, 2, scales, 1.0), rows(400, 3, scales)
+    plain = direction(MeanDifference().fit_site(positive, negative).vector)
+    white = direction(WhitenedDifference().fit_site(positive, negative).vector)
+    truth = direction(torch.linspace(0.2, 1, D))
+    assert white @ truth > 0.97 > 0.8 > plain @ truth
+
+
+@pytest.mark.parametrize("make", [lambda: LogisticProbe(c=0.0), lambda: WhitenedDifference(shrinkage=1.5)])
+def test_bad_fields_are_refused(make):
+    with pytest.raises(SteeringError, match=r"probe: c is 0.0|shrinkage is 1.5"):
+        make()
+
+
+def test_a_contrast_says_what_is_wrong_with_its_rows():
+    for positive, negative, paired, message in (
+        (rows(4, 1), rows(4, 2)[:, :5], True, "width 12, negative 5"),
+        (rows(1, 1), rows(4, 2), False, "needs 2 of each"),
+        (rows(4, 1), rows(5, 2), True, "paired, but 4 positive and 5"),
+    ):
+        with pytest.raises(SteeringError, match=message):
+            Contrast({AT: Pair(positive, negative)}, paired)
+
+
+def test_the_shelf_corrects_a_name():
+    with pytest.raises(UnknownName, match="unknown fitter 'mean_diference': did you mean 'mean_difference'"):
+        FITTERS["mean_diference"]

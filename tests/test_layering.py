@@ -1,0 +1,106 @@
+"""Who may know whom: flows -> tasks -> {steering, store}. The direction is a test, so it cannot erode."""
+
+import ast
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import trimtab.steering
+
+ROOT = Path(__file__).resolve().parents[1]
+MAY_KNOW = {
+    "store": {"store"},
+    "steering": {"steering"},
+    "tasks": {"tasks", "steering", "store"},
+    "flows": {"flows", "tasks"},
+}
+FOREIGN = {
+    "store": {"torch", "transformers", "prefect", "safetensors"},
+    "steering": {"zarr", "icechunk", "prefect", "h5py", "xarray"},
+    "tasks": set(),
+    "flows": {"torch", "transformers", "zarr", "icechunk", "h5py"},
+}
+HOOKS = {
+    "register_forward_hook",
+    "register_forward_pre_hook",
+    "register_full_backward_hook",
+    "register_module_forward_hook",
+}
+FILES = sorted(path for layer in MAY_KNOW for path in (ROOT / layer).rglob("*.py"))
+
+
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+def imported(tree: ast.AST) -> list[tuple[ast.stmt, str]]:
+    found: list[tuple[ast.stmt, str]] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [(node, alias.name) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: relative import"
+            found.append((node, node.module or ""))
+            if node.module == "trimtab":
+                found += [(node, f"trimtab.{alias.name}") for alias in node.names]
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_a_file_knows_only_what_its_layer_may(path):
+    layer, tree = path.relative_to(ROOT).parts[0], parsed(path)
+    for node, name in imported(tree):
+        top, _, rest = name.partition(".")
+        where = f"{path.relative_to(ROOT)}:{node.lineno} imports {name}"
+        if top == "trimtab" and rest:
+            assert rest.split(".")[0] in MAY_KNOW[layer], f"{where}: {layer} may know {sorted(MAY_KNOW[layer])}"
+            assert not inside_function(tree, node), f"{where} inside a function, which hides who knows whom"
+        assert top not in FOREIGN[layer], f"{where}: {layer} works without it"
+
+
+def inside_function(tree: ast.AST, node: ast.stmt) -> bool:
+    functions = (n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda))
+    return any(inner is node for function in functions for inner in ast.walk(function))
+
+
+def test_hooks_are_registered_in_one_file():
+    for path in FILES:
+        calls = {n.attr for n in ast.walk(parsed(path)) if isinstance(n, ast.Attribute)} & HOOKS
+        assert not calls or path == ROOT / "steering/model/hooks.py", f"{path} registers hooks: {calls}"
+
+
+def test_what_is_loaded_is_data():
+    """No pickle, no eval."""
+    for path in FILES:
+        tree = parsed(path)
+        modules = {name.split(".")[0] for _, name in imported(tree)}
+        assert not modules & {"pickle", "dill", "cloudpickle", "marshal"}, path
+        called = {n.func.id for n in ast.walk(tree) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)}
+        assert not called & {"eval", "exec"}, path
+
+
+EVERY_PUBLIC_NAME = "[getattr(trimtab.steering, name) for name in trimtab.steering.__all__]"
+
+
+@pytest.mark.parametrize(
+    ("module", "then", "without"),
+    [
+        ("trimtab.store", "", ("torch", "transformers", "prefect")),
+        ("trimtab.steering", "", ("torch", "zarr", "icechunk", "prefect", "h5py")),
+        ("trimtab.steering", EVERY_PUBLIC_NAME, ("zarr", "icechunk", "prefect", "h5py")),
+    ],
+)
+def test_importing_a_layer_leaves_the_others_out(module, then, without):
+    code = f"import sys, {module}; {then or None}; print(*[name for name in {without!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.split() == [], done.stdout + done.stderr[-800:]
+
+
+def test_no_public_name_is_hidden_by_a_module():
+    """`from trimtab.steering import fold` would give the module `fold` once anything had imported it."""
+    modules = {path.stem for path in (ROOT / "steering").iterdir()}
+    assert not modules & set(trimtab.steering.__all__)
