@@ -9,6 +9,8 @@ from torch import Tensor
 from trimtab.steering.model.tokens import Tokens
 
 TOKEN_BUDGET = 1024  # throughput saturates from about 512 tokens a batch on two cores (measured)
+FULL_ENOUGH = 256  # within 5% of that: from here on, padding is the only thing a batch can still waste
+ALIKE = 0.8  # a text shorter than this share of the batch's longest opens a new batch once the batch is full enough
 
 
 def batches(lengths: Sequence[int], budget: int = TOKEN_BUDGET) -> Iterator[list[int]]:
@@ -17,7 +19,8 @@ def batches(lengths: Sequence[int], budget: int = TOKEN_BUDGET) -> Iterator[list
     batch: list[int] = []
     for i in order:
         longest = lengths[batch[0]] if batch else lengths[i]
-        if batch and longest * (len(batch) + 1) > budget:
+        filled = longest * len(batch)
+        if batch and (filled + longest > budget or (filled >= FULL_ENOUGH and lengths[i] < ALIKE * longest)):
             yield batch
             batch = []
         batch.append(i)

@@ -13,19 +13,18 @@ from functools import cached_property
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from trimtab.steering.batching import pad_right
 from trimtab.steering.model.anatomy import Anatomy
-from trimtab.steering.model.load import load_model
 from trimtab.steering.model.site import Site
 from trimtab.steering.model.tokens import PromptFormat, Tokens, tokenize
 
-PROMPTS = (
-    "The capital of France is",
-    "My favourite thing about winter is the way that snow makes a whole city quiet, because",
-    "def area(radius):\n    return",
+PROMPTS = (  # the longest first: capture sorts, and equality to the bit needs the same batch
     "In 1869 Mendeleev arranged the known elements by weight, and left gaps for those not yet found.",
+    "My favourite thing about winter is the way that snow makes a whole city quiet, because",
+    "The capital of France is a city called",
+    "def area(radius):\n    return",
 )
 COMPLETION = " what it has always been"
 PLAIN = PromptFormat(chat=False)
@@ -33,7 +32,7 @@ PLAIN = PromptFormat(chat=False)
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """A Llama with grouped-query attention and a few texts of different lengths for it."""
+    """A Llama with grouped-query attention, and a few texts of different lengths for it, the longest first."""
 
     model: PreTrainedModel
     texts: tuple[Tokens, ...]
@@ -51,6 +50,11 @@ class Subject:
         """The texts as one batch `[b s]`, padded behind."""
         return pad_right(self.texts, torch.device("cpu"))
 
+    @property
+    def contrast(self) -> tuple[Tokens, ...]:
+        """Each text, and its prompt with another completion: texts that begin alike."""
+        return tuple(t for text in self.texts for t in (text, text.followed_by(text.ids[:4])))
+
     @cached_property
     def by_hand(self) -> dict[Site, Tensor]:
         """Every point of every block for that batch, `[b s d]`, by hooks written by hand."""
@@ -59,61 +63,29 @@ class Subject:
     def vector(self, seed: int = 0, size: float = 0.2) -> Tensor:
         """A random direction as long as `size` times the typical norm at the middle block."""
         with torch.inference_mode():
-            ids = torch.from_numpy(self.texts[-1].ids)[None]
+            ids = torch.from_numpy(self.texts[0].ids)[None]
             h = self.model(ids, output_hidden_states=True).hidden_states[self.middle + 1]
         v = torch.randn(self.anatomy.d_model, generator=torch.Generator().manual_seed(seed))
         return v / v.norm() * h.norm(dim=-1).median() * size
 
 
-def tiny_llama() -> Subject:
-    """4 blocks of width 64; 8 query heads share 2 key heads; their width is 16, which is not d_model / n_heads."""
-    config = LlamaConfig(
-        vocab_size=199,
-        hidden_size=64,
-        intermediate_size=96,
-        num_hidden_layers=4,
-        num_attention_heads=8,
-        num_key_value_heads=2,
-        head_dim=16,
-        max_position_embeddings=256,
-        eos_token_id=None,
-        bos_token_id=None,
-    )
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(config).eval()
+def tiny_texts() -> tuple[Tokens, ...]:
+    """Random ids: four prompts, each with three more tokens."""
     draw = torch.Generator().manual_seed(1)
-    texts = []
-    for length in (5, 19, 8, 24):
-        ids = torch.randint(0, 199, (length + 3,), generator=draw).numpy()
-        texts.append(Tokens(ids, length, ids * 0, ids < 0))
-    return Subject(model, tuple(texts))
+    rows = [torch.randint(2, 60, (length + 3,), generator=draw).numpy() for length in (24, 19, 12, 9)]
+    return tuple(Tokens(ids, len(ids) - 3, ids * 0, ids < 0) for ids in rows)
 
 
-def smollm2() -> Subject:
-    """The embedded model and four plain prompts with a completion."""
-    model, tokenizer = load_model("smollm2")
+REAL = [pytest.mark.real_model, pytest.mark.xdist_group("real_model")]
+
+
+@pytest.fixture(scope="session", params=["tiny", pytest.param("smollm2", marks=REAL)])
+def subject(request, build_tiny) -> Subject:
+    """A tiny random model, then the embedded one."""
+    if request.param == "tiny":
+        return Subject(build_tiny("llama/plain"), tiny_texts())
+    model, tokenizer = request.getfixturevalue("real_model")
     return Subject(model, tuple(tokenize(tokenizer, prompt, COMPLETION, PLAIN) for prompt in PROMPTS))
-
-
-@pytest.fixture(scope="session", params=["tiny", pytest.param("smollm2", marks=pytest.mark.real_model)])
-def subject(request) -> Subject:
-    return {"tiny": tiny_llama, "smollm2": smollm2}[request.param]()
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """OpenMP's threads spin while they wait for a core: on a busy machine these tests take ten times as long."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def pytest_collection_modifyitems(items) -> None:
-    """The real model is loaded by one worker only."""
-    for item in items:
-        if item.get_closest_marker("real_model"):
-            item.add_marker(pytest.mark.xdist_group("real_model"))
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,6 @@ import pytest
 import torch
 
 from trimtab.steering.intervention import Intervention
-from trimtab.steering.model.load import load_model
 from trimtab.steering.model.site import Site
 from trimtab.steering.moves.add import Add
 from trimtab.steering.plan import SteeringPlan
@@ -25,6 +24,7 @@ SAME_BLOCK, OTHER_BLOCK = 0.998, 0.99
 
 pytestmark = [
     pytest.mark.real_model,
+    pytest.mark.xdist_group("real_model"),
     pytest.mark.skipif(not FILE.exists(), reason="the recorded llama.cpp logits are not here; set TRIMTAB_GOLDENS"),
 ]
 
@@ -36,8 +36,8 @@ def golden() -> dict[str, np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def model():
-    return load_model("smollm2")[0]
+def model(real_model):
+    return real_model[0]
 
 
 @pytest.mark.parametrize("prompt", [0, 1])

@@ -7,7 +7,7 @@ pytest.importorskip("nnsight", reason="nnsight is not installed; BENCHMARKS.md s
 
 from nnsight import NNsight
 
-from trimtab.steering.capture import Selection, capture_batch
+from trimtab.steering.capture import capture
 from trimtab.steering.model.site import Site
 
 
@@ -19,6 +19,6 @@ def test_residuals_and_heads_are_equal_to_the_bit(subject):
         z = watched.model.layers[block].self_attn.o_proj.input.save()
         residual = watched.model.layers[block].output.save()
     sites = [Site("z", block), Site("resid_post", block)]
-    ours = capture_batch(subject.anatomy, [text], sites, Selection())
+    ours = capture(subject.anatomy, [text], sites).rows
     assert torch.equal(ours[sites[0]][0], z[0])
     assert torch.equal(ours[sites[1]][0], residual[0])

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from trimtab.steering.capture import Selection, capture, capture_batch
+from trimtab.steering.capture import Selection, capture
 from trimtab.steering.generate import Decoding, generate
 from trimtab.steering.intervention import Intervention
 from trimtab.steering.model.site import Site
@@ -25,7 +25,7 @@ def add_plan(block: int, vector: torch.Tensor) -> SteeringPlan:
 @pytest.mark.parametrize("point", POINTS)
 def test_capture_of_a_batch_equals_plain_hooks_to_the_bit(subject, point):
     sites = subject.anatomy.sites([point])
-    ours = capture_batch(subject.anatomy, subject.texts, sites, Selection())
+    ours = whole(subject, sites)
     assert len(sites) == len(subject.model.model.layers)
     for site in sites:
         for k, text in enumerate(subject.texts):
@@ -33,19 +33,22 @@ def test_capture_of_a_batch_equals_plain_hooks_to_the_bit(subject, point):
 
 
 def test_capture_of_all_points_at_once_equals_plain_hooks_to_the_bit(subject):
-    ours = capture_batch(subject.anatomy, subject.texts, list(subject.by_hand), Selection())
+    ours = whole(subject, list(subject.by_hand))
     for site, padded in subject.by_hand.items():
         for k, text in enumerate(subject.texts):
             assert torch.equal(ours[site][k], padded[k, : len(text)]), (site, k)
 
 
-def test_capture_of_unequal_texts_equals_each_text_alone(subject, plain_capture):
+@pytest.mark.parametrize("share", [False, True])
+def test_capture_of_unequal_texts_equals_each_text_alone(subject, plain_capture, share):
+    """In padded batches, and where common beginnings ran only once."""
     sites = subject.anatomy.sites(POINTS)
-    ours = capture(subject.anatomy, subject.texts, sites)
-    for k, text in enumerate(subject.texts):
+    captured = capture(subject.anatomy, subject.contrast, sites, Selection(), share)
+    assert (captured.computed < captured.given) == share
+    for k, text in enumerate(subject.contrast):
         alone = plain_capture(subject.model, torch.from_numpy(text.ids)[None])
         for site in sites:
-            gap = (ours[site][k] - alone[site][0]).norm(dim=-1) / alone[site][0].norm(dim=-1)
+            gap = (captured.rows[site][k] - alone[site][0]).norm(dim=-1) / alone[site][0].norm(dim=-1)
             assert gap.max() < BATCHING, (site, k, float(gap.max()))
 
 
@@ -55,7 +58,7 @@ def test_residuals_equal_output_hidden_states(subject):
         theirs = subject.model(subject.ids, output_hidden_states=True, use_cache=False).hidden_states
     last = subject.anatomy.n_layers - 1
     sites = subject.anatomy.sites(["resid_pre", "resid_post"])
-    ours = capture_batch(subject.anatomy, subject.texts, sites, Selection())
+    ours = whole(subject, sites)
     for k, text in enumerate(subject.texts):
         for block in range(last + 1):
             assert torch.equal(ours[Site("resid_pre", block)][k], theirs[block][k, : len(text)])
@@ -70,7 +73,7 @@ def test_one_head_is_its_slice_of_the_output_projection_input(subject):
     d_head, head, block = subject.anatomy.d_head, subject.anatomy.n_heads - 1, subject.middle
     theirs = subject.by_hand[Site("z", block)]
     site = Site("z", block, head)
-    ours = capture_batch(subject.anatomy, subject.texts, [site], Selection())[site]
+    ours = whole(subject, [site])[site]
     for k, text in enumerate(subject.texts):
         assert torch.equal(ours[k], theirs[k, : len(text), head * d_head : (head + 1) * d_head])
 
@@ -103,6 +106,11 @@ def test_steered_greedy_generation_equals_plain_hooks(subject, plain_steering):
         assert written == theirs[: len(written)]
         changed += theirs != base
     assert changed > 0
+
+
+def whole(subject, sites) -> dict:
+    """Rows per site and text, every text in one pass of its own tokens."""
+    return capture(subject.anatomy, subject.texts, sites, Selection(), share=False).rows
 
 
 def greedy(model, prompt: torch.Tensor) -> list[int]:

@@ -15,7 +15,7 @@ pytest.importorskip("transformer_lens", reason="TransformerLens is not installed
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoTokenizer
 
-from trimtab.steering.capture import Selection, capture_batch
+from trimtab.steering.capture import capture
 from trimtab.steering.intervention import Intervention
 from trimtab.steering.model.load import embedded_folder
 from trimtab.steering.model.site import Site
@@ -82,6 +82,6 @@ def both(subject, bridge) -> list[tuple[Site, Tensor, Tensor]]:
     with torch.inference_mode():
         _, cache = bridge.run_with_cache(torch.from_numpy(text.ids)[None])
     sites = subject.anatomy.sites(NAMES)
-    ours = capture_batch(subject.anatomy, [text], sites, Selection())
+    ours = capture(subject.anatomy, [text], sites).rows
     assert len(sites) == len(NAMES) * subject.anatomy.n_layers
     return [(s, ours[s][0], cache[f"blocks.{s.block}.{NAMES[s.point]}"][0].flatten(1)) for s in sites]
