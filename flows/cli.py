@@ -19,11 +19,12 @@ USAGE_ERROR: Any = typer.BadParameter.__bases__[0]  # of the click that typer us
 CLICK_ERROR: Any = USAGE_ERROR.__bases__[0]
 OK, WRONG, INTERRUPTED = 0, 2, 130
 
+# Prefect would log a failed task with its traceback before the one line that `main` prints.
 QUIET = {
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "PREFECT_LOGGING_LEVEL": "ERROR",
-    "PREFECT_LOGGING_SERVER_LEVEL": "ERROR",
+    "PREFECT_LOGGING_LEVEL": "CRITICAL",
+    "PREFECT_LOGGING_SERVER_LEVEL": "CRITICAL",
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
     "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_DISABLE_TELEMETRY": "1",
