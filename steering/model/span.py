@@ -47,6 +47,8 @@ class Span:
     def __post_init__(self) -> None:
         if self.kind not in (*PLAIN, *COUNTED):
             raise UnknownName("span", self.kind, (*PLAIN, "first:n", "after:n"))
+        if self.count and self.kind in PLAIN:
+            raise BadSpan(f"span '{self.kind}' takes no count, it was given {self.count}; only first:n and after:n do")
         if self.count < 0 or (self.kind == "first" and self.count == 0):
             raise BadSpan(f"span '{self}' selects nothing or counts backwards; give {self.kind}:n with n >= 1")
 

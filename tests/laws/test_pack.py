@@ -97,6 +97,11 @@ def test_texts_that_are_not_spans(text):
         Span.parse(text)
 
 
+def test_a_count_that_text_would_lose_is_refused():
+    with pytest.raises(BadSpan, match="'prompt' takes no count, it was given 3"):
+        Span("prompt", 3)
+
+
 @pytest.mark.parametrize("move", MOVES)
 def test_packed_and_saved_plans_steer_to_the_same_bit(tiny_llama, bench, tmp_path, move):
     steps = tuple(bench.step(tiny_llama, site, move, span="after:2", strength=0.3) for site in bench.sites(tiny_llama))
