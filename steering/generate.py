@@ -31,7 +31,7 @@ def generate(
     model: PreTrainedModel,
     prompts: Sequence[Tokens],
     plan: "SteeringPlan | None" = None,
-    decoding: Decoding = Decoding(),  # noqa: B008 (frozen)
+    decoding: Decoding = Decoding(),
     batch: int = 16,
 ) -> list[list[int]]:
     """Token ids written after each prompt, without the end-of-text token that stopped it."""

@@ -271,8 +271,8 @@ class Placebos(Part):
     Fewer than 19 random ones cannot reach p < 0.05."""
 
     random: Count = 19
-    covariance: Count = 5
-    shuffled: Count = 3
+    covariance: Count = 3
+    shuffled: Count = 2
     flip: bool = True
 
 

@@ -119,15 +119,18 @@ def judged_texts(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Texts:
 
 
 def settings_of(recipe: Recipe) -> JudgeSettings:
-    """The judge's settings from the recipe's section."""
+    """The judge's settings from the recipe's section. Doses are calibrated on half as many prompts, and half as long
+    rollouts, as the price is taken on: each of the placebos needs several."""
     how = recipe.judge
+    calibration = Decoding(max(how.tokens // 2, 1))
     return JudgeSettings(
-        dose=DoseSettings(tolerance=recipe.budget.tolerance),
+        dose=DoseSettings(max(how.prompts // 2, 2), calibration, tolerance=recipe.budget.tolerance),
         price=PriceSettings(prompts=how.prompts, decoding=Decoding(how.tokens, seed=1000)),
         ablation=AblationChoice(pairs=10 if how.system_prompt else 0),
         placebos=PlaceboCounts(
             how.placebos.random, how.placebos.covariance, how.placebos.shuffled, int(how.placebos.flip)
         ),
+        placebo_pairs=16,
         curve=how.curve,
         seed=recipe.seed,
     )

@@ -1,0 +1,89 @@
+"""A tiny model in a folder (with the embedded model's tokenizer), recipes for it, and one real run for the session."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+from trimtab.steering.model.load import embedded_folder
+
+ROOT = Path(__file__).resolve().parents[2]
+QUICK = ["judge.placebos.random=2", "judge.placebos.covariance=1", "judge.placebos.shuffled=1", "judge.prompts=3"]
+QUICK += ["judge.tokens=8", "judge.curve=[0.3]"]
+REAL = [*QUICK, "capture.blocks=13-15", "judge.prompts=4", "judge.tokens=12"]
+
+
+def trimtab(*arguments: str, home: Path, timeout: float = 600) -> subprocess.CompletedProcess:
+    """The command line as a user calls it, in a process of its own."""
+    command = [str(Path(sys.executable).parent / "trimtab"), "--home", str(home), *arguments]
+    environment = {**os.environ, "PREFECT_HOME": str(home.parent / "prefect"), "COLUMNS": "200"}
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment, cwd=ROOT)
+
+
+def settings(overrides: list[str]) -> list[str]:
+    """`--set` for each override."""
+    return [part for override in overrides for part in ("--set", override)]
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory) -> Path:
+    """A random Llama of 4 blocks that speaks the embedded model's tokens."""
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    tokenizer = AutoTokenizer.from_pretrained(embedded_folder())
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=48,
+        intermediate_size=64,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=2,
+    )
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(config)
+    for parameter in model.parameters():
+        if parameter.ndim >= 2:
+            parameter.data.normal_(0, 1.5 * parameter.shape[-1] ** -0.5)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_recipe(tiny_folder, tmp_path_factory) -> Path:
+    """A recipe that runs the whole job on the tiny model in seconds."""
+    rows = (ROOT / "recipes" / "cheerful.jsonl").read_text().splitlines()[:40]
+    folder = tmp_path_factory.mktemp("recipe")
+    (folder / "pairs.jsonl").write_text("\n".join(rows) + "\n")
+    recipe = folder / "recipe.yaml"
+    recipe.write_text(
+        f"name: tiny\nmodel: {tiny_folder}\ndata: {{pairs: pairs.jsonl}}\n"
+        "fit: {span: answer}\nbudget: {kl: 0.2}\n"
+        "judge:\n  system_prompt: Be warm.\n  behaviour: {metric: length}\n  prompts: 3\n  tokens: 6\n"
+        "  curve: [0.2]\n  placebos: {random: 2, covariance: 1, shuffled: 1}\n"
+    )
+    return recipe
+
+
+@pytest.fixture(scope="session")
+def tiny_home(tiny_recipe, tmp_path_factory) -> Path:
+    """A home in which the tiny recipe was run once."""
+    home = tmp_path_factory.mktemp("tiny") / "home"
+    done = trimtab("run", str(tiny_recipe), home=home)
+    assert done.returncode == 0, done.stderr
+    return home
+
+
+@pytest.fixture(scope="session")
+def real_home(tmp_path_factory) -> Path:
+    """A home in which recipes/cheerful.yaml was run on the real model, with fewer blocks and placebos."""
+    home = tmp_path_factory.mktemp("real") / "home"
+    done = trimtab("run", "recipes/cheerful.yaml", *settings(REAL), home=home, timeout=1500)
+    assert done.returncode == 0, done.stderr
+    return home

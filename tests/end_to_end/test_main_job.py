@@ -1,0 +1,97 @@
+"""The main job through the command line, as a user runs it: on a tiny model in a folder, quickly."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from trimtab.store import ActivationStore, Catalog
+from trimtab.store.verify import verify
+
+ROOT = Path(__file__).resolve().parents[2]
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("tiny_job")]
+
+
+def run(*arguments: str, home: Path) -> subprocess.CompletedProcess:
+    command = [str(Path(sys.executable).parent / "trimtab"), "--home", str(home), *arguments]
+    environment = {**os.environ, "PREFECT_HOME": str(home.parent / "prefect"), "COLUMNS": "200"}
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+
+
+def read(*arguments: str, home: Path):
+    """The JSON of a reading command."""
+    done = run(*arguments, "--json", home=home)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_everything_is_published_with_its_lineage(tiny_home):
+    catalog = Catalog(tiny_home / "catalog")
+    assert set(catalog.names()) == {"tiny", "tiny.capture", "tiny.mean_difference", "tiny.verdict"}
+    tree = run("lineage", "tiny@1", home=tiny_home).stdout
+    for name in ("tiny@1", "tiny.verdict@1", "tiny.mean_difference@1", "tiny.capture@1"):
+        assert name in tree
+    assert all(finding.ok for finding in verify(catalog))
+    assert (tiny_home / "reports" / "tiny@1.html").stat().st_size > 10_000
+
+
+def test_the_capture_holds_residual_and_head_activations_of_every_block(tiny_home):
+    header = Catalog(tiny_home / "catalog").get("tiny.capture").header
+    store = ActivationStore.open(header["url"])
+    assert store.complete
+    assert set(store.sites) == {f"{point}.{block}" for point in ("resid_post", "z") for block in range(4)}
+    assert store.rows("z.2").shape[1:] == (4, 12)
+    assert store.to_xarray()["resid_post.1"].dims == ("row", "d_model")
+
+
+def test_a_second_run_computes_nothing_and_says_so(tiny_recipe, tiny_home):
+    before = Catalog(tiny_home / "catalog").list()
+    done = run("run", str(tiny_recipe), home=tiny_home)
+    assert done.returncode == 0, done.stderr
+    assert "nothing to compute" in done.stdout
+    assert [a.ref for a in Catalog(tiny_home / "catalog").list()] == [a.ref for a in before]
+
+
+def test_another_budget_reuses_activations_and_vectors(tiny_recipe, tiny_home):
+    made = read("run", str(tiny_recipe), "--set", "budget.kl=0.1", home=tiny_home)
+    assert made["capture"]["reused"] and all(c["reused"] for c in made["candidates"])
+    assert not made["verdict"]["reused"] and made["plan"]["ref"] == "tiny@2"
+
+
+def test_reading_commands_answer_people_and_scripts(tiny_home):
+    assert {row["name"] for row in read("ls", home=tiny_home)} >= {"tiny", "tiny.capture"}
+    shown = read("show", "tiny@1", home=tiny_home)
+    assert shown["metrics"]["kl_asked"] == 0.2
+    assert run("promote", "tiny@1", "prod", home=tiny_home).returncode == 0
+    assert read("show", "tiny@prod", home=tiny_home)["digest"] == shown["digest"]
+    assert read("captures", home=tiny_home)[0]["rows"] > 0
+    for command in ("ls", "captures", "verify", "methods"):
+        assert run(command, home=tiny_home).returncode == 0
+    answers = read("steer", "tiny@1", "Good morning", "--tokens", "5", "--govern", "0.05", home=tiny_home)["answers"]
+    assert 0 <= answers[0]["kl"] <= 0.05
+
+
+@pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT])
+def test_a_stopped_collection_stays_readable_and_resumes_to_the_same_rows(tiny_recipe, tiny_home, tmp_path, stop):
+    home = tmp_path / "home"
+    command = [str(Path(sys.executable).parent / "trimtab"), "--home", str(home), "collect", str(tiny_recipe)]
+    environment = {**os.environ, "PREFECT_HOME": str(tmp_path / "prefect")}
+    started = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not list(home.glob("captures/*/chunks/*")):
+        time.sleep(0.02)
+    started.send_signal(stop)
+    started.wait(60)
+    for place in home.glob("captures/*"):
+        if place.is_dir() and not place.name.startswith("."):
+            assert ActivationStore.open(place).n_rows > 0
+    again = run("collect", str(tiny_recipe), home=home)
+    assert again.returncode == 0, again.stderr
+    stores = [Catalog(h / "catalog").get("tiny.capture").header for h in (home, tiny_home)]
+    first, second = (ActivationStore.open(header["url"]).digest for header in stores)
+    assert first == second
