@@ -33,7 +33,7 @@ class Forced:
 
     def logprobs(self) -> Float[Tensor, "n"]:
         """Log-probability of each target, nats."""
-        return self.logits.log_softmax(-1).gather(-1, self.targets[:, None])[:, 0]
+        return self.logits.gather(-1, self.targets[:, None])[:, 0] - self.logits.logsumexp(-1)
 
 
 def forced_logits(

@@ -23,7 +23,7 @@ from trimtab.steering.plan import SteeringPlan
 from trimtab.steering.price.kl import divergences, steered_from_base
 from trimtab.steering.price.result import Dose, Price
 
-CURVES = ("plan", "random", "covariance")  # of each of these kinds, the first contender's curve is drawn
+CURVES = ("plan", "random")  # of each of these kinds, the first contender's curve is drawn
 
 
 def judge(trial: Trial, progress: Progress = lambda stage, done, total: None) -> Verdict:

@@ -74,8 +74,8 @@ class JudgeSettings:
     ablation: AblationChoice = AblationChoice()
     placebos: PlaceboCounts = PlaceboCounts()
     report_pairs: int = 40
-    placebo_pairs: int = 24
-    completion_tokens: int | None = 32
+    placebo_pairs: int = 20
+    completion_tokens: int | None = 24
     curve: tuple[float, ...] = (0.03, 0.1, 0.3)
     generations: int = 6
     generation_tokens: int = 48
