@@ -75,7 +75,7 @@ class Scorer:
         return made
 
     def _run_prefix(self, prompts: list[Tokens], plan: SteeringPlan | None) -> _Prefix:
-        padded = pad_left([prompt.ids[:-1] for prompt in prompts], self._device)
+        padded = pad_left([prompt.ids[:-1].tolist() for prompt in prompts], self._device)
         with torch.inference_mode(), _steered(self.model, plan, [len(prompt) for prompt in prompts]):
             out = Anatomy.of(self.model).base(
                 input_ids=padded.ids, attention_mask=padded.mask, position_ids=padded.positions, use_cache=True

@@ -95,7 +95,7 @@ class Bench:
     def scores(self, written: Sequence[Tokens]) -> np.ndarray:
         """`[n]` behavioural scores of written texts. Only called when the trial has a behaviour."""
         assert self.trial.behaviour is not None
-        answers = [text.ids[text.prompt_length :] for text in written]
+        answers = [text.ids[text.prompt_length :].tolist() for text in written]
         return np.array([self.trial.behaviour(self.trial.decode(ids), len(ids)) for ids in answers])
 
     def behaved(self, effect: Effect, written: Sequence[Tokens]) -> Effect:
@@ -149,7 +149,7 @@ def prompted_kl(scorer: Scorer, asked: Sequence[Tokens], plain: Sequence[Tokens]
     found = []
     for text, prompt in zip(written, plain, strict=True):
         (under,) = scorer.forced([text])
-        (without,) = scorer.forced([prompt.followed_by(text.ids[text.prompt_length :])])
+        (without,) = scorer.forced([prompt.followed_by(text.ids[text.prompt_length :].tolist())])
         found.append(kl_divergence(under.logits, without.logits).cpu().numpy())
     return float(np.concatenate(found).mean())
 

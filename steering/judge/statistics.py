@@ -64,7 +64,9 @@ def ratio_interval(sums: np.ndarray, counts: np.ndarray, how: Bootstrap = BOOTST
     return Interval(float(estimate), float(min(low, estimate)), float(max(high, estimate)), n, how.level)
 
 
-def paired_difference(first: Sequence[float], second: Sequence[float], how: Bootstrap = BOOTSTRAP) -> Interval:
+def paired_difference(
+    first: Sequence[float] | np.ndarray, second: Sequence[float] | np.ndarray, how: Bootstrap = BOOTSTRAP
+) -> Interval:
     """Mean of `first - second`, value by value on the same texts: what both share cancels."""
     a, b = np.asarray(first, np.float64), np.asarray(second, np.float64)
     if a.shape != b.shape:

@@ -206,7 +206,7 @@ class _Search:
         low, high = self.low, self.high
         if low and high:
             return self._inside(low, high)
-        point = low or high
+        point = low or high or self.history[-1]
         step = _GROWTH
         if 0 < point[1] < math.inf:
             step = min(_GROWTH, math.exp(abs(math.log(self.target / point[1])) / self._slope()))
