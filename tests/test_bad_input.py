@@ -211,7 +211,7 @@ ARGUMENTS = {
     "set without value": ("run good.yaml --set budget.kl", "--set budget.kl: write key=value"),
     "set without key": ("run good.yaml --set =3", "--set =3: write key=value"),
     "set of a bad value": ("run good.yaml --set budget.kl=-1", "--set budget.kl=-1: budget.kl: must be greater than 0"),
-    "set of an unknown key": ("run good.yaml --set budget.lk=1", "--set budget.lk=1: budget.lk: unknown key; known: kl, tolerance"),
+    "set of an unknown key": ("run good.yaml --set budget.lk=1", "budget.lk: unknown key; known: kl, tolerance"),
     "set below a value": ("run good.yaml --set name.x=1", "--set name.x=1: name is a value"),
     "set of no YAML": ("run good.yaml --set fit={", "--set fit={: the value is not YAML"),
     "collect with a bad set": ("collect good.yaml --set seed=x", "--set seed=x: seed: must be a valid integer"),

@@ -42,7 +42,7 @@ def test_everything_is_published_with_its_lineage(tiny_home):
 
 def test_the_capture_holds_residual_and_head_activations_of_every_block(tiny_home):
     header = Catalog(tiny_home / "catalog").get("tiny.capture").header
-    store = ActivationStore.open(header["url"])
+    store = ActivationStore.open(header["location"])
     assert store.complete
     assert set(store.sites) == {f"{point}.{block}" for point in ("resid_post", "z") for block in range(4)}
     assert store.rows("z.2").shape[1:] == (4, 12)
@@ -93,5 +93,5 @@ def test_a_stopped_collection_stays_readable_and_resumes_to_the_same_rows(tiny_r
     again = run("collect", str(tiny_recipe), home=home)
     assert again.returncode == 0, again.stderr
     stores = [Catalog(h / "catalog").get("tiny.capture").header for h in (home, tiny_home)]
-    first, second = (ActivationStore.open(header["url"]).digest for header in stores)
+    first, second = (ActivationStore.open(header["location"]).digest for header in stores)
     assert first == second
