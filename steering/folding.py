@@ -54,7 +54,7 @@ def fold(plan: SteeringPlan, model: PreTrainedModel) -> PreTrainedModel:
     folded = copy.deepcopy(model)
     for change in changes:
         module = folded.get_submodule(change.path)
-        learns = module.weight.requires_grad
+        learns = bool(module.weight.requires_grad)
         module.weight = nn.Parameter(change.weight, requires_grad=learns)
         if change.bias is not None:
             module.bias = nn.Parameter(change.bias, requires_grad=learns)
@@ -136,7 +136,8 @@ def _read(path: str, model: PreTrainedModel) -> _Linear:
     if type(module) not in (nn.Linear, Conv1D):
         raise CannotFold(f"{path} is a {type(module).__name__}: only plain Linear and Conv1D weights are edited")
     weight = out_weight(module).detach().double()
-    bias = torch.zeros_like(weight[0]) if module.bias is None else module.bias.detach().double()
+    held: Tensor | None = module.bias  # type: ignore[assignment]
+    bias = torch.zeros_like(weight[0]) if held is None else held.detach().double()
     return _Linear(weight, bias)
 
 
