@@ -13,7 +13,7 @@ def beats_random(contenders: Sequence[Contender]) -> bool:
     """True when there are random and covariance-matched placebos, and the plan's advantage over every one of them has
     an interval above 0."""
     nulls = [one for one in contenders if one.kind in NULLS]
-    return bool(nulls) and all(one.difference is not None and one.difference.low > 0 for one in nulls)
+    return bool(nulls) and all(_beaten(one) for one in nulls)
 
 
 def sentence(verdict: Verdict) -> str:
@@ -56,7 +56,7 @@ def _nulls(verdict: Verdict, plan: Contender) -> str:
             f"That is more than each of {len(nulls)} random and covariance-matched directions at this price{note}, "
             f"every interval of the difference above 0 (rank p = {p:.2g})."
         )
-    ties = sum(one.difference is None or one.difference.low <= 0 for one in nulls)
+    ties = sum(not _beaten(one) for one in nulls)
     return (
         f"It does NOT beat random directions at this price: {ties} of {len(nulls)} cannot be told from it or do "
         f"better{note} (rank p = {p:.2g})."
@@ -70,23 +70,27 @@ def _comparable(plan: Contender, nulls: Sequence[Contender]) -> float:
 
 
 def _others(verdict: Verdict) -> str:
+    refits, flips, methods = (
+        [one for one in verdict.contenders if one.kind == kind] for kind in ("shuffled", "flip", "method")
+    )
     said = []
-    for kind, words in (("shuffled", "refits on shuffled labels"), ("flip", "its own flipped sign"), ("method", "")):
-        for_kind = [one for one in verdict.contenders if one.kind == kind]
-        if kind == "method":
-            said += [f"{one.name}: {_versus(one)}" for one in for_kind]
-        elif for_kind:
-            beaten = sum(one.difference is not None and one.difference.low > 0 for one in for_kind)
-            said.append(f"{words}: {'beaten' if beaten == len(for_kind) else f'{beaten} of {len(for_kind)} beaten'}")
-    text = "; ".join(said)
-    return f"{text[0].upper()}{text[1:]}." if text else ""
+    if refits:
+        beaten = sum(_beaten(one) for one in refits)
+        share = f"all {len(refits)}" if beaten == len(refits) else f"{beaten} of {len(refits)}"
+        said.append(f"It beats {share} refits on shuffled labels.")
+    said += [f"It {'beats' if _beaten(one) else 'does not beat'} its own flipped sign." for one in flips]
+    return " ".join([*said, *(f"{one.name} {_versus(one)}." for one in methods)])
+
+
+def _beaten(one: Contender) -> bool:
+    return one.difference is not None and one.difference.low > 0
 
 
 def _versus(one: Contender) -> str:
     difference = one.difference
     if difference is None or difference.low <= 0 <= difference.high:
-        return "cannot be told apart at this price"
-    return f"{'less' if difference.low > 0 else 'more'} effect at this price ({_nats(difference)} nats)"
+        return "cannot be told apart from it at this price"
+    return f"has {'less' if difference.low > 0 else 'more'} effect at this price (difference {_nats(difference)})"
 
 
 def _prompt(verdict: Verdict) -> str:

@@ -195,7 +195,7 @@ def test_rivals_are_judged_at_the_same_price(trial):
     rival = made.candidates["resid_post.0"]
     found = judge(replace(made, rivals={"early": rival, "same": made.candidates["resid_post.2"].scaled(3.0)}))
     early, same = (one for one in found.contenders if one.kind == "method")
-    assert early.difference.low > 0 and "less effect at this price" in found.sentence
+    assert early.difference.low > 0 and "early has less effect at this price" in found.sentence
     assert abs(same.difference.mean) < 0.1 * found.contenders[0].effect.margin.mean
 
 

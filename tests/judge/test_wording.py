@@ -1,0 +1,111 @@
+"""The verdict's words follow the intervals, whatever the point estimates look like."""
+
+from dataclasses import replace
+
+import pytest
+
+from trimtab.steering.judge.verdict import AblationResult, Contender, Effect, Verdict
+from trimtab.steering.judge.wording import beats_random, sentence
+from trimtab.steering.price.result import KL, Dose, Interval, Price
+
+
+def around(mean: float, half: float = 0.05) -> Interval:
+    return Interval(mean, mean - half, mean + half, 20)
+
+
+def contender(kind: str, margin: float, difference: Interval | None = None, **changes) -> Contender:
+    effect = Effect(around(margin), 0.0, margin)
+    return replace(Contender(kind, kind, 1.0, 0.3, 0.3, True, effect, difference), **changes)
+
+
+def verdict(*others: Contender, margin: float = 1.0, **changes) -> Verdict:
+    kl = KL("steered||base", "rollouts", around(0.3), 1.0, 2.0, 100, "digest")
+    contenders = (contender("plan", margin), *others)
+    made = Verdict(
+        plan="cheerful",
+        site="resid_post.7",
+        fitter="mean_difference",
+        beats_random=beats_random(contenders),
+        sentence="",
+        dose=Dose(0.3, 0.3, 1.0, True, 0.9, 50, ((1.0, 0.3),)),
+        price=Price(kl, replace(kl, direction="base||steered"), 10.0, 11.0, 0.9, 0.85),
+        contenders=contenders,
+        search=(),
+        curve=(),
+        ablation=None,
+        generations=(),
+        splits={},
+    )
+    return replace(made, **changes)
+
+
+def test_every_placebo_must_be_beaten_with_an_interval():
+    clear, touching = contender("random", 0.1, around(0.9)), contender("covariance", 0.9, around(0.04))
+    yes, no = verdict(*[clear] * 19), verdict(*[clear] * 19, touching)
+    assert yes.beats_random and not no.beats_random
+    assert "more than each of 19 random and covariance-matched" in sentence(yes) and "rank p = 0.05" in sentence(yes)
+    assert "does NOT beat random directions at this price: 1 of 20" in sentence(no)
+
+
+def test_only_random_and_covariance_count_as_random():
+    flip = contender("flip", 2.0, around(-1.0))
+    assert verdict(contender("random", 0.0, around(1.0)), flip).beats_random
+    assert not verdict(contender("shuffled", 0.0, around(1.0))).beats_random
+    assert "nothing says that the direction matters" in sentence(verdict(flip))
+    assert "It does not beat its own flipped sign." in sentence(verdict(flip))
+
+
+@pytest.mark.parametrize(
+    "margin,words", [(1.0, "It raises"), (-1.0, "It LOWERS"), (0.02, "no effect on the margin that can be told from 0")]
+)
+def test_the_effect(margin, words):
+    assert words in sentence(verdict(margin=margin))
+
+
+def test_placebos_that_could_not_be_dosed_are_said():
+    weak = contender("random", 0.1, around(0.9), reachable=False, kl=0.1)
+    assert "(1 of them could not be dosed to the same price)" in sentence(verdict(weak))
+
+
+def test_an_unreachable_dose_is_said():
+    dose = Dose(5.0, 2.9, 40.0, False, 1.0, 50, ())
+    text = sentence(verdict(dose=dose))
+    assert "could not be dosed to 5 nats: the nearest strength below costs 2.9" in text and "was dosed" not in text
+
+
+@pytest.mark.parametrize(
+    "difference,words",
+    [
+        (0.5, "It does more than a system prompt"),
+        (-0.5, "A system prompt, at 0.3 nats, does more"),
+        (0.01, "as much as can be told"),
+    ],
+)
+def test_the_prompt_baseline(difference, words):
+    assert words in sentence(verdict(contender("system_prompt", 0.5, around(difference))))
+
+
+@pytest.mark.parametrize(
+    "difference,words",
+    [(0.5, "has less effect"), (-0.5, "has more effect"), (0.01, "cannot be told apart from it at this price")],
+)
+def test_other_methods(difference, words):
+    rival = contender("method", 0.5, around(difference), name="pca")
+    assert f"pca {words}" in sentence(verdict(rival))
+
+
+def test_refits():
+    won, lost = contender("shuffled", 0.0, around(1.0)), contender("shuffled", 1.0, around(0.0))
+    assert "It beats all 2 refits" in sentence(verdict(won, won)) and "1 of 2 refits" in sentence(verdict(won, lost))
+
+
+def test_ablation():
+    found = AblationResult("directional", "be warm", around(1.0), around(0.2), 0.8, (0.01, -0.02), 0.1)
+    assert "so 80% is gone; without random directions: 1%, -2%" in sentence(verdict(ablation=found))
+    nothing = replace(found, asked_gain=around(0.0), removed=None, random_removed=())
+    assert "Asking in words gains nothing" in sentence(verdict(ablation=nothing))
+
+
+def test_damage():
+    text = sentence(verdict())
+    assert "perplexity goes from 10 to 11" in text and "right from 90% to 85%" in text
