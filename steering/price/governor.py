@@ -12,6 +12,7 @@ next-token distribution, before sampling processors (temperature, top-p) that th
 """
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from trimtab.steering.errors import SteeringError
 
+BACKING_OFF = (1 - 1e-6, 1 - 1e-4, 0.99, 0.9, 0.5, 0.0)
 STEPS = 60  # safeguarded Newton: halves the bracket at least every other step, so t is exact to the last bits
 
 
@@ -132,34 +134,48 @@ def govern(
 ) -> tuple[Float[Tensor, "n v"], Float[Tensor, "n"], Float[Tensor, "n"], Float[Tensor, "n"]]:
     """Mixed logits in the steered logits' dtype, then share, asked and spent per row.
 
-    Rows within budget get the steered logits to the bit. Where rounding to the output dtype would push a row past its
-    budget, the base logits' side wins: the bound is checked on what is returned.
+    Rows within budget get the steered logits to the bit. The bound is checked on what is returned: rounding to a half
+    precision can push a row past its budget, and then its share shrinks until it fits.
     """
-    p0, p1 = base.double().log_softmax(-1), steered.double().log_softmax(-1)
-    asked = _kl(p1, p0)
-    share = largest_share(p0, p1, budget)
-    mixed = ((1 - share)[:, None] * p0 + share[:, None] * p1).log_softmax(-1).to(steered.dtype)
-    out = torch.where((share >= 1)[:, None], steered, mixed)
-    spent = _kl(out.double().log_softmax(-1), p0)
-    over = (spent > budget) & (share < 1)
-    if bool(over.any()):
-        out, share, spent = _backed_off(out, base, p0, p1, budget, over, share, spent)
+    path = _Path(base, steered)
+    asked = _kl(path.p1, path.p0)
+    share = largest_share(path.p0, path.p1, budget)
+    out = path.logits(share)
+    spent = path.cost(out)
+    for factor in BACKING_OFF:
+        over = (spent > budget) & (share > 0)
+        if not bool(over.any()):
+            break
+        share = torch.where(over, share * factor, share)
+        out = path.logits(share)
+        spent = path.cost(out)
     return out, share, asked, spent
 
 
-def _backed_off(out, base, p0, p1, budget, over: Bool[Tensor, "n"], share, spent):
-    """Shrink t of the rows that rounding pushed over, geometrically; at t = 0 the base logits cost nothing."""
-    for factor in (1 - 1e-6, 1 - 1e-4, 0.99, 0.9, 0.5, 0.0):
-        t = torch.where(over, share * factor, share)
-        mixed = ((1 - t)[:, None] * p0 + t[:, None] * p1).log_softmax(-1).to(out.dtype)
-        mixed = torch.where((t == 0)[:, None], base, mixed)
-        cost = _kl(mixed.double().log_softmax(-1), p0)
-        out = torch.where(over[:, None], mixed, out)
-        spent, share = torch.where(over, cost, spent), torch.where(over, t, share)
-        over = over & (cost > budget)
-        if not bool(over.any()):
-            break
-    return out, share, spent
+@dataclass(frozen=True, eq=False)
+class _Path:
+    """The geometric path from base to steered logits `[n v]`; its ends are those logits to the bit."""
+
+    base: Tensor
+    steered: Tensor
+
+    @cached_property
+    def p0(self) -> Tensor:
+        return self.base.double().log_softmax(-1)
+
+    @cached_property
+    def p1(self) -> Tensor:
+        return self.steered.double().log_softmax(-1)
+
+    def logits(self, t: Float[Tensor, "n"]) -> Float[Tensor, "n v"]:
+        """In the steered logits' dtype."""
+        share = t[:, None]
+        mixed = ((1 - share) * self.p0 + share * self.p1).log_softmax(-1).to(self.steered.dtype)
+        return torch.where(share >= 1, self.steered, torch.where(share <= 0, self.base, mixed))
+
+    def cost(self, logits: Float[Tensor, "n v"]) -> Float[Tensor, "n"]:
+        """KL to the base, nats."""
+        return _kl(logits.double().log_softmax(-1), self.p0)
 
 
 def _kl(p: Float[Tensor, "n v"], q: Float[Tensor, "n v"]) -> Float[Tensor, "n"]:

@@ -63,3 +63,10 @@ def test_one_token_prompts(tiny, make_text, make_plan):
 def test_a_text_without_completion_has_no_score(tiny, make_text):
     found = Scorer(tiny).logprobs([make_text(0, 5, 0), make_text(1, 5, 2)])
     assert np.isnan(found[0]) and np.isfinite(found[1])
+
+
+def test_memory_is_bounded_and_costs_only_time(tiny, texts, make_plan):
+    free, bound = Scorer(tiny), Scorer(tiny, keep=0)
+    for plan in (None, make_plan()):
+        np.testing.assert_array_equal(free.logprobs(texts, plan), bound.logprobs(texts, plan))
+    assert len(free._base) == 1 and not bound._base
