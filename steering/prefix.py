@@ -32,13 +32,17 @@ class _Prefix:
     mask: Tensor
     cache: DynamicCache
 
+    @property
+    def bytes(self) -> int:
+        return sum(held.nbytes for layer in self.cache.layers for held in (layer.keys, layer.values))
+
 
 @dataclass(frozen=True, eq=False)
 class Scorer:
-    """model: scored with and without plans. keep: prompts whose base prefix stays in memory (the rest is made anew)."""
+    """model: scored with and without plans. keep: bytes of base prefixes that stay in memory (the rest is made anew)."""
 
     model: PreTrainedModel
-    keep: int = 128
+    keep: int = 2**29
     _base: dict[tuple[bytes, ...], _Prefix] = field(default_factory=dict, repr=False)
 
     def forced(self, texts: Sequence[Tokens], plan: SteeringPlan | None = None) -> Iterator[Forced]:
@@ -70,7 +74,7 @@ class Scorer:
         if late and key in self._base:
             return self._base[key]
         made = self._run_prefix(prompts, None if late else plan)
-        if late and sum(len(known.rows) for known in self._base.values()) + len(prompts) <= self.keep:
+        if late and sum(known.bytes for known in self._base.values()) + made.bytes <= self.keep:
             self._base[key] = made
         return made
 
