@@ -1,6 +1,6 @@
 """What capture costs over a bare forward pass with logits.
 
-    python benchmarks/capture.py [--rounds 3] [--texts 48] [--threads 1]
+    python benchmarks/capture.py [--rounds 3] [--texts 24] [--threads 1]
 
 Two tables: one batch of texts of one length, where only the forward pass counts; and texts of mixed length in the
 loops that people write, where padding counts as well.
@@ -25,24 +25,25 @@ from trimtab.tasks.prompts import texts_of
 from trimtab.tasks.recipe import load_recipe
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "brief.yaml"
-ROWS, WIDTH = 16, 48
+BATCH, WIDTH = 8, 32
 EVERYTHING = Selection(ALL)
 
 
 def main() -> None:
-    args = arguments("capture against a bare forward pass", 3, [("texts", 48, "texts of mixed length")])
+    args = arguments("capture against a bare forward pass", 3, [("texts", 24, "texts of mixed length")])
     torch.set_num_threads(args.threads)
-    recipe = load_recipe(RECIPE)
+    recipe = load_recipe(RECIPE, ["data.chat=false"])
     model, tokenizer = model_of(recipe.model)
     anatomy = Anatomy.of(model)
-    texts = [text.tokens for text in texts_of(recipe, tokenizer)][: args.texts]
-    equal = [cut(text, WIDTH) for text in texts if len(text) >= WIDTH][:ROWS]
+    texts = [text.tokens for text in texts_of(recipe, tokenizer)]
+    mixed = texts[: args.texts]
+    equal = [cut(text, WIDTH) for text in texts if len(text) >= WIDTH][: 2 * BATCH]
     print(setting(args.threads), end="\n\n")
     title = f"{len(equal)} texts of {WIDTH} tokens, one batch"
     print(table(title, measure([*bare_cases(anatomy, equal), *our_cases(anatomy, equal)], args.rounds)), end="\n\n")
-    lengths = [len(text) for text in texts]
-    title = f"{len(texts)} texts of {min(lengths)} to {max(lengths)} tokens ({sum(lengths)} in all), whole loops"
-    print(table(title, measure([*loop_cases(anatomy, texts), *our_cases(anatomy, texts)], args.rounds)))
+    lengths = [len(text) for text in mixed]
+    title = f"{len(mixed)} texts of {min(lengths)} to {max(lengths)} tokens ({sum(lengths)} in all), whole loops"
+    print(table(title, measure([*loop_cases(anatomy, mixed), *our_cases(anatomy, mixed)], args.rounds)))
 
 
 def our_cases(anatomy: Anatomy, texts: Sequence[Tokens]) -> list[Case]:
@@ -56,9 +57,7 @@ def our_cases(anatomy: Anatomy, texts: Sequence[Tokens]) -> list[Case]:
     return [
         case("residual of every block, every token", every),
         case("residual of every block, last token", every, Selection(LAST)),
-        case("residual of every block, mean over tokens", every, Selection(ALL, "mean")),
         case("z of every block, every token", heads),
-        case("residual and z of every block, every token", [*every, *heads]),
         case(f"residual of block {middle}, every token", [Site("resid_post", middle)]),
     ]
 
@@ -80,11 +79,11 @@ def bare_cases(anatomy: Anatomy, texts: Sequence[Tokens]) -> list[Case]:
 
 
 def loop_cases(anatomy: Anatomy, texts: Sequence[Tokens]) -> list[Case]:
-    """Loops over padded batches of 16 with logits, in the order of the file and in our order."""
+    """Loops over padded batches with logits, in the order of the file and sorted by length."""
     sorted_texts = [texts[i] for batch in batches([len(text) for text in texts]) for i in batch]
     return [
-        Case("bare loop of 16 in the file's order", inference(lambda: forwards(anatomy, texts))),
-        Case("bare loop of 16, sorted by length", inference(lambda: forwards(anatomy, sorted_texts))),
+        Case(f"bare loop, batches of {BATCH} in the file's order", inference(lambda: forwards(anatomy, texts))),
+        Case(f"bare loop, batches of {BATCH} sorted by length", inference(lambda: forwards(anatomy, sorted_texts))),
         Case("output_hidden_states, file's order, padding dropped", inference(lambda: kept_states(anatomy, texts))),
     ]
 
@@ -107,9 +106,9 @@ def forwards(anatomy: Anatomy, texts: Sequence[Tokens]) -> None:
 
 
 def padded(texts: Sequence[Tokens]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """ids, mask and positions of batches of 16, padded on the left as tokenizers do for generation."""
-    for start in range(0, len(texts), ROWS):
-        batch = pad_left([text.ids for text in texts[start : start + ROWS]], torch.device("cpu"))
+    """ids, mask and positions of batches, padded on the left as tokenizers do for generation."""
+    for start in range(0, len(texts), BATCH):
+        batch = pad_left([text.ids for text in texts[start : start + BATCH]], torch.device("cpu"))
         yield batch.ids, batch.mask, batch.positions
 
 

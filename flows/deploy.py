@@ -26,9 +26,7 @@ class Deployed:
     cron: str | None
 
 
-def deploy(
-    recipe: str, name: str, home: str, cron: str | None = None, overrides: list[str] | None = None
-) -> Deployed:
+def deploy(recipe: str, name: str, home: str, cron: str | None = None, overrides: list[str] | None = None) -> Deployed:
     """Register `produce` for one recipe file. Paths are made absolute: a worker starts elsewhere."""
     _make_pool()
     deployment = produce.to_deployment(

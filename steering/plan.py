@@ -40,9 +40,7 @@ class SteeringPlan:
         on every forward pass.
         """
         governor = Governor(govern) if isinstance(govern, int | float) else govern
-        with Session(
-            Anatomy.of(model), [self.scaled(strength)], prompt_lengths, governor
-        ).attached() as session:
+        with Session(Anatomy.of(model), [self.scaled(strength)], prompt_lengths, governor).attached() as session:
             yield session
 
     def scaled(self, factor: float) -> "SteeringPlan":

@@ -42,9 +42,7 @@ class Session:
         self._tracker = PositionTracker(prompt_lengths)
         self._positions: Positions | None = None
         self.forwards = 0
-        self._steps = [
-            (row, i) for row, plan in enumerate(plans) if plan for i in plan.interventions if i.strength
-        ]
+        self._steps = [(row, i) for row, plan in enumerate(plans) if plan for i in plan.interventions if i.strength]
         self.fired = [0] * len(self._steps)
         for plan in plans:
             if plan is not None:

@@ -192,9 +192,7 @@ class ActivationStore(Readable):
 
     def fork(self) -> "Fork":
         """A picklable handle through which a worker writes whole regions, to be merged by `merge`."""
-        if (
-            self.location.scheme == "memory"
-        ):  # Icechunk forks lose sight of memory; the handle carries all rows
+        if self.location.scheme == "memory":  # Icechunk forks lose sight of memory; the handle carries all rows
             return Fork(self.layout.specs, self.n_rows, None)
         fork = self._repository.writable_session(BRANCH).fork()
         return Fork(self.layout.specs, self.n_rows, fork)

@@ -113,9 +113,7 @@ class Catalog:
         check_name(name)
         entries, payload = pack(arrays)
         pinned = tuple(Parent(a.ref, a.digest) for a in map(self.get, parents))
-        content = Content(
-            kind, frozen_json(header, f"the header of {name}"), entries, pinned, plain(recipe, "recipe")
-        )
+        content = Content(kind, frozen_json(header, f"the header of {name}"), entries, pinned, plain(recipe, "recipe"))
         draft = _Draft(name, content, payload, plain(metrics, "metrics"), key)
         return self.get(f"{name}@{self._retry(f'publish {name}', lambda session: self._add(session, draft))}")
 
@@ -165,9 +163,7 @@ class Catalog:
                     return result
                 except Conflict:
                     continue
-        raise Conflict(
-            f"{self.location.url}: {what} lost {TRIES} races in a row; use fewer publishers at once."
-        )
+        raise Conflict(f"{self.location.url}: {what} lost {TRIES} races in a row; use fewer publishers at once.")
 
     # ---- reading
 
@@ -195,9 +191,7 @@ class Catalog:
             return asked.number
         aliases = _aliases(_moves(session, asked.name))
         if asked.selector not in aliases:
-            raise NotFound(
-                f"{asked.name} has no alias {asked.selector!r}: {nearest(asked.selector, aliases)}"
-            )
+            raise NotFound(f"{asked.name} has no alias {asked.selector!r}: {nearest(asked.selector, aliases)}")
         return aliases[asked.selector]
 
     def _capture(self, digest: str) -> Artifact:

@@ -81,9 +81,7 @@ async def _read(store: icechunk.IcechunkStore, spec: ArraySpec, number: int) -> 
     try:
         block = await _get(store, spec, number)
     except (icechunk.IcechunkError, ValueError, RuntimeError) as error:  # storage, shape, decompression
-        raise Corrupt(
-            f"{spec.name}: chunk {number} cannot be read ({one_line(error)}); collect again."
-        ) from error
+        raise Corrupt(f"{spec.name}: chunk {number} cannot be read ({one_line(error)}); collect again.") from error
     if block is None:
         raise Corrupt(f"{spec.name}: chunk {number} is missing; delete the store and collect again.")
     return block
@@ -92,9 +90,7 @@ async def _read(store: icechunk.IcechunkStore, spec: ArraySpec, number: int) -> 
 async def _get(store: icechunk.IcechunkStore, spec: ArraySpec, number: int) -> np.ndarray | None:
     found = await store.get(_key(spec, number), default_buffer_prototype())
     if found is None:
-        await store.exists(
-            _key(spec, number)
-        )  # `get` hides some storage errors as "not there"; this raises them
+        await store.exists(_key(spec, number))  # `get` hides some storage errors as "not there"; this raises them
         return None
     raw = found.as_numpy_array()
     if spec.codec == "small":

@@ -21,9 +21,7 @@ def canonical(value: object, what: str = "value") -> bytes:
         text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
         return text.encode()
     except (TypeError, ValueError, RecursionError) as error:
-        raise Invalid(
-            f"{what} is not plain JSON ({error}); use str, int, finite float, list, dict."
-        ) from None
+        raise Invalid(f"{what} is not plain JSON ({error}); use str, int, finite float, list, dict.") from None
 
 
 def plain(value: object, what: str = "value") -> JSON:
@@ -36,9 +34,7 @@ def _thaw(value: object, what: str) -> object:
         wrong = [key for key in value if not isinstance(key, str)]
         if wrong:
             # json would turn 1 into "1", and two different headers into one digest
-            raise Invalid(
-                f"{what} has the key {wrong[0]!r}, which is not a string; JSON objects need string keys."
-            )
+            raise Invalid(f"{what} has the key {wrong[0]!r}, which is not a string; JSON objects need string keys.")
         return {key: _thaw(item, what) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_thaw(item, what) for item in value]

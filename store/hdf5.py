@@ -74,9 +74,7 @@ def import_hdf5(path: str | os.PathLike[str], location: Location | str) -> Activ
     return store
 
 
-def _selection(
-    store: ActivationStore, sites: Sequence[str] | None, where: Where
-) -> tuple[Layout, np.ndarray]:
+def _selection(store: ActivationStore, sites: Sequence[str] | None, where: Where) -> tuple[Layout, np.ndarray]:
     """The layout of what is exported, and the numbers of its rows in `store`."""
     digest = store.digest  # raises while incomplete
     if sites is None and where == Where():

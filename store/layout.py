@@ -167,14 +167,10 @@ def read_layout(root: zarr.Group) -> Layout:
     if not isinstance(attributes, dict) or attributes.get("kind") != "capture":
         raise Corrupt("this store holds no capture; name the folder that a collection wrote.")
     if attributes["format"] != FORMAT:
-        raise Corrupt(
-            f"this capture has format {attributes['format']}, this trimtab reads {FORMAT}; upgrade trimtab."
-        )
+        raise Corrupt(f"this capture has format {attributes['format']}, this trimtab reads {FORMAT}; upgrade trimtab.")
     capture = Capture(attributes["capture"])
     if capture.digest != attributes["capture_digest"]:
-        raise Corrupt(
-            "the capture's fields do not give its recorded digest: the attributes were changed by hand."
-        )
+        raise Corrupt("the capture's fields do not give its recorded digest: the attributes were changed by hand.")
     return Layout(
         capture=capture,
         index=_read_index(root),
@@ -205,6 +201,4 @@ def check_arrays(specs: Sequence[ArraySpec], index: TokenIndex) -> None:
     if not names or doubled:
         raise Invalid(f"a capture needs every site once; {', '.join(doubled) or 'no site'} was given.")
     if index.n_rows == 0:
-        raise Invalid(
-            "no prompt has a row to store: the span selects nothing; widen it or check the prompts."
-        )
+        raise Invalid("no prompt has a row to store: the span selects nothing; widen it or check the prompts.")

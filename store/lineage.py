@@ -28,9 +28,7 @@ class Node:
             yield from child.walk(depth + 1)
 
     def __str__(self) -> str:
-        return "\n".join(
-            f"{'  ' * d}{n.ref}  {n.kind}  {n.digest[:12]}  {n.note}".rstrip() for d, n in self.walk()
-        )
+        return "\n".join(f"{'  ' * d}{n.ref}  {n.kind}  {n.digest[:12]}  {n.note}".rstrip() for d, n in self.walk())
 
 
 def lineage(catalog: Catalog, ref: str) -> Node:
@@ -56,9 +54,7 @@ def _parent(catalog: Catalog, parent: Parent, seen: dict[str, Node]) -> Node:
     except NotFound:
         return Node(parent.ref, "missing", parent.digest, "is not in the catalog any more")
     if artifact.digest != parent.digest:
-        return Node(
-            parent.ref, artifact.kind, parent.digest, f"has digest {artifact.digest[:12]} now: it was changed"
-        )
+        return Node(parent.ref, artifact.kind, parent.digest, f"has digest {artifact.digest[:12]} now: it was changed")
     return _node(catalog, artifact, seen)
 
 

@@ -61,9 +61,7 @@ class Location:
             raise Invalid(f"cannot open {text!r}: scheme {parts.scheme!r} is none of file, memory, s3.")
         root = "/".join(piece for piece in f"{parts.netloc}{parts.path}".split("/") if piece)
         if not root:
-            raise Invalid(
-                f"{text!r} names no place; write {parts.scheme}://name or {parts.scheme}://name/prefix."
-            )
+            raise Invalid(f"{text!r} names no place; write {parts.scheme}://name or {parts.scheme}://name/prefix.")
         return Location(parts.scheme, root)
 
     @property
@@ -78,9 +76,7 @@ class Location:
         """A place below this one. Raises Invalid for parts that could lead out of it or hide in it."""
         for part in parts:
             if not part or part.startswith(".") or any(c in part for c in "/\\\0"):
-                raise Invalid(
-                    f"{part!r} cannot be a place below {self.url}: no separators, no leading dot, not empty."
-                )
+                raise Invalid(f"{part!r} cannot be a place below {self.url}: no separators, no leading dot, not empty.")
         return Location(self.scheme, "/".join((self.root.rstrip("/"), *parts)))
 
     def exists(self) -> bool:
@@ -97,9 +93,7 @@ class Location:
         if self.exists():
             return _guarded(self, lambda: icechunk.Repository.open(_storage(self)))
         if not create:
-            raise NotFound(
-                f"there is no store at {self.url}; collect or publish there first, or check the path."
-            )
+            raise NotFound(f"there is no store at {self.url}; collect or publish there first, or check the path.")
         with self.lock():
             if not self.exists():
                 _create(self)
@@ -116,9 +110,7 @@ class Location:
                 return _memory_locks.setdefault(self.root, threading.RLock())
         return contextlib.nullcontext()
 
-    def commit(
-        self, session: icechunk.Session, message: str, metadata: Mapping[str, JSON] | None = None
-    ) -> str:
+    def commit(self, session: icechunk.Session, message: str, metadata: Mapping[str, JSON] | None = None) -> str:
         """Commit under the lock, moving over what others committed meanwhile; returns the snapshot id.
 
         Raises Conflict when others changed the same chunks or nodes: nothing of this session is visible then.
@@ -148,9 +140,7 @@ class Location:
                 _memory.pop(self.root, None)
             return
         if self.scheme == "s3":
-            raise StoreError(
-                f"{self.url}: deleting on S3 is left to your bucket's own tools (aws s3 rm --recursive)."
-            )
+            raise StoreError(f"{self.url}: deleting on S3 is left to your bucket's own tools (aws s3 rm --recursive).")
         with self.lock():
             path = Path(self.root)
             if path.exists():

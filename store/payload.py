@@ -48,9 +48,7 @@ def pack(arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, Entry], np.ndarray
     for name in sorted(arrays):
         array = np.asarray(arrays[name])
         if array.dtype.kind not in KINDS:
-            raise Invalid(
-                f"array {name!r} has dtype {array.dtype}; only bool, int and float arrays are kept."
-            )
+            raise Invalid(f"array {name!r} has dtype {array.dtype}; only bool, int and float arrays are kept.")
         dtype = array.dtype.newbyteorder("<").str
         entries[name] = Entry(dtype, array.shape, start, array.nbytes, array_digest(array))
         pieces.append(np.frombuffer(array_bytes(array), np.uint8))

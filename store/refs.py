@@ -43,16 +43,12 @@ def _is_word(text: str) -> bool:
 def check_name(name: str) -> str:
     """Return `name`. Raises Invalid when it cannot name a product."""
     if not _is_word(name):
-        raise Invalid(
-            f"{name!r} cannot be a name: use 1 to 80 of a-z, 0-9, '-', '_', '.', not first '.' or '__'."
-        )
+        raise Invalid(f"{name!r} cannot be a name: use 1 to 80 of a-z, 0-9, '-', '_', '.', not first '.' or '__'.")
     return name
 
 
 def check_alias(alias: str) -> str:
     """Return `alias`. Raises Invalid for 'latest', numbers and what cannot be a name."""
     if alias == LATEST or alias.isdecimal() or not _is_word(alias):
-        raise Invalid(
-            f"{alias!r} cannot be an alias: not 'latest', not a number, and of a-z, 0-9, '-', '_', '.'."
-        )
+        raise Invalid(f"{alias!r} cannot be an alias: not 'latest', not a number, and of a-z, 0-9, '-', '_', '.'.")
     return alias

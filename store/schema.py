@@ -109,9 +109,7 @@ class ArraySpec:
         object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
         object.__setattr__(self, "dims", tuple(self.dims))
         if self.dtype not in STORED:
-            raise Invalid(
-                f"{self.name}: dtype {self.dtype!r} cannot be stored; use one of {', '.join(STORED)}."
-            )
+            raise Invalid(f"{self.name}: dtype {self.dtype!r} cannot be stored; use one of {', '.join(STORED)}.")
         if self.codec not in CODECS:
             raise Invalid(f"{self.name}: codec {self.codec!r} is unknown; use one of {', '.join(CODECS)}.")
         if len(self.shape) != len(self.dims) or not self.shape or min(self.shape) < 1:
@@ -174,9 +172,7 @@ class TokenIndex:
             self._set(name, np.asarray(getattr(self, name)).astype(dtype))
             wanted = self.n_rows if name in INDEX_ROW else self.n_prompts
             if getattr(self, name).shape != (wanted,):
-                raise Invalid(
-                    f"{name} has shape {getattr(self, name).shape}, but the offsets need ({wanted},)."
-                )
+                raise Invalid(f"{name} has shape {getattr(self, name).shape}, but the offsets need ({wanted},).")
 
     def _set(self, name: str, value: np.ndarray) -> None:
         value = value.copy() if value is getattr(self, name) else value

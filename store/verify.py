@@ -54,9 +54,7 @@ def _everything(catalog: Catalog, findings: list[Finding]) -> list[Artifact]:
     try:
         return list(Catalog(catalog.location).list())  # a new one: nothing remembered from before
     except Exception as error:
-        findings.append(
-            Finding(False, catalog.location.url, _reason(error), "restore the folder from a backup")
-        )
+        findings.append(Finding(False, catalog.location.url, _reason(error), "restore the folder from a backup"))
         return []
 
 
@@ -81,9 +79,7 @@ def _artifact(catalog: Catalog, artifact: Artifact) -> Iterator[str]:
     assert isinstance(artifact.arrays, LazyArrays)
     for name in artifact.arrays:
         artifact.arrays[name]
-    content = Content(
-        artifact.kind, artifact.header, artifact.arrays.entries, artifact.parents, artifact.recipe
-    )
+    content = Content(artifact.kind, artifact.header, artifact.arrays.entries, artifact.parents, artifact.recipe)
     if content.digest != artifact.digest:
         yield f"its content digest is {content.digest[:12]}, recorded is {artifact.digest[:12]}"
     for parent in artifact.parents:

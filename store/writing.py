@@ -51,9 +51,7 @@ class RegionBuffer:
         _refuse_non_finite(values, array, spec, start)
         here = slice(start - self.region.row_start, stop - self.region.row_start)
         if self._written[site][here].any():
-            raise Mismatch(
-                f"{site}: rows {start}..{stop} were written before; every row is written exactly once."
-            )
+            raise Mismatch(f"{site}: rows {start}..{stop} were written before; every row is written exactly once.")
         self.arrays[site][here] = values
         self._written[site][here] = 1
 
@@ -102,9 +100,7 @@ def to_stored(array: np.ndarray, spec: ArraySpec) -> np.ndarray:
 def bfloat16_bits(array: np.ndarray) -> np.ndarray:
     """uint16 bits of floats rounded to the nearest bfloat16, ties to even; NaN stays NaN."""
     bits = np.ascontiguousarray(array, dtype=np.float32).view(np.uint32)
-    rounded = ((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)).astype(
-        np.uint16
-    )
+    rounded = ((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)).astype(np.uint16)
     nan = (bits & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000)
     return np.where(nan, np.uint16(0x7FC0), rounded)
 
@@ -130,11 +126,7 @@ def _refuse_non_finite(stored: np.ndarray, given: np.ndarray, spec: ArraySpec, s
     if given.dtype == np.uint16:
         value = from_bfloat16(value.reshape(1))[0]
     wider = {"float16": "bfloat16 or float32"}.get(spec.dtype, "float32")
-    cure = (
-        f"collect with dtype {wider}"
-        if np.isfinite(value)
-        else "run the model in float32, or leave the prompt out"
-    )
+    cure = f"collect with dtype {wider}" if np.isfinite(value) else "run the model in float32, or leave the prompt out"
     at = tuple(int(i) for i in place[1:])
     most = LARGEST[spec.dtype]
     raise Invalid(

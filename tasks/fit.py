@@ -55,9 +55,7 @@ def sites_of(store: ActivationStore, point: str) -> list[Site]:
     return sorted(site for site in map(Site.parse, store.sites) if site.point == point)
 
 
-def contrast_of(
-    store: ActivationStore, recipe: Recipe, split: str, sites: Sequence[Site] | None = None
-) -> Contrast:
+def contrast_of(store: ActivationStore, recipe: Recipe, split: str, sites: Sequence[Site] | None = None) -> Contrast:
     """Positive and negative rows of one split at the recipe's point, pooled as it says; special tokens left out."""
     chosen = sites_of(store, recipe.fit.point) if sites is None else sites
     pool = None if recipe.fit.pool == "tokens" else recipe.fit.pool

@@ -92,9 +92,7 @@ def trial_of(recipe: Recipe, home: Home, capture: CaptureReference, candidates: 
         budget=recipe.budget.kl,
         decode=lambda ids: tokenizer.decode(ids, skip_special_tokens=True),
         behaviour=behaviour_of(recipe),
-        rivals={
-            fitter: _best(model, plans, texts, settings, recipe.budget.kl) for fitter, plans in by_fitter.items()
-        },
+        rivals={fitter: _best(model, plans, texts, settings, recipe.budget.kl) for fitter, plans in by_fitter.items()},
         request=recipe.judge.system_prompt or "",
         settings=settings,
     )

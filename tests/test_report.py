@@ -77,8 +77,7 @@ def contenders(seed: int = 0) -> tuple[Contender, ...]:
     ]
     for kind, spread in (("random", 0.03), ("covariance", 0.06)):
         rivals += [
-            contender(f"{kind} {n}", kind, draw.gauss(0.01, spread), draw.uniform(0.096, 0.104))
-            for n in range(19)
+            contender(f"{kind} {n}", kind, draw.gauss(0.01, spread), draw.uniform(0.096, 0.104)) for n in range(19)
         ]
     rivals.append(contender("mean ablation", "method", 0.02, 0.031))
     return tuple(rivals)
@@ -89,14 +88,10 @@ def search() -> tuple[SitePoint, ...]:
     for block in range(30):
         rise = math.exp(-(((block - 14) / 7) ** 2))
         found.append(
-            SitePoint(
-                f"resid_post.{block}", 2.0 + block / 5, 0.1, 0.58 * rise - 0.02 + 0.03 * math.sin(block)
-            )
+            SitePoint(f"resid_post.{block}", 2.0 + block / 5, 0.1, 0.58 * rise - 0.02 + 0.03 * math.sin(block))
         )
         found.append(
-            SitePoint(
-                f"mlp_out.{block}", 4.0 + block / 3, 0.1, 0.21 * rise - 0.03 + 0.02 * math.cos(block * 2)
-            )
+            SitePoint(f"mlp_out.{block}", 4.0 + block / 3, 0.1, 0.21 * rise - 0.03 + 0.02 * math.cos(block * 2))
         )
     return tuple(found)
 
@@ -303,9 +298,7 @@ def test_headline_numbers_have_units_and_intervals() -> None:
     text = " ".join(Page(render(verdict().to_json(), PROVENANCE)).text)
     best = best_placebo(verdict())
     assert best is not None and best.effect.margin.mean == max(
-        c.effect.margin.mean
-        for c in verdict().contenders
-        if c.kind in ("random", "covariance", "shuffled", "flip")
+        c.effect.margin.mean for c in verdict().contenders if c.kind in ("random", "covariance", "shuffled", "flip")
     )
     tiles = text[: text.index("Where it acts")]
     for said in (
@@ -399,10 +392,7 @@ def test_user_text_is_escaped_everywhere() -> None:
 
 
 def test_html_is_escaped_unless_made_by_el() -> None:
-    assert (
-        el("p", {"title": '"<'}, "<b>", [el("i", {}, "&")])
-        == '<p title="&quot;&lt;">&lt;b&gt;<i>&amp;</i></p>'
-    )
+    assert el("p", {"title": '"<'}, "<b>", [el("i", {}, "&")]) == '<p title="&quot;&lt;">&lt;b&gt;<i>&amp;</i></p>'
 
 
 def test_highlighting_whole_words_only() -> None:
@@ -495,9 +485,7 @@ def test_scales_keep_order_and_ticks_inside() -> None:
         assert len(ticks) >= 2 and all(scale.low <= tick <= scale.high for tick in ticks)
         pixels = [scale(tick) for tick in ticks]
         assert pixels == sorted(pixels, reverse=scale.end < scale.start)
-        assert scale(scale.low) == pytest.approx(scale.start) and scale(scale.high) == pytest.approx(
-            scale.end
-        )
+        assert scale(scale.low) == pytest.approx(scale.start) and scale(scale.high) == pytest.approx(scale.end)
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")

@@ -130,9 +130,13 @@ class Anatomy:
         if site.head is not None and site.head >= self.n_heads:
             raise BadSite(f"{site} does not exist: {name} has {self.n_heads} query heads, 0 to {self.n_heads - 1}")
         if site.point == "resid_mid" and self.family.mid_input is None:
-            raise BadSite(f"{site} does not exist: {name} adds attention and MLP in parallel; use resid_pre or resid_post")
+            raise BadSite(
+                f"{site} does not exist: {name} adds attention and MLP in parallel; use resid_pre or resid_post"
+            )
         if site.point == "mlp_post" and self.family.down_proj is None:
-            raise BadSite(f"{site} does not exist: {name} routes tokens to experts, each with its own neurons; use mlp_out")
+            raise BadSite(
+                f"{site} does not exist: {name} routes tokens to experts, each with its own neurons; use mlp_out"
+            )
 
     def place(self, site: Site) -> Place:
         """Where the site's tensor passes. Writing at resid_mid is done by `hooks.py` at attn_out."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from trimtab.steering.errors import SteeringError
@@ -98,9 +98,7 @@ class Account:
         return torch.minimum(per_token, self._left)
 
 
-def divergence_on_path(
-    base: Float[Tensor, "n v"], steered: Float[Tensor, "n v"], t: Float[Tensor, "n"]
-) -> Tensor:
+def divergence_on_path(base: Float[Tensor, "n v"], steered: Float[Tensor, "n v"], t: Float[Tensor, "n"]) -> Tensor:
     """KL(p_t || p_0), nats, `[n]` float64, from log-probabilities in float64."""
     path = ((1 - t)[:, None] * base + t[:, None] * steered).log_softmax(-1)
     return _kl(path, base)

@@ -59,9 +59,7 @@ def code(text: str) -> Html:
 def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[Child]]) -> Html:
     """A table that scrolls sideways on a phone; the first cell of a row is its header."""
     header = el("tr", {}, [el("th", {"scope": "col"}, cell) for cell in head])
-    lines = [
-        el("tr", {}, el("th", {"scope": "row"}, row[0]), [el("td", {}, c) for c in row[1:]]) for row in rows
-    ]
+    lines = [el("tr", {}, el("th", {"scope": "row"}, row[0]), [el("td", {}, c) for c in row[1:]]) for row in rows]
     body = el("table", {}, el("caption", {}, caption), el("thead", {}, header), el("tbody", {}, lines))
     return el("div.scroll", {"tabindex": "0", "role": "region", "aria-label": caption}, body)
 

@@ -90,9 +90,7 @@ def _embedded(verdict: Mapping[str, Any]) -> Html:
 
 
 def _save_button() -> Html:
-    return el(
-        "button.copy", {"type": "button", "data-save": "verdict", "hidden": ""}, "Save its numbers as JSON"
-    )
+    return el("button.copy", {"type": "button", "data-save": "verdict", "hidden": ""}, "Save its numbers as JSON")
 
 
 def _asset(name: str) -> str:

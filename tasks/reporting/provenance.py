@@ -55,9 +55,7 @@ def _named(provenance: Mapping[str, Any]) -> list[Sequence[Child]]:
 
 
 def _others(provenance: Mapping[str, Any]) -> list[Sequence[Child]]:
-    return [
-        (str(key), code(_inline(value))) for key, value in provenance.items() if key not in SHOWN_ELSEWHERE
-    ]
+    return [(str(key), code(_inline(value))) for key, value in provenance.items() if key not in SHOWN_ELSEWHERE]
 
 
 def _command(command: str | None) -> Html:
@@ -91,8 +89,7 @@ def _seconds(seconds: Any) -> Html:
         return note("Time per stage: not recorded.")
     total = sum(float(value) for value in seconds.values()) or 1.0
     rows = [
-        (str(k), f"{number(float(v))} s", _bar(float(v) / total), percent(float(v) / total))
-        for k, v in seconds.items()
+        (str(k), f"{number(float(v))} s", _bar(float(v) / total), percent(float(v) / total)) for k, v in seconds.items()
     ]
     head = ("stage", "time", "", "share")
     return details(f"Time per stage: {number(total)} s in all", table("Time per stage", head, rows))

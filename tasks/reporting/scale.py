@@ -33,9 +33,7 @@ class Scale:
 
     def ticks(self, count: int = 5) -> list[float]:
         """Round values inside the scale, about `count`."""
-        return (
-            _log_ticks(self.low, self.high, count) if self.log else _linear_ticks(self.low, self.high, count)
-        )
+        return _log_ticks(self.low, self.high, count) if self.log else _linear_ticks(self.low, self.high, count)
 
     def _warp(self, value: float) -> float:
         return math.log(value) if self.log else value

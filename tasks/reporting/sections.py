@@ -34,9 +34,7 @@ def searched(verdict: Verdict) -> Section:
     found = search.candidates(verdict.search, verdict.site)
     heads = [c for c in found if c.site.head is not None]
     places = [c for c in found if c.site.head is None]
-    charts: list[Child] = (
-        [figure(lambda width: search.by_block(places, width), _points(places))] if places else []
-    )
+    charts: list[Child] = [figure(lambda width: search.by_block(places, width), _points(places))] if places else []
     charts += [figure(lambda width: search.by_head(heads, width), _scale_of_heads())] if heads else []
     rows = [(s.site, number(s.margin, True), number(s.kl), number(s.strength)) for s in verdict.search]
     head = ("site", f"margin, {NATS}", f"KL, {NATS}", "strength")
@@ -83,9 +81,7 @@ def contended(verdict: Verdict) -> Section:
         "“Own price”: has no strength to dose, such as a prompt."
     )
     metric = verdict.behaviour_metric or "behaviour score"
-    margins = forest.Forest(
-        order, lambda c: c.effect.margin, f"change of the margin, {NATS}", verdict.dose.asked
-    )
+    margins = forest.Forest(order, lambda c: c.effect.margin, f"change of the margin, {NATS}", verdict.dose.asked)
     chart = figure(lambda width: forest.draw(margins, width), _kinds({c.kind for c in order}))
     listing = details(f"All {plural(len(order), 'contender')}", _contenders_table(order, metric))
     body = [lead, chart, _behaviour_figure(order, metric, verdict.dose.asked), listing]
@@ -170,9 +166,7 @@ def spread(verdict: Verdict) -> Section:
 
 def _half(name: str, chart: Html, caption: Child = None) -> Html:
     below = el("figcaption", NO_ATTRIBUTES, caption) if caption else None
-    return el(
-        "figure.half", {}, el("h3", {}, name), el("div", {"style": f"max-width:{HALF + 40}px"}, chart), below
-    )
+    return el("figure.half", {}, el("h3", {}, name), el("div", {"style": f"max-width:{HALF + 40}px"}, chart), below)
 
 
 def _measured(kl: KL) -> str:
@@ -191,9 +185,7 @@ def dosed(verdict: Verdict) -> Section:
     )
     rows = [(str(n + 1), number(s), number(kl)) for n, (s, kl) in enumerate(found.history)]
     if not finite(kl for _, kl in found.history):
-        return Section(
-            "dose", "Dose", "How the strength was found", [facts, note("No verification was recorded.")]
-        )
+        return Section("dose", "Dose", "How the strength was found", [facts, note("No verification was recorded.")])
     listing = table("Verifications, in order", ("number", "strength", f"KL, {NATS}"), rows)
     chart = _half("KL of every strength tried", dose.draw(found))
     body = [

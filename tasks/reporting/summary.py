@@ -67,9 +67,7 @@ def _tile(name: str, value: str, unit: str, *lines: Child) -> Html:
     missing = value == MISSING
     shown = el("div.big.missing" if missing else "div.big", {}, value)
     small = [el("div.small", {}, one) for one in lines if one]
-    return el(
-        "section.tile", {}, el("h2", {}, name), shown, el("div.unit", {}, "" if missing else unit), small
-    )
+    return el("section.tile", {}, el("h2", {}, name), shown, el("div.unit", {}, "" if missing else unit), small)
 
 
 def _effect(verdict: Verdict) -> Html:

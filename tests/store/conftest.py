@@ -67,9 +67,7 @@ def make_sample(seed: int = 0, prompts: int = 40) -> Sample:
         "resid_post.2": rng.normal(size=(n, 8)).astype(np.float32),
         "z.1": rng.integers(0, 0x7F80, (n, 3, 4)).astype(np.uint16),
     }
-    capture = Capture(
-        {"model": {"name": "tiny", "revision": "a"}, "prompts": f"digest-{seed}", "span": "all"}
-    )
+    capture = Capture({"model": {"name": "tiny", "revision": "a"}, "prompts": f"digest-{seed}", "span": "all"})
     return Sample(capture, index, SPECS, rows)
 
 

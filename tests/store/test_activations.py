@@ -74,9 +74,7 @@ def test_finish_twice_changes_nothing(sample, store) -> None:
 
 
 def test_another_capture_is_refused_and_says_what_differs(sample, store) -> None:
-    other = replace(
-        sample, capture=Capture({**sample.capture.fields, "model": {"name": "tiny", "revision": "b"}})
-    )
+    other = replace(sample, capture=Capture({**sample.capture.fields, "model": {"name": "tiny", "revision": "b"}}))
     with pytest.raises(Mismatch, match=r"model.revision: 'a' here, 'b' there"):
         other.create(store.location)
     with pytest.raises(Mismatch, match="index_digest"):
@@ -292,6 +290,4 @@ def test_bfloat16_rounds_as_ieee(bits) -> None:
     high = from_bfloat16(np.array([((bits >> 16) + 1) & 0xFFFF], np.uint16))[0]
     assert got in (low, high) or np.isinf(got)
     if np.isfinite(high) and np.isfinite(low):
-        assert abs(np.float64(got) - value[0]) == min(
-            abs(np.float64(low) - value[0]), abs(np.float64(high) - value[0])
-        )
+        assert abs(np.float64(got) - value[0]) == min(abs(np.float64(low) - value[0]), abs(np.float64(high) - value[0]))

@@ -17,9 +17,7 @@ ARRAYS = {"site.0/vector": np.arange(6, dtype=np.float32).reshape(2, 3), "flag":
 
 
 def test_publish_and_get(catalog) -> None:
-    made = catalog.publish(
-        "cheerful", "plan", ARRAYS, {"strength": 1.5, "sites": ("a", "b")}, metrics={"kl": 0.2}
-    )
+    made = catalog.publish("cheerful", "plan", ARRAYS, {"strength": 1.5, "sites": ("a", "b")}, metrics={"kl": 0.2})
     assert (made.name, made.version, made.kind, made.ref) == ("cheerful", 1, "plan", "cheerful@1")
     got = Catalog(catalog.location).get("cheerful")
     assert got.digest == made.digest and got.header == {"strength": 1.5, "sites": ["a", "b"]}
@@ -39,9 +37,7 @@ def test_reading_creates_nothing(tmp_path) -> None:
 
 def test_same_content_is_one_version(catalog) -> None:
     first = catalog.publish("a", "plan", ARRAYS, {"x": 1}, recipe={"r": 1})
-    assert (
-        catalog.publish("a", "plan", dict(reversed(ARRAYS.items())), {"x": 1}, recipe={"r": 1}).version == 1
-    )
+    assert catalog.publish("a", "plan", dict(reversed(ARRAYS.items())), {"x": 1}, recipe={"r": 1}).version == 1
     for change in ({"header": {"x": 2}}, {"kind": "other"}, {"recipe": {"r": 2}}, {"parents": ["a@1"]}):
         asked = {"kind": "plan", "arrays": ARRAYS, "header": {"x": 1}, "recipe": {"r": 1}} | change
         assert catalog.publish("a", **asked).version == catalog.versions("a")[-1]
@@ -218,9 +214,7 @@ json_values = st.recursive(
     max_leaves=10,
 )
 arrays = hnp.arrays(
-    dtype=st.one_of(
-        hnp.boolean_dtypes(), hnp.integer_dtypes(), hnp.unsigned_integer_dtypes(), hnp.floating_dtypes()
-    ),
+    dtype=st.one_of(hnp.boolean_dtypes(), hnp.integer_dtypes(), hnp.unsigned_integer_dtypes(), hnp.floating_dtypes()),
     shape=hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4),
 )
 

@@ -64,9 +64,7 @@ def test_selections_equal_a_mask(sample, store, where) -> None:
         mask &= index.special == where["special"]
     assert np.array_equal(store.rows(SITE, where), sample.rows[SITE][mask])
     assert np.array_equal(store.rows(SITE, Where(**where)), sample.rows[SITE][mask])
-    assert np.array_equal(
-        np.concatenate([*store.batches(SITE, 17, where), np.zeros((0, 8))]), sample.rows[SITE][mask]
-    )
+    assert np.array_equal(np.concatenate([*store.batches(SITE, 17, where), np.zeros((0, 8))]), sample.rows[SITE][mask])
 
 
 @pytest.mark.parametrize(
@@ -104,9 +102,7 @@ def test_pooling_equals_a_loop(sample, store, how, special) -> None:
 
 def test_pooling_nothing_is_refused(sample, store) -> None:
     lonely = int(np.flatnonzero(np.diff(sample.index.offsets) < 5)[0])  # too short to have every role
-    missing = next(
-        r for r in Role if r not in sample.index.role[slice(*sample.index.offsets[lonely : lonely + 2])]
-    )
+    missing = next(r for r in Role if r not in sample.index.role[slice(*sample.index.offsets[lonely : lonely + 2])])
     with pytest.raises(Mismatch, match="no selected row"):
         store.pooled(SITE, "mean", Where(prompts=[lonely], roles=[missing]))
     with pytest.raises(Invalid, match="median"):

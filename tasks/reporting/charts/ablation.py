@@ -72,8 +72,6 @@ def _plan(share: float, x: Scale, frame: Frame) -> Html:
     words = text((14, 16), f"this plan's direction: {percent(share)}", "strong")
     return hover(
         f"this plan's direction\nremoves {percent(share)}",
-        el(
-            "g", {"class": "k-plan"}, line((frame.left, 33), (frame.right, 33), "grid"), diamond(at, 7, "dot")
-        ),
+        el("g", {"class": "k-plan"}, line((frame.left, 33), (frame.right, 33), "grid"), diamond(at, 7, "dot")),
         el("g", NO_ATTRIBUTES, words),
     )

@@ -94,8 +94,7 @@ def _line(one: Line, x: Scale, y: Scale) -> Html:
     lower = [(x(p.kl), y(p.margin.low)) for p in reversed(framed_points)]
     shape, radius = (diamond, 5.5) if kind == "plan" else (circle, 3.5)
     marks = [
-        hover(_tip(name, p), circle(xy, 10, "hit"), shape(xy, radius, "dot"))
-        for p, xy in zip(points, at, strict=True)
+        hover(_tip(name, p), circle(xy, 10, "hit"), shape(xy, radius, "dot")) for p, xy in zip(points, at, strict=True)
     ]
     return el("g", {"class": f"k-{kind}"}, polygon(upper + lower, "band"), polyline(at, "curve"), marks)
 
@@ -108,9 +107,5 @@ def _tip(name: str, point: CurvePoint) -> str:
 
 
 def _budget(frame: Frame, x: float, asked: float) -> Html:
-    label = text(
-        (x, frame.top - 5), f"budget {number(asked)}", "flag mid" if x < frame.right - 40 else "flag end"
-    )
-    return hover(
-        f"budget asked: {number(asked)} {NATS}", line((x, frame.top), (x, frame.bottom), "budget"), label
-    )
+    label = text((x, frame.top - 5), f"budget {number(asked)}", "flag mid" if x < frame.right - 40 else "flag end")
+    return hover(f"budget asked: {number(asked)} {NATS}", line((x, frame.top), (x, frame.bottom), "budget"), label)

@@ -95,18 +95,14 @@ def _series(points: Sequence[Candidate], number_of_line: int, x: Scale, y: Scale
     colour = f"s{number_of_line % SERIES_COLOURS}"
     ordered = sorted(points, key=lambda c: c.site.block or 0)
     at = [(x(c.site.block or 0), y(c.point.margin)) for c in ordered]
-    marks = [
-        hover(c.tip, circle(xy, 10, "hit"), circle(xy, 3.5, "dot")) for c, xy in zip(ordered, at, strict=True)
-    ]
+    marks = [hover(c.tip, circle(xy, 10, "hit"), circle(xy, 3.5, "dot")) for c, xy in zip(ordered, at, strict=True)]
     return el("g", {"class": colour}, polyline(at, "curve"), marks)
 
 
 def _ring(chosen: Candidate, frame: Frame, x: Scale, y: Scale) -> Html:
     at = (x(chosen.site.block or 0), y(chosen.point.margin))
     side = "end" if at[0] > (frame.left + frame.right) / 2 else ""
-    label = text(
-        (at[0] + (-13 if side else 13), at[1] - 10), f"chosen: {chosen.point.site}", f"strong {side}".strip()
-    )
+    label = text((at[0] + (-13 if side else 13), at[1] - 10), f"chosen: {chosen.point.site}", f"strong {side}".strip())
     return hover(chosen.tip, circle(at, 8, "ring"), label)
 
 
@@ -118,17 +114,11 @@ def by_head(points: Sequence[Candidate], width: int) -> Html:
     frame = framed(width, 34 + cell * len(heads) + 46, (34, 10, 46, 52))
     largest = max(abs(c.point.margin) for c in points) or 1.0
     cells = [_cell(c, _corner(c, blocks, heads, frame, cell), cell, largest) for c in points]
-    return drawing(
-        frame, f"Effect of each of {len(points)} heads", cells, _head_labels(frame, blocks, heads, cell)
-    )
+    return drawing(frame, f"Effect of each of {len(points)} heads", cells, _head_labels(frame, blocks, heads, cell))
 
 
-def _corner(
-    c: Candidate, blocks: list[int], heads: list[int], frame: Frame, cell: float
-) -> tuple[float, float]:
-    return frame.left + blocks.index(c.site.block or 0) * cell, frame.top + heads.index(
-        c.site.head or 0
-    ) * cell
+def _corner(c: Candidate, blocks: list[int], heads: list[int], frame: Frame, cell: float) -> tuple[float, float]:
+    return frame.left + blocks.index(c.site.block or 0) * cell, frame.top + heads.index(c.site.head or 0) * cell
 
 
 def _cell(c: Candidate, corner: tuple[float, float], side: float, largest: float) -> Html:

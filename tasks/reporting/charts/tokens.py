@@ -83,7 +83,5 @@ def _mark(mark: tuple[str, float, str], n: int, frame: Frame, x: Scale) -> Html:
     at, y = x(value), 32 + 15 * n
     # names stand right of their lines, smallest on top, so that no name is crossed by the next line
     right = at > frame.right - 80
-    label = text(
-        (at + (-5 if right else 5), y + 4), f"{name} {number(value)}", "flag end" if right else "flag"
-    )
+    label = text((at + (-5 if right else 5), y + 4), f"{name} {number(value)}", "flag end" if right else "flag")
     return el("g", NO_ATTRIBUTES, line((at, y - 5), (at, frame.bottom), f"mark {style}"), label)
