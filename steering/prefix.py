@@ -39,7 +39,7 @@ class _Prefix:
 
 @dataclass(frozen=True, eq=False)
 class Scorer:
-    """model: scored with and without plans. keep: bytes of base prefixes that stay in memory (the rest is made anew)."""
+    """model: scored with and without plans. keep: bytes of base prefixes kept in memory (the rest is made anew)."""
 
     model: PreTrainedModel
     keep: int = 2**29
