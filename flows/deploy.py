@@ -41,7 +41,7 @@ def deploy(recipe: str, name: str, home: str, cron: str | None = None, overrides
         entrypoint_type=EntrypointType.MODULE_PATH,
         work_pool_name=POOL,
     )
-    deployment.apply()
+    deployment.apply()  # type: ignore[union-attr]
     return Deployed(f"{produce.name}/{name}", POOL, cron)
 
 

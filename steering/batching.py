@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -37,7 +38,7 @@ class Padded:
     positions: Tensor
 
 
-def pad_left(rows: Sequence[Sequence[int]], device: torch.device, fill: int = 0) -> Padded:
+def pad_left(rows: Sequence[Sequence[int] | np.ndarray], device: torch.device, fill: int = 0) -> Padded:
     """Padding before the texts, so that generation continues every row at its end."""
     width = max(len(row) for row in rows)
     ids = torch.full((len(rows), width), fill)

@@ -12,7 +12,7 @@ from trimtab.steering.model.site import Site
 
 @dataclass(frozen=True, eq=False)
 class Pair:
-    """Rows at one site. positive `[n d]`, negative `[m d]`, float32; row i answers row i when the contrast is paired."""
+    """Rows at one site. positive `[n d]`, negative `[m d]`, float32; row i is of one prompt in a paired contrast."""
 
     positive: Float[Tensor, "n d"]
     negative: Float[Tensor, "m d"]

@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from uuid import uuid4
 
 import numpy as np
@@ -26,6 +26,16 @@ from trimtab.steering.moves import MOVES
 from trimtab.steering.moves.base import Move
 
 FORMAT = 1
+
+
+class Holding(Protocol):
+    """Anything that carries packed arrays and their header: a Packed, or an Artifact of the catalog."""
+
+    @property
+    def arrays(self) -> Mapping[str, np.ndarray]: ...
+
+    @property
+    def header(self) -> Mapping[str, Any]: ...
 
 
 @dataclass(frozen=True, eq=False)

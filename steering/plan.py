@@ -11,7 +11,7 @@ from trimtab.steering.errors import BadPlan
 from trimtab.steering.intervention import Intervention
 from trimtab.steering.model.anatomy import Anatomy, Fingerprint
 from trimtab.steering.model.span import Span
-from trimtab.steering.pack import Packed, pack_plan, unpack_interventions
+from trimtab.steering.pack import Holding, Packed, pack_plan, unpack_interventions
 from trimtab.steering.price.governor import Governor
 from trimtab.steering.session import Session
 
@@ -67,7 +67,7 @@ class SteeringPlan:
         return pack_plan(self.interventions, self.model)
 
     @classmethod
-    def unpack(cls, packed: Packed) -> "SteeringPlan":
+    def unpack(cls, packed: Holding) -> "SteeringPlan":
         """From anything with `.arrays` and `.header`: a Packed, or an Artifact of the catalog. Raises BadPlan."""
         interventions, model = unpack_interventions(packed.arrays, packed.header)
         return cls(interventions, model)

@@ -34,7 +34,8 @@ class _Prefix:
 
     @property
     def bytes(self) -> int:
-        return sum(held.nbytes for layer in self.cache.layers for held in (layer.keys, layer.values))
+        held = ((layer.keys, layer.values) for layer in self.cache.layers)  # type: ignore[union-attr]
+        return sum(int(keys.nbytes) + int(values.nbytes) for keys, values in held)  # type: ignore[union-attr,misc]
 
 
 @dataclass(frozen=True, eq=False)

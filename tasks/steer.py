@@ -92,7 +92,7 @@ def steer_prompts(ref: str, prompts: Sequence[str], home: Home, settings: SteerS
 def dosed_strength(
     model: PreTrainedModel, plan: SteeringPlan, prompts: Sequence[Tokens], settings: SteerSettings
 ) -> float:
-    """The strength at which sampled answers to these prompts cost `settings.kl`. Raises SteeringError when none does."""
+    """The strength at which sampled answers cost `settings.kl` nats per token. Raises SteeringError when none does."""
     repeats = -(-DOSING_ROLLOUTS // len(prompts))
     decoding = Decoding(min(settings.max_new_tokens, 32), 1.0, settings.seed)
     calibration = Calibration(Scorer(model), [*prompts] * repeats, decoding)
@@ -125,7 +125,7 @@ def _answer(model: PreTrainedModel, text: Tokens, plan: SteeringPlan, settings: 
 
 def _shown(tokenizer: PreTrainedTokenizerBase, prompt: str, base: list[int], steered: _Answer) -> Steered:
     def read(ids: list[int]) -> str:
-        return tokenizer.decode(ids, skip_special_tokens=True).strip()
+        return str(tokenizer.decode(ids, skip_special_tokens=True)).strip()
 
     mean = float(steered.kl.mean()) if len(steered.kl) else 0.0
     answer = Steered(prompt, read(base), read(steered.ids), mean, float(steered.kl.sum()), len(steered.ids))

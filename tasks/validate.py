@@ -90,7 +90,7 @@ def trial_of(recipe: Recipe, home: Home, capture: CaptureReference, candidates: 
         contrast=contrast_of(ActivationStore.open(capture.url), recipe, "fit"),
         texts=texts,
         budget=recipe.budget.kl,
-        decode=lambda ids: tokenizer.decode(ids, skip_special_tokens=True),
+        decode=lambda ids: str(tokenizer.decode(list(ids), skip_special_tokens=True)),
         behaviour=behaviour_of(recipe),
         rivals={fitter: _best(model, plans, texts, settings, recipe.budget.kl) for fitter, plans in by_fitter.items()},
         request=recipe.judge.system_prompt or "",

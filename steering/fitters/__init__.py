@@ -5,6 +5,6 @@ from pathlib import Path
 from trimtab.steering.fitters.base import Fitter
 from trimtab.steering.shelf import Shelf
 
-FITTERS: Shelf[Fitter] = Shelf("fitter", Fitter, __name__, Path(__file__).parent)
+FITTERS: Shelf[Fitter] = Shelf("fitter", Fitter, __name__, Path(__file__).parent)  # type: ignore[type-abstract]
 
 __all__ = ["FITTERS", "Fitter"]

@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -79,7 +79,7 @@ class Anatomy:
 
     @cached_property
     def blocks(self) -> Sequence[nn.Module]:
-        return list(self._get(self.model, self.family.blocks))
+        return list(self._get(self.model, self.family.blocks).children())
 
     @property
     def n_layers(self) -> int:
@@ -119,7 +119,8 @@ class Anatomy:
         if site.point == "z":
             return self.d_head if site.head is not None else self.n_heads * self.d_head
         if site.point == "mlp_post":
-            return self.check(site) or int(self.d_mlp or 0)
+            self.check(site)
+            return int(self.d_mlp or 0)
         return self.d_model
 
     def check(self, site: Site) -> None:
@@ -131,12 +132,10 @@ class Anatomy:
             raise BadSite(f"{site} does not exist: {name} has {self.n_heads} query heads, 0 to {self.n_heads - 1}")
         if site.point == "resid_mid" and self.family.mid_input is None:
             raise BadSite(
-                f"{site} does not exist: {name} adds attention and MLP in parallel; use resid_pre or resid_post"
+                f"{site} does not exist: {name} adds attention and MLP in parallel; use resid_pre, resid_post"
             )
         if site.point == "mlp_post" and self.family.down_proj is None:
-            raise BadSite(
-                f"{site} does not exist: {name} routes tokens to experts, each with its own neurons; use mlp_out"
-            )
+            raise BadSite(f"{site} does not exist: {name} routes tokens to experts with their own neurons; use mlp_out")
 
     def place(self, site: Site) -> Place:
         """Where the site's tensor passes. Writing at resid_mid is done by `hooks.py` at attn_out."""
@@ -155,10 +154,11 @@ class Anatomy:
         }
         return part[site.point]()
 
-    def sites(self, points: Iterable[Point], blocks: Iterable[int] | None = None) -> tuple[Site, ...]:
+    def sites(self, points: Iterable[str], blocks: Iterable[int] | None = None) -> tuple[Site, ...]:
         """Every site of these points in these blocks (all by default), in the order of the computation's blocks."""
         chosen = range(self.n_layers) if blocks is None else list(blocks)
-        found = tuple(Site(point, None if point == "embed" else b) for b in chosen for point in points)
+        named = [cast(Point, point) for point in points]
+        found = tuple(Site(point, None if point == "embed" else b) for b in chosen for point in named)
         for site in found:
             self.check(site)
         return tuple(dict.fromkeys(found))

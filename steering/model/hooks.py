@@ -60,7 +60,7 @@ def generate_watched(model: nn.Module, seen: Callable[[int], None], done: Callab
 
     Only this makes "prompt" exact for every way of decoding: cached, uncached, chunked prefill, assisted, beams.
     """
-    original = model.generate
+    original: Callable[..., Any] = model.generate  # type: ignore[assignment]
 
     def generate(inputs: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
         given = next((x for x in (inputs, kwargs.get("input_ids"), kwargs.get("inputs_embeds")) if x is not None), None)

@@ -70,7 +70,7 @@ def load(source: ModelSource) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]
         tokenizer = AutoTokenizer.from_pretrained(where, revision=source.revision or "main", trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise SteeringError(_cannot_load(source, error)) from error
-    model = model.to(device).eval()
+    model.to(device).eval()  # type: ignore[arg-type]
     prove(Anatomy.of(model))
     return model, _prepared(tokenizer)
 
@@ -117,7 +117,7 @@ def _convert(source: Path, folder: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
     config = read.config
     del config.quantization_config
-    fresh = LlamaForCausalLM(config)
+    fresh = LlamaForCausalLM(config)  # type: ignore[arg-type]
     fresh.load_state_dict(read.state_dict())
     fresh.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

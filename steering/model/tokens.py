@@ -120,9 +120,7 @@ def _plain_prompt(tokenizer, prompt, form: PromptFormat) -> tuple[list[int], lis
 
 def _chat_prompt(tokenizer, messages: list[dict[str, str]]) -> tuple[list[int], list[int]]:
     if not tokenizer.chat_template:
-        raise SteeringError(
-            "this tokenizer has no chat template, so `chat: true` cannot be answered; use `chat: false`"
-        )
+        raise SteeringError("this tokenizer has no chat template, so `chat: true` has no answer; use `chat: false`")
     text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     return list(encoded["input_ids"]), _roles(text, messages, encoded["offset_mapping"])

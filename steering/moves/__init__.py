@@ -5,6 +5,6 @@ from pathlib import Path
 from trimtab.steering.moves.base import AffineMap, Move
 from trimtab.steering.shelf import Shelf
 
-MOVES: Shelf[Move] = Shelf("move", Move, __name__, Path(__file__).parent)
+MOVES: Shelf[Move] = Shelf("move", Move, __name__, Path(__file__).parent)  # type: ignore[type-abstract]
 
 __all__ = ["MOVES", "AffineMap", "Move"]

@@ -55,7 +55,8 @@ def removed(result: AblationResult, width: int = HALF) -> Html:
     shares = finite([result.removed, *result.random_removed])
     x = linear([0.0, 100.0, *(share * 100 for share in shares)], frame.left, frame.right, pad=0.03)
     randoms = [_random(n, share, x(share * 100)) for n, share in enumerate(finite(result.random_removed))]
-    plan = _plan(result.removed, x, frame) if finite([result.removed]) else None
+    share = finite([result.removed])
+    plan = _plan(share[0], x, frame) if share else None
     rows = [text((14, 66), f"{len(result.random_removed)} random directions", "name")] if randoms else []
     axis = x_axis(frame, x, "share of the gain that is gone, %", 5)
     return drawing(frame, "Share of the gain removed, beside random directions", axis, rows, randoms, plan)
