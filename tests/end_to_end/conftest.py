@@ -20,8 +20,14 @@ REAL = [*QUICK, "capture.blocks=13-15", "judge.prompts=4", "judge.tokens=12"]
 def trimtab(*arguments: str, home: Path, timeout: float = 600) -> subprocess.CompletedProcess:
     """The command line as a user calls it, in a process of its own."""
     command = [str(Path(sys.executable).parent / "trimtab"), "--home", str(home), *arguments]
-    environment = {**os.environ, "PREFECT_HOME": str(home.parent / "prefect"), "COLUMNS": "200"}
-    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment, cwd=ROOT)
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=timeout, env=environment(home.parent), cwd=ROOT
+    )
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """A Prefect home of its own; one thread, because the test runner uses both cores."""
+    return {**os.environ, "PREFECT_HOME": str(folder / "prefect"), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
 
 
 def settings(overrides: list[str]) -> list[str]:

@@ -19,8 +19,12 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("tiny_job")]
 
 def run(*arguments: str, home: Path) -> subprocess.CompletedProcess:
     command = [str(Path(sys.executable).parent / "trimtab"), "--home", str(home), *arguments]
-    environment = {**os.environ, "PREFECT_HOME": str(home.parent / "prefect"), "COLUMNS": "200"}
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment(home.parent))
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """A Prefect home of its own; one thread, because the test runner uses both cores."""
+    return {**os.environ, "PREFECT_HOME": str(folder / "prefect"), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
 
 
 def read(*arguments: str, home: Path):
@@ -80,8 +84,7 @@ def test_reading_commands_answer_people_and_scripts(tiny_home):
 def test_a_stopped_collection_stays_readable_and_resumes_to_the_same_rows(tiny_recipe, tiny_home, tmp_path, stop):
     home = tmp_path / "home"
     command = [str(Path(sys.executable).parent / "trimtab"), "--home", str(home), "collect", str(tiny_recipe)]
-    environment = {**os.environ, "PREFECT_HOME": str(tmp_path / "prefect")}
-    started = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    started = subprocess.Popen(command, env=environment(tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and not list(home.glob("captures/*/chunks/*")):
         time.sleep(0.02)
