@@ -32,7 +32,7 @@ typecheck: $(VENV)/.installed
 	$(BIN)/mypy
 
 unit: $(VENV)/.installed
-	$(BIN)/pytest -q -n 2 --dist loadgroup
+	$(BIN)/pytest -q -n 2 --dist loadfile
 
 clean:
 	rm -rf .typing build dist .pytest_cache .mypy_cache .ruff_cache

@@ -14,7 +14,8 @@ from trimtab.steering.model.load import embedded_folder
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = ["judge.placebos.random=2", "judge.placebos.covariance=1", "judge.placebos.shuffled=1", "judge.prompts=3"]
 QUICK += ["judge.tokens=8", "judge.curve=[0.3]"]
-REAL = [*QUICK, "capture.blocks=13-15", "judge.prompts=4", "judge.tokens=12"]
+REAL = [*QUICK, "capture.blocks=14-15", "judge.prompts=4", "judge.tokens=12"]
+ROWS = 70  # of recipes/cheerful.jsonl
 
 
 def trimtab(*arguments: str, home: Path, timeout: float = 600) -> subprocess.CompletedProcess:
@@ -88,8 +89,12 @@ def tiny_home(tiny_recipe, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def real_home(tmp_path_factory) -> Path:
-    """A home in which recipes/cheerful.yaml was run on the real model, with fewer blocks and placebos."""
-    home = tmp_path_factory.mktemp("real") / "home"
-    done = trimtab("run", "recipes/cheerful.yaml", *settings(REAL), home=home, timeout=1500)
+    """A home in which recipes/cheerful.yaml was run on the real model: fewer pairs, blocks and placebos."""
+    folder = tmp_path_factory.mktemp("real")
+    for name in ("cheerful.yaml", "cheerful.jsonl", "cheerful.lexicon.json"):
+        lines = (ROOT / "recipes" / name).read_text().splitlines(keepends=True)
+        (folder / name).write_text("".join(lines[:ROWS] if name.endswith(".jsonl") else lines))
+    home = folder / "home"
+    done = trimtab("run", str(folder / "cheerful.yaml"), *settings(REAL), home=home, timeout=1500)
     assert done.returncode == 0, done.stderr
     return home

@@ -15,7 +15,7 @@ from trimtab.store import ActivationStore, Catalog, StoreError
 from trimtab.store.verify import verify
 
 ROOT = Path(__file__).resolve().parents[2]
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("tiny_job")]
+pytestmark = [pytest.mark.slow]
 
 
 def run(*arguments: str, home: Path) -> subprocess.CompletedProcess:

@@ -13,7 +13,7 @@ from trimtab.store import Catalog
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
-pytestmark = [pytest.mark.real_model, pytest.mark.slow, pytest.mark.xdist_group("real_job")]
+pytestmark = [pytest.mark.real_model, pytest.mark.slow]
 
 
 def blocks(language: str) -> list[str]:
