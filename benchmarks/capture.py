@@ -1,9 +1,9 @@
 """What capture costs over a bare forward pass with logits.
 
-    python benchmarks/capture.py [--rounds 3] [--texts 24] [--threads 1]
+    python benchmarks/capture.py [--rounds 3] [--texts 16] [--threads 1]
 
 Two tables: one batch of texts of one length, where only the forward pass counts; and texts of mixed length in the
-loops that people write, where padding counts as well.
+loops that people write, where padding and repeated beginnings count as well.
 """
 
 import copy
@@ -20,6 +20,7 @@ from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.site import Site
 from trimtab.steering.model.span import ALL, LAST
 from trimtab.steering.model.tokens import Tokens
+from trimtab.steering.sharing import prefix_tree, tokens_in
 from trimtab.tasks.models import model_of
 from trimtab.tasks.prompts import texts_of
 from trimtab.tasks.recipe import load_recipe
@@ -30,9 +31,9 @@ EVERYTHING = Selection(ALL)
 
 
 def main() -> None:
-    args = arguments("capture against a bare forward pass", 3, [("texts", 24, "texts of mixed length")])
+    args = arguments("capture against a bare forward pass", 3, [("texts", 16, "texts of mixed length")])
     torch.set_num_threads(args.threads)
-    recipe = load_recipe(RECIPE, ["data.chat=false"])
+    recipe = load_recipe(RECIPE)
     model, tokenizer = model_of(recipe.model)
     anatomy = Anatomy.of(model)
     texts = [text.tokens for text in texts_of(recipe, tokenizer)]
@@ -40,19 +41,28 @@ def main() -> None:
     equal = [cut(text, WIDTH) for text in texts if len(text) >= WIDTH][: 2 * BATCH]
     print(setting(args.threads), end="\n\n")
     title = f"{len(equal)} texts of {WIDTH} tokens, one batch"
-    print(table(title, measure([*bare_cases(anatomy, equal), *our_cases(anatomy, equal)], args.rounds)), end="\n\n")
-    lengths = [len(text) for text in mixed]
-    title = f"{len(mixed)} texts of {min(lengths)} to {max(lengths)} tokens ({sum(lengths)} in all), whole loops"
-    print(table(title, measure([*loop_cases(anatomy, mixed), *our_cases(anatomy, mixed)], args.rounds)))
+    print(
+        table(title, measure([*bare_cases(anatomy, equal), *our_cases(anatomy, equal, False)], args.rounds)), end="\n\n"
+    )
+    title = f"{len(mixed)} contrastive chat texts, {described(mixed)}, whole loops"
+    ours = [*our_cases(anatomy, mixed, False), *our_cases(anatomy, mixed, True)[::3]]
+    print(table(title, measure([*loop_cases(anatomy, mixed), *ours], args.rounds)))
 
 
-def our_cases(anatomy: Anatomy, texts: Sequence[Tokens]) -> list[Case]:
-    """What trimtab.steering.capture does."""
+def described(texts: Sequence[Tokens]) -> str:
+    """Lengths, and how many tokens are left when common beginnings count once."""
+    lengths, once = [len(text) for text in texts], tokens_in(prefix_tree(texts))
+    return f"{min(lengths)} to {max(lengths)} tokens ({sum(lengths)} in all, {once} without repeated beginnings)"
+
+
+def our_cases(anatomy: Anatomy, texts: Sequence[Tokens], share: bool) -> list[Case]:
+    """What trimtab.steering.capture does; share: common beginnings of texts run once."""
     middle = anatomy.n_layers // 2
     every, heads = anatomy.sites(["resid_post"]), anatomy.sites(["z"])
+    label = "trimtab, shared beginnings" if share else "trimtab"
 
     def case(name: str, sites: Sequence[Site], selection: Selection = EVERYTHING) -> Case:
-        return Case(f"trimtab: {name}", lambda: capture(anatomy, texts, sites, selection))
+        return Case(f"{label}: {name}", lambda: capture(anatomy, texts, sites, selection, share))
 
     return [
         case("residual of every block, every token", every),

@@ -1,9 +1,10 @@
 """Ratios inside one interleaved run: what two ways of doing the same thing cost each other, on a machine that others
 use too.
 
-Every round runs every case once, in an order that is rotated from round to round, and divides each case's time by the
-base case's time of the same round. The table holds medians over rounds. The CPU column divides process CPU times (all
-threads together): it stays true where the wall clock was disturbed, and is the one to read when the range is wide.
+Every round runs every case once and divides its time by the base case's time of the same round. The order is drawn
+anew each round: a mere rotation would leave every case behind the same neighbour, and a neighbour's caches showed. The
+table holds medians over rounds. The CPU column divides process CPU times (all threads together): it stays true where
+the wall clock was disturbed, and is the one to read when the range is wide.
 """
 
 import argparse
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
+from random import Random
 from statistics import median
 
 LIBRARIES = ("torch", "transformers", "zarr", "icechunk", "prefect")
@@ -68,8 +70,7 @@ def measure(cases: Sequence[Case], rounds: int) -> list[Row]:
     """Every case `rounds` times against the first one, after one round that is thrown away."""
     times: dict[str, list[Spent]] = {case.name: [] for case in cases}
     for number in range(-1, rounds):
-        turn = max(number, 0) % len(cases)
-        for case in [*cases[turn:], *cases[:turn]]:
+        for case in Random(number).sample(cases, len(cases)):
             spent = timed(case.run)
             if number >= 0:
                 times[case.name].append(spent)

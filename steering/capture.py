@@ -83,7 +83,7 @@ def capture(
         whole = [Node(0, len(texts[i]), [i]) for i in batch]
         ids = pad_right([texts[i] for i in batch], reading.device)
         reading.run(whole, {"input_ids": ids, "use_cache": False})
-    rows = {site: [_pooled(torch.cat(p), selection.pool) for p in per_text] for site, per_text in pieces.items()}
+    rows = {site: [_pooled(_joined(p), selection.pool) for p in per_text] for site, per_text in pieces.items()}
     return Captured(rows, computed, given)
 
 
@@ -111,14 +111,14 @@ class Reading:
 
     def run(self, nodes: Sequence[Node], arguments: Mapping[str, object]) -> None:
         """One pass over the nodes' tokens `[len(nodes), longest]`; stops after the deepest site."""
-        wanted = [(row, text, self._local(node, text)) for row, node in enumerate(nodes) for text in node.texts]
+        wanted = self._wanted(nodes)
         taken: set[Site] = set()
 
         def reader(site: Site):
             def read(h: Tensor) -> None:
-                for row, text, index in wanted:
-                    if len(index):
-                        self.pieces[site][text].append(h[row, index].cpu())
+                kept = h[wanted.rows, wanted.columns].cpu()  # one gather a site: a copy per text would wait for each
+                for text, rows in zip(wanted.texts, kept.split(wanted.counts), strict=True):
+                    self.pieces[site][text].append(rows)
                 taken.add(site)
                 if len(taken) == len(self.sites):
                     raise StopForward
@@ -132,11 +132,42 @@ class Reading:
         if missing:
             raise SilentNoOp(f"nothing was read at {', '.join(missing)}: the model skipped it or was compiled before")
 
-    def _local(self, node: Node, text: int) -> Tensor:
+    def _wanted(self, nodes: Sequence[Node]) -> "Wanted":
+        """Where a pass over these nodes holds kept tokens, text after text."""
+        found = [(row, text, self._local(node, text)) for row, node in enumerate(nodes) for text in node.texts]
+        found = [entry for entry in found if len(entry[2])]
+        rows = [np.full(len(columns), row) for row, _, columns in found]
+        columns = [columns for _, _, columns in found]
+        return Wanted(
+            [text for _, text, _ in found],
+            [len(c) for c in columns],
+            self._index(rows),
+            self._index(columns),
+        )
+
+    def _local(self, node: Node, text: int) -> np.ndarray:
         """Columns of a node that hold kept tokens of one of its texts."""
         kept = self.kept[text]
-        mine = kept[(kept >= node.start) & (kept < node.stop)] - node.start
-        return torch.from_numpy(mine).to(self.device)
+        return kept[(kept >= node.start) & (kept < node.stop)] - node.start
+
+    def _index(self, parts: list[np.ndarray]) -> Tensor:
+        return torch.from_numpy(np.concatenate([np.empty(0, np.int64), *parts])).to(self.device)
+
+
+@dataclass(frozen=True, eq=False)
+class Wanted:
+    """texts, counts: which texts, and how many tokens of each. rows, columns: `[n]`, where those tokens stand in the
+    pass."""
+
+    texts: list[int]
+    counts: list[int]
+    rows: Tensor
+    columns: Tensor
+
+
+def _joined(pieces: list[Tensor]) -> Tensor:
+    """A text in one piece is not copied again: fresh memory is what capture costs besides the forward pass."""
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
 
 def _pooled(rows: Tensor, pool: str | None) -> Tensor:
