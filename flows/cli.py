@@ -2,9 +2,11 @@
 is in `commands/`, each file imported only when one of its commands is called, so that `--help` takes no time.
 """
 
+import atexit
 import importlib
 import os
 import sys
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -190,5 +192,16 @@ def _interrupted() -> int:
     return _say("interrupted: nothing half-written is visible; the same command goes on where it stopped", INTERRUPTED)
 
 
+def console() -> None:
+    """The `trimtab` command: `main`, then an orderly end without interpreter finalisation, in which native threads of
+    the storage library have been seen to abort a process that had already answered."""
+    code = main()
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    console()
