@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from trimtab.steering.fitters import Fitter as Fitter
     from trimtab.steering.folding import fold as fold
     from trimtab.steering.intervention import Intervention as Intervention
+    from trimtab.steering.localisers import LOCALISERS as LOCALISERS
     from trimtab.steering.model.anatomy import Anatomy as Anatomy
     from trimtab.steering.model.anatomy import Fingerprint as Fingerprint
     from trimtab.steering.model.load import load_model as load_model
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from trimtab.steering.plan import SteeringPlan as SteeringPlan
     from trimtab.steering.plan import steer_rows as steer_rows
     from trimtab.steering.price.governor import Governor as Governor
+    from trimtab.steering.question import Question as Question
+    from trimtab.steering.ranking import Ranking as Ranking
 
 # No name here may be that of a module of this folder: importing the module would hide it.
 _WHERE = {
@@ -43,11 +46,14 @@ _WHERE = {
     "Fitter": "fitters",
     "Governor": "price.governor",
     "Intervention": "intervention",
+    "LOCALISERS": "localisers",
     "MOVES": "moves",
     "Move": "moves",
     "Packed": "pack",
     "Pair": "contrast",
     "PromptFormat": "model.tokens",
+    "Question": "question",
+    "Ranking": "ranking",
     "Selection": "capture",
     "Site": "model.site",
     "Span": "model.span",

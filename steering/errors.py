@@ -35,6 +35,10 @@ class BadMove(SteeringError):
     """Fields of a Move that do not make one: shapes, directions, bounds."""
 
 
+class BadGate(SteeringError):
+    """Fields of a Gate that do not make one: vectors, thresholds, schedules."""
+
+
 class BadRows(SteeringError):
     """Rows of activations from which nothing can be fitted."""
 
@@ -49,3 +53,11 @@ class UnsupportedModel(SteeringError):
 
 class CannotFold(SteeringError):
     """The plan has no exact equivalent in weights; the message says why."""
+
+
+class BadQuestion(SteeringError):
+    """A question that cannot be asked, or one that lacks what a localiser needs."""
+
+
+class BadRanking(SteeringError):
+    """Values and units that do not belong together, or arrays and header that are not a ranking."""

@@ -1,0 +1,12 @@
+"""The localisers' shelf: methods that rank heads (and MLPs) by what they do for an answer. One file each."""
+
+from pathlib import Path
+
+from trimtab.steering.localisers.base import Localiser
+from trimtab.steering.question import Question
+from trimtab.steering.ranking import Ranking
+from trimtab.steering.shelf import Shelf
+
+LOCALISERS: Shelf[Localiser] = Shelf("localiser", Localiser, __name__, Path(__file__).parent)  # type: ignore[type-abstract]
+
+__all__ = ["LOCALISERS", "Localiser", "Question", "Ranking"]

@@ -1,0 +1,73 @@
+"""The Localiser contract: questions in, a Ranking of units out. Fields of the dataclass are the hyper-parameters."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import ClassVar
+
+import numpy as np
+
+from trimtab.steering.model.anatomy import Anatomy
+from trimtab.steering.model.site import Site
+from trimtab.steering.question import Batch, Question, check_questions, metric_name, question_batches
+from trimtab.steering.ranking import Ranking, bootstrapped
+
+__all__ = ["Batch", "Localiser", "Question", "Ranking", "heads", "mlps", "question_batches"]
+
+
+class Localiser(ABC):
+    """Abstract base; subclasses are frozen dataclasses, one per file, whose docstring is the method's page: equation,
+    source, assumptions, what it costs.
+
+    source: where the method was published. meaning: what a value says, its sign and unit. needs: what every question
+    must have beside a prompt and a target (`corrupted`, `wrong`).
+    """
+
+    source: ClassVar[str]
+    meaning: ClassVar[str]
+    needs: ClassVar[tuple[str, ...]] = ()
+
+    @abstractmethod
+    def rank(self, anatomy: Anatomy, questions: Sequence[Question]) -> Ranking:
+        """A value for every unit. Deterministic; the model is as it was afterwards. Raises BadQuestion when the
+        questions lack what the method needs."""
+
+    @classmethod
+    def method(cls) -> str:
+        """The name on the shelf: that of the file."""
+        return cls.__module__.rpartition(".")[2]
+
+    def check(self, questions: Sequence[Question]) -> None:
+        """Raises BadQuestion; see `check_questions`."""
+        check_questions(questions, self.needs)
+
+    def ranking(
+        self,
+        questions: Sequence[Question],
+        units: Sequence[Site],
+        per_question: np.ndarray,
+        extra: Mapping[str, np.ndarray] | None = None,
+    ) -> Ranking:
+        """A Ranking by the mean of `per_question` (`[questions n]`), with the bootstrap interval over questions."""
+        low, high = bootstrapped(per_question)
+        return Ranking(
+            method=self.method(),
+            meaning=f"{self.meaning}; metric: {metric_name(questions)}",
+            units=tuple(units),
+            values=per_question.mean(0).astype(np.float32),
+            low=low,
+            high=high,
+            extra={"per_question": per_question.astype(np.float32), **(extra or {})},
+            questions=len(questions),
+            settings=asdict(self),  # type: ignore[call-overload]
+        )
+
+
+def heads(anatomy: Anatomy) -> tuple[Site, ...]:
+    """Every query head, `z.0.0` first."""
+    return tuple(Site("z", block, head) for block in range(anatomy.n_layers) for head in range(anatomy.n_heads))
+
+
+def mlps(anatomy: Anatomy) -> tuple[Site, ...]:
+    """What every MLP adds to the residual stream, `mlp_out.0` first."""
+    return tuple(Site("mlp_out", block) for block in range(anatomy.n_layers))
