@@ -155,10 +155,14 @@ class Batch:
 
     def metric(self, logits: Float[Tensor, "n v"]) -> Float[Tensor, "b"]:
         """Nats per row, higher is better; see the head of this file."""
-        if self.wrong is not None:
-            first = self.first(logits)
-            rows = torch.arange(self.rows, device=first.device)
-            return first[rows, self.target[: self.rows]] - first[rows, self.wrong]
+        if self.wrong is None:
+            return self.logprob(logits)
+        first = self.first(logits)
+        rows = torch.arange(self.rows, device=first.device)
+        return first[rows, self.target[: self.rows]] - first[rows, self.wrong]
+
+    def logprob(self, logits: Float[Tensor, "n v"]) -> Float[Tensor, "b"]:
+        """Mean log-probability per token of the right answer, nats per row, whether there is a wrong one or not."""
         logprobs = logits.gather(-1, self.target[:, None])[:, 0] - logits.logsumexp(-1)
         counts = torch.bincount(self.row, minlength=self.rows)
         return logprobs.new_zeros(self.rows).index_add(0, self.row, logprobs) / counts
@@ -190,11 +194,13 @@ def check_questions(questions: Sequence[Question], needs: Sequence[str] = ()) ->
             raise BadQuestion(f"the questions have no '{name}' answer or prompt, which this method compares with")
 
 
+LOGPROB = "mean log-probability per token of the right answer, nats"
+DIFFERENCE = "logit of the right minus logit of the wrong answer's first token, nats"
+
+
 def metric_name(questions: Sequence[Question]) -> str:
     """What `Batch.metric` is for these questions, in plain words."""
-    if questions[0].wrong is not None:
-        return "logit of the right minus logit of the wrong answer's first token, nats"
-    return "mean log-probability per token of the right answer, nats"
+    return LOGPROB if questions[0].wrong is None else DIFFERENCE
 
 
 def _padded(rows: Sequence[np.ndarray], starts: Tensor, width: int) -> Tensor:

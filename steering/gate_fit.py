@@ -1,0 +1,58 @@
+"""Fitting gates on all heads by gradient descent, many seeds at once: the engine behind causal head gating.
+
+Gates are `sigmoid(theta)`, theta `[seeds layers heads]`. Every seed has a loss of its own and its own gradient
+clipping, and Adam works element by element, so fitting seeds together is fitting each alone.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+Loss = Callable[[Float[Tensor, "seeds layers heads"], int], Float[Tensor, "seeds"]]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """steps: Adam updates. rates: learning rate at the first and last update, linear between. nudge: lambda, the weight
+    of the mean over heads of theta (positive: gates towards 1). clip: theta counts within +-clip only. norm: largest
+    gradient norm of one seed."""
+
+    steps: int
+    rates: tuple[float, float]
+    nudge: float = 0.0
+    clip: float = 4.0
+    norm: float = 1.0
+
+    def penalty(self, theta: Float[Tensor, "seeds layers heads"]) -> Float[Tensor, "seeds"]:
+        """`-lambda mean_heads clamp(theta, -clip, clip)`: what is added to each seed's loss."""
+        return -self.nudge * theta.clamp(-self.clip, self.clip).mean((1, 2))
+
+    def rate(self, step: int) -> float:
+        first, last = self.rates
+        return first + (last - first) * step / max(1, self.steps - 1)
+
+
+def start(shape: tuple[int, int, int], seed: int) -> Float[Tensor, "seeds layers heads"]:
+    """Gates uniform in (0, 1), as logits. Seed k is the same however many there are."""
+    draws = [torch.rand(shape[1:], generator=torch.Generator().manual_seed(seed + k)) for k in range(shape[0])]
+    return torch.logit(torch.stack(draws).clamp(1e-6, 1 - 1e-6))
+
+
+def fit_gates(
+    theta: Float[Tensor, "seeds layers heads"], loss: Loss, stage: Stage
+) -> tuple[Float[Tensor, "seeds layers heads"], Float[Tensor, "steps seeds"]]:
+    """Theta after the stage (the given one is not changed), and each seed's loss without the penalty at every step."""
+    theta = theta.detach().clone().requires_grad_(True)
+    adam = torch.optim.Adam([theta], lr=stage.rates[0])
+    trace = []
+    for step in range(stage.steps):
+        adam.param_groups[0]["lr"] = stage.rate(step)
+        found = loss(torch.sigmoid(theta), step)
+        (theta.grad,) = torch.autograd.grad((found + stage.penalty(theta)).sum(), [theta])
+        theta.grad *= (stage.norm / theta.grad.norm(dim=(1, 2), keepdim=True).clamp(min=1e-12)).clamp(max=1)
+        adam.step()
+        trace.append(found.detach())
+    return theta.detach(), torch.stack(trace)
