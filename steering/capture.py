@@ -5,14 +5,16 @@ before anything is kept. A read that did not fire raises: a silent gap would be 
 """
 
 import contextlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from trimtab.steering.batching import batches, pad_right
+from trimtab.steering.copying import Copies
 from trimtab.steering.errors import BadSpan, SilentNoOp
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.hooks import StopForward, hooked
@@ -49,13 +51,34 @@ class Selection:
 
 
 @dataclass(frozen=True, eq=False)
-class Captured:
-    """rows: per site and text `[rows d]` in the forward's dtype, on the CPU, in the order of the texts; the z of all
-    heads is `[rows n_heads*d_head]`. computed, given: tokens run through the model, and tokens of the texts."""
+class Wanted:
+    """What one pass brings, run after run. texts: whose rows they are. firsts: where the run begins in its text's kept
+    rows. counts: rows of the run. rows, columns: `[n]`, where the tokens stand in the pass."""
 
-    rows: Mapping[Site, list[Tensor]]
+    texts: list[int]
+    firsts: list[int]
+    counts: list[int]
+    rows: Tensor
+    columns: Tensor
+
+
+Sink = Callable[[Site, Wanted, Tensor], None]  # a site, which rows, and the rows `[sum(counts) d]` on the CPU
+
+
+@dataclass(frozen=True)
+class Counted:
+    """computed, given: tokens run through the model, and tokens of the texts."""
+
     computed: int
     given: int
+
+
+@dataclass(frozen=True, eq=False)
+class Captured(Counted):
+    """rows: per site and text `[rows d]` in the forward's dtype, on the CPU, in the order of the texts; the z of all
+    heads is `[rows n_heads*d_head]`."""
+
+    rows: Mapping[Site, list[Tensor]]
 
 
 def capture(
@@ -65,9 +88,32 @@ def capture(
     selection: Selection = Selection(),
     share: bool = True,
 ) -> Captured:
-    """Rows of every text. share: run common beginnings once (results equal within the dtype's tolerance).
+    """Rows of every text, in memory. share: run common beginnings once (results equal within the dtype's tolerance).
 
     Raises BadSite, BadSpan, SilentNoOp.
+    """
+    pieces: dict[Site, list[list[Tensor]]] = {site: [[] for _ in texts] for site in sites}
+
+    def keep(site: Site, wanted: Wanted, rows: Tensor) -> None:
+        for text, part in zip(wanted.texts, rows.split(wanted.counts), strict=True):
+            pieces[site][text].append(part)
+
+    counted = stream(anatomy, texts, sites, selection, keep, share)
+    rows = {site: [_joined(parts) for parts in per_text] for site, per_text in pieces.items()}
+    return Captured(counted.computed, counted.given, rows)
+
+
+def stream(
+    anatomy: Anatomy,
+    texts: Sequence[Tokens],
+    sites: Sequence[Site],
+    selection: Selection,
+    sink: Sink,
+    share: bool = True,
+) -> Counted:
+    """Give every row to `sink` as soon as its pass is over; nothing is kept. A text's runs come in order.
+
+    Raises BadSite, BadSpan, SilentNoOp, and what the sink raises.
     """
     given = sum(len(text) for text in texts)
     roots = prefix_tree(texts) if share and can_share(anatomy) else []
@@ -75,33 +121,32 @@ def capture(
     if computed > WORTH_SHARING * given:
         roots, computed = [], given
     kept = [selection.tokens(text).numpy() for text in texts]
-    pieces: dict[Site, list[list[Tensor]]] = {site: [[] for _ in texts] for site in sites}
-    reading = Reading(anatomy, tuple(sites), kept, pieces)
+    sink = sink if selection.pool is None else Pooling(sink, [len(tokens) for tokens in kept])
+    device = next(anatomy.model.parameters()).device
+    reading = Reading(anatomy, tuple(sites), kept, sink, Copies(device))
     if roots:
-        run_tree(roots, texts, reading.device, reading.run)
+        run_tree(roots, texts, device, reading.run)
     for batch in [] if roots else batches([len(text) for text in texts]):
         whole = [Node(0, len(texts[i]), [i]) for i in batch]
-        ids = pad_right([texts[i] for i in batch], reading.device)
+        ids = pad_right([texts[i] for i in batch], device)
         reading.run(whole, {"input_ids": ids, "use_cache": False})
-    rows = {site: [_pooled(_joined(p), selection.pool) for p in per_text] for site, per_text in pieces.items()}
-    return Captured(rows, computed, given)
+    reading.hand_over(behind=0)
+    return Counted(computed, given)
 
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """Forward passes over nodes of texts that put the kept tokens' rows where they belong.
+    """Forward passes over nodes of texts whose kept tokens' rows go to the sink, on CUDA one pass behind the forward.
 
-    kept: per text, the token indices to keep. pieces: per site and text, runs of rows in the order of the tokens.
+    kept: per text, the token indices to keep.
     """
 
     anatomy: Anatomy
     sites: tuple[Site, ...]
     kept: Sequence[np.ndarray]
-    pieces: Mapping[Site, list[list[Tensor]]]
-
-    @property
-    def device(self) -> torch.device:
-        return next(self.anatomy.model.parameters()).device
+    sink: Sink
+    copies: Copies
+    _passes: deque = field(default_factory=deque)
 
     @property
     def in_order(self) -> list[Site]:
@@ -112,14 +157,11 @@ class Reading:
     def run(self, nodes: Sequence[Node], arguments: Mapping[str, object]) -> None:
         """One pass over the nodes' tokens `[len(nodes), longest]`; stops after the deepest site."""
         wanted = self._wanted(nodes)
-        taken: set[Site] = set()
+        taken: dict[Site, Tensor] = {}
 
         def reader(site: Site):
             def read(h: Tensor) -> None:
-                kept = h[wanted.rows, wanted.columns].cpu()  # one gather a site: a copy per text would wait for each
-                for text, rows in zip(wanted.texts, kept.split(wanted.counts), strict=True):
-                    self.pieces[site][text].append(rows)
-                taken.add(site)
+                taken[site] = self.copies.take(h[wanted.rows, wanted.columns])  # one gather a site
                 if len(taken) == len(self.sites):
                     raise StopForward
 
@@ -131,47 +173,64 @@ class Reading:
         missing = [str(site) for site in self.sites if site not in taken]
         if missing:
             raise SilentNoOp(f"nothing was read at {', '.join(missing)}: the model skipped it or was compiled before")
+        self._passes.append((wanted, taken, self.copies.mark()))
+        self.hand_over(behind=self.copies.ahead)
 
-    def _wanted(self, nodes: Sequence[Node]) -> "Wanted":
+    def hand_over(self, behind: int) -> None:
+        """Give the oldest passes' rows to the sink until `behind` are left."""
+        while len(self._passes) > behind:
+            wanted, taken, mark = self._passes.popleft()
+            self.copies.done(mark)
+            for site in self.sites:
+                self.sink(site, wanted, taken[site])
+
+    def _wanted(self, nodes: Sequence[Node]) -> Wanted:
         """Where a pass over these nodes holds kept tokens, text after text."""
-        found = [(row, text, self._local(node, text)) for row, node in enumerate(nodes) for text in node.texts]
-        found = [entry for entry in found if len(entry[2])]
-        rows = [np.full(len(columns), row) for row, _, columns in found]
-        columns = [columns for _, _, columns in found]
+        found = [(row, text, *self._local(node, text)) for row, node in enumerate(nodes) for text in node.texts]
+        found = [entry for entry in found if len(entry[3])]
         return Wanted(
-            [text for _, text, _ in found],
-            [len(c) for c in columns],
-            self._index(rows),
-            self._index(columns),
+            [text for _, text, _, _ in found],
+            [first for _, _, first, _ in found],
+            [len(columns) for _, _, _, columns in found],
+            self._index([np.full(len(columns), row) for row, _, _, columns in found]),
+            self._index([columns for _, _, _, columns in found]),
         )
 
-    def _local(self, node: Node, text: int) -> np.ndarray:
-        """Columns of a node that hold kept tokens of one of its texts."""
-        kept = self.kept[text]
-        return kept[(kept >= node.start) & (kept < node.stop)] - node.start
+    def _local(self, node: Node, text: int) -> tuple[int, np.ndarray]:
+        """Which of a text's kept tokens a node holds: the first one's number, and their columns."""
+        first, last = np.searchsorted(self.kept[text], (node.start, node.stop))
+        return int(first), self.kept[text][first:last] - node.start
 
     def _index(self, parts: list[np.ndarray]) -> Tensor:
-        return torch.from_numpy(np.concatenate([np.empty(0, np.int64), *parts])).to(self.device)
+        return torch.from_numpy(np.concatenate([np.empty(0, np.int64), *parts])).to(self.copies.device)
 
 
 @dataclass(frozen=True, eq=False)
-class Wanted:
-    """texts, counts: which texts, and how many tokens of each. rows, columns: `[n]`, where those tokens stand in the
-    pass."""
+class Pooling:
+    """A sink that hands on one row per text: the mean of its kept rows, once all of them have come. counts: per text.
 
-    texts: list[int]
-    counts: list[int]
-    rows: Tensor
-    columns: Tensor
+    The sum is taken in float64: massive activations of sink tokens would eat a float32 sum's last digits.
+    """
+
+    sink: Sink
+    counts: Sequence[int]
+    _sums: dict[tuple[Site, int], tuple[int, Tensor]] = field(default_factory=dict)
+
+    def __call__(self, site: Site, wanted: Wanted, rows: Tensor) -> None:
+        done, means = [], []
+        for text, part in zip(wanted.texts, rows.split(wanted.counts), strict=True):
+            before, total = self._sums.pop((site, text), (0, torch.zeros((), dtype=torch.float64)))
+            count, total = before + len(part), total + part.double().sum(0)
+            if count < self.counts[text]:
+                self._sums[site, text] = (count, total)
+            else:
+                done.append(text)
+                means.append((total / count).to(rows.dtype))
+        if done:
+            ones = [1] * len(done)
+            self.sink(site, Wanted(done, [0] * len(done), ones, wanted.rows, wanted.columns), torch.stack(means))
 
 
 def _joined(pieces: list[Tensor]) -> Tensor:
     """A text in one piece is not copied again: fresh memory is what capture costs besides the forward pass."""
     return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
-
-
-def _pooled(rows: Tensor, pool: str | None) -> Tensor:
-    """The mean is taken in float64: massive activations of sink tokens would eat a float32 sum's last digits."""
-    if pool is None:
-        return rows
-    return rows.double().mean(0, keepdim=True).to(rows.dtype)
