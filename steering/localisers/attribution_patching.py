@@ -1,0 +1,47 @@
+"""Attribution patching (AtP): the first-order estimate of activation patching, for all units at once."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from trimtab.steering.errors import BadQuestion
+from trimtab.steering.gradients import estimates
+from trimtab.steering.localisers.base import Localiser, heads, mlps
+from trimtab.steering.model.anatomy import Anatomy
+from trimtab.steering.patching import gathered
+from trimtab.steering.question import PASS_BUDGET, Question, question_batches
+from trimtab.steering.ranking import Ranking
+
+
+@dataclass(frozen=True)
+class AttributionPatching(Localiser):
+    """`I(n) = sum over tokens of (n(clean) - n(corrupted)) . dm/dn`, the slope taken on the corrupted run (denoising)
+    or on the clean one (noising).
+
+    Source: Nanda 2023; Kramar et al. 2024 (arXiv 2403.00745), equations 4 and 5. Exact when the metric is linear in the
+    unit; misses units behind a saturated softmax or whose direct and indirect effects cancel (see atp_star, relp).
+    `extra` holds `per_question`; signs are kept, as cancellation over questions is part of a mean effect.
+
+    budget: tokens of a forward pass. Costs two forwards and one backward in all.
+    """
+
+    source: ClassVar[str] = "Kramar et al. 2024, arXiv 2403.00745 (AtP)"
+    meaning: ClassVar[str] = "estimate of activation patching: how much the metric rises with the right activation"
+    needs: ClassVar[tuple[str, ...]] = ("corrupted",)
+
+    direction: Literal["denoising", "noising"] = "denoising"
+    budget: int = PASS_BUDGET
+
+    def __post_init__(self) -> None:
+        if self.direction not in ("denoising", "noising"):
+            raise BadQuestion(f"direction is {self.direction!r}: say denoising or noising")
+
+    def rank(self, anatomy: Anatomy, questions: Sequence[Question]) -> Ranking:
+        self.check(questions)
+        units, device = (*heads(anatomy), *mlps(anatomy)), next(anatomy.model.parameters()).device
+        side: Literal["clean", "corrupted"] = "corrupted" if self.direction == "denoising" else "clean"
+        found = [
+            (batch, estimates(anatomy, batch, units, side))
+            for batch in question_batches(questions, device, self.budget)
+        ]
+        return self.ranking(questions, units, gathered(found, len(questions)))
