@@ -20,6 +20,7 @@ import zarr
 from zarr.core.sync import sync
 
 from trimtab.store.errors import Corrupt, Mismatch, StoreError
+from trimtab.store.index import StoredIndex
 from trimtab.store.layout import COMPLETE, KEY, Layout, check_arrays, read_layout, write_template
 from trimtab.store.location import BRANCH, Location, sound
 from trimtab.store.reader import Readable
@@ -27,6 +28,7 @@ from trimtab.store.schema import (
     REGION_BYTES,
     ArraySpec,
     Capture,
+    Index,
     Region,
     TokenIndex,
     chunk_rows,
@@ -62,7 +64,7 @@ class ActivationStore(Readable):
     def create(
         location: Location | str,
         capture: Capture,
-        index: TokenIndex,
+        index: Index,
         arrays: Sequence[ArraySpec],
         region_bytes: int = REGION_BYTES,
     ) -> "ActivationStore":
@@ -72,8 +74,9 @@ class ActivationStore(Readable):
         too small.
         """
         check_arrays(arrays, index)
-        edges = region_edges(index.offsets, sum(spec.row_bytes for spec in arrays), region_bytes)
-        longest = int(np.diff(index.offsets[edges]).max())
+        offsets = np.concatenate(list(index.pieces("offsets")))  # 8 bytes a prompt, for a moment
+        edges = region_edges(offsets, sum(spec.row_bytes for spec in arrays), region_bytes)
+        longest = int(np.diff(offsets[edges]).max())
         specs = tuple(replace(spec, chunk_rows=chunk_rows(spec, index.n_rows, longest)) for spec in arrays)
         return ActivationStore.lay_out(location, Layout(capture, index, specs, edges))
 
@@ -84,12 +87,15 @@ class ActivationStore(Readable):
         repository = place.repository(create=True)
         with place.lock():
             if not _has_capture(repository):
-                _check_disk(place, wanted.nbytes)
+                check_disk(place, needed_bytes(wanted))
                 session = repository.writable_session(BRANCH)
                 write_template(session.store, wanted)
                 place.commit(session, "template", {"capture": wanted.capture.digest})
         store = ActivationStore(place, repository)
         store._check_same(wanted)
+        pending = store.pending_regions()
+        share = sum(region.n_rows for region in pending) / max(1, wanted.index.n_rows)
+        check_disk(place, round(share * needed_bytes(wanted)))
         return store
 
     @staticmethod
@@ -127,9 +133,9 @@ class ActivationStore(Readable):
         return self.layout.capture
 
     @property
-    def index(self) -> TokenIndex:
-        """Which rows belong to which prompt, and what they are."""
-        return self.layout.index
+    def index(self) -> TokenIndex | StoredIndex:
+        """Which rows belong to which prompt, and what they are; an array is read when it is asked for."""
+        return self.layout.index  # type: ignore[return-value]
 
     @property
     def sites(self) -> tuple[str, ...]:
@@ -143,11 +149,11 @@ class ActivationStore(Readable):
 
     @property
     def n_rows(self) -> int:
-        return self.index.n_rows
+        return self.layout.index.n_rows
 
     @property
     def n_prompts(self) -> int:
-        return self.index.n_prompts
+        return self.layout.index.n_prompts
 
     @property
     def nbytes(self) -> int:
@@ -185,10 +191,19 @@ class ActivationStore(Readable):
     @contextlib.contextmanager
     def region_writer(self, region: Region) -> Iterator[RegionBuffer]:
         """Fill the buffer inside the `with`; leaving it commits once, an exception keeps nothing."""
+        buffer = self.buffer(region)
+        yield buffer
+        self.commit(buffer)
+
+    def buffer(self, region: Region) -> RegionBuffer:
+        """Memory for one region's rows, to be filled and given to `commit`."""
+        return RegionBuffer(region, self.layout.specs)
+
+    def commit(self, buffer: RegionBuffer) -> str:
+        """Write a full buffer and commit it; returns the snapshot id. Raises Mismatch when a row is missing."""
         fork = self.fork()
-        with fork.region_writer(region) as buffer:
-            yield buffer
-        self.merge([fork])
+        fork.write(buffer)
+        return self.merge([fork])
 
     def fork(self) -> "Fork":
         """A picklable handle through which a worker writes whole regions, to be merged by `merge`."""
@@ -253,6 +268,10 @@ class Fork:
         """As `ActivationStore.region_writer`, but nothing is visible before the merge."""
         buffer = RegionBuffer(region, self.specs)
         yield buffer
+        self.write(buffer)
+
+    def write(self, buffer: RegionBuffer) -> None:
+        """Write a full buffer; nothing is visible before the merge. Raises Mismatch when a row is missing."""
         buffer.check_full()
         store = self.session.store if self.session else None
         self.results.append(write_region(store, buffer, self.n_rows))
@@ -271,7 +290,16 @@ def _has_capture(repository: icechunk.Repository) -> bool:
     return KEY in root.attrs
 
 
-def _check_disk(place: Location, wanted: int) -> None:
+def needed_bytes(layout: Layout) -> int:
+    """Bytes that collecting writes at most (uncompressed): the rows, the index, and once more the chunks that two
+    regions share, which are written twice."""
+    edges = len(layout.edges) - 2
+    shared = sum(edges * min(spec.chunk_rows, layout.index.n_rows) * spec.row_bytes for spec in layout.specs)
+    return layout.nbytes + shared + 10 * layout.index.n_rows + 14 * layout.index.n_prompts
+
+
+def check_disk(place: Location, wanted: int) -> None:
+    """Raises StoreError when `wanted` bytes do not fit on the disk of a local folder."""
     free = place.free_bytes()
     if free is not None and wanted > free:
         raise StoreError(

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -58,10 +58,26 @@ def array_bytes(array: np.ndarray) -> memoryview:
 
 def array_digest(array: np.ndarray) -> str:
     """sha256 (hex) of dtype, shape and bytes."""
-    dtype = array.dtype.newbyteorder("<").str
-    head = canonical({"dtype": dtype, "shape": list(array.shape)})
+    return pieces_digest(array.dtype, array.shape, [array])
+
+
+def pieces_digest(dtype: np.dtype, shape: tuple[int, ...], pieces: Iterable[np.ndarray]) -> str:
+    """`array_digest` of an array of this dtype and shape that comes in pieces along its first axis."""
+    head = canonical({"dtype": dtype.newbyteorder("<").str, "shape": list(shape)})
     digest = hashlib.sha256(head)
-    digest.update(array_bytes(array))
+    for piece in pieces:
+        digest.update(array_bytes(piece))
+    return digest.hexdigest()
+
+
+def texts_digest(pieces: Iterable[np.ndarray]) -> str:
+    """`json_digest` of one list of texts that comes in pieces (arrays of str)."""
+    digest, between = hashlib.sha256(b"["), b""
+    for piece in pieces:
+        if len(piece):
+            digest.update(between + canonical(piece.tolist())[1:-1])
+            between = b","
+    digest.update(b"]")
     return digest.hexdigest()
 
 

@@ -1,7 +1,8 @@
 """Names and numbers on disk of one capture: the template, and reading it back."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 
 import icechunk
 import numpy as np
@@ -11,15 +12,8 @@ from zarr.codecs import BloscCodec
 from trimtab.store.chunks import BLOCK_BYTES
 from trimtab.store.digests import JSON, json_digest, plain
 from trimtab.store.errors import Corrupt, Invalid, NotFound
-from trimtab.store.schema import (
-    INDEX_PROMPT,
-    INDEX_ROW,
-    ArraySpec,
-    Capture,
-    Region,
-    TokenIndex,
-    regions_of,
-)
+from trimtab.store.index import PIECE, StoredIndex
+from trimtab.store.schema import INDEX_PROMPT, INDEX_ROW, ArraySpec, Capture, Index, Region, regions_of
 
 FORMAT = 1
 KEY = "trimtab"
@@ -31,15 +25,20 @@ class Layout:
     """Everything about a capture but its rows."""
 
     capture: Capture
-    index: TokenIndex
+    index: Index
     specs: tuple[ArraySpec, ...]
     edges: np.ndarray
     state: str = COLLECTING
     digest: str | None = None
 
+    @cached_property
+    def row_edges(self) -> np.ndarray:
+        """[regions + 1] the first row of each region."""
+        return self.index.offsets_at(self.edges)
+
     @property
     def regions(self) -> tuple[Region, ...]:
-        return regions_of(self.edges, self.index.offsets)
+        return regions_of(self.edges, self.row_edges)
 
     @property
     def sites(self) -> tuple[str, ...]:
@@ -103,7 +102,7 @@ def write_template(store: icechunk.IcechunkStore, layout: Layout) -> None:
         _create_site(root, spec, layout.index.n_rows)
     _write_index(root, layout.index)
     regions, sites = len(layout.edges) - 1, len(layout.specs)
-    _put(root, "regions/prompts", layout.edges, "region_edge")
+    _fill(_create(root, "regions/prompts", len(layout.edges), np.int64, "region_edge"), [layout.edges])
     root.create_array(
         "regions/digest",
         shape=(regions, sites, 32),
@@ -135,30 +134,38 @@ def _compressor(spec: ArraySpec) -> BloscCodec | None:
     return BloscCodec(cname="zstd", clevel=1, shuffle="shuffle", typesize=size, blocksize=BLOCK_BYTES)
 
 
-def _put(root: zarr.Group, name: str, values: np.ndarray, dim: str, attributes: dict | None = None) -> None:
-    array = root.create_array(
+def _create(root: zarr.Group, name: str, length: int, dtype: np.dtype | type, dim: str) -> zarr.Array:
+    return root.create_array(
         name,
-        shape=values.shape,
-        chunks=(max(1, min(len(values), 2**19)),),
-        dtype=values.dtype,
+        shape=(length,),
+        chunks=(max(1, min(length, PIECE)),),
+        dtype=dtype,
         fill_value=0,
         dimension_names=(dim,),
-        attributes=attributes or {},
     )
-    if len(values):
-        array[:] = values
 
 
-def _write_index(root: zarr.Group, index: TokenIndex) -> None:
-    _put(root, "offsets", index.offsets, "prompt_edge")
-    for name in INDEX_ROW:
-        _put(root, name, getattr(index, name), "row")
+def _fill(array: zarr.Array, pieces: Iterable[np.ndarray]) -> None:
+    start = 0
+    for piece in pieces:
+        if len(piece):
+            array[start : start + len(piece)] = piece
+            start += len(piece)
+
+
+def _write_index(root: zarr.Group, index: Index) -> None:
+    """Piece by piece: an index may be larger than memory."""
+    _fill(_create(root, "offsets", index.n_prompts + 1, np.int64, "prompt_edge"), index.pieces("offsets"))
+    for name, dtype in INDEX_ROW.items():
+        _fill(_create(root, name, index.n_rows, dtype, "row"), index.pieces(name))
     for name in ("label", "pair"):
-        _put(root, name, getattr(index, name), "prompt")
-    names, codes = np.unique(index.split, return_inverse=True)
+        _fill(_create(root, name, index.n_prompts, INDEX_PROMPT[name], "prompt"), index.pieces(name))
+    names = np.asarray(sorted({str(name) for piece in index.pieces("split") for name in np.unique(piece)}))
     if len(names) > 256:
         raise Invalid(f"{len(names)} different splits; a capture holds at most 256.")
-    _put(root, "split", codes.astype(np.uint8), "prompt", {"names": names.tolist()})
+    codes = _create(root, "split", index.n_prompts, np.uint8, "prompt")
+    codes.attrs["names"] = names.tolist()
+    _fill(codes, (np.searchsorted(names, piece).astype(np.uint8) for piece in index.pieces("split")))
 
 
 def read_layout(root: zarr.Group) -> Layout:
@@ -173,7 +180,7 @@ def read_layout(root: zarr.Group) -> Layout:
         raise Corrupt("the capture's fields do not give its recorded digest: the attributes were changed by hand.")
     return Layout(
         capture=capture,
-        index=_read_index(root),
+        index=_open_index(root),
         specs=specs_from_json(attributes["arrays"]),
         edges=read_array(root, "regions/prompts"),
         state=attributes["state"],
@@ -181,10 +188,11 @@ def read_layout(root: zarr.Group) -> Layout:
     )
 
 
-def _read_index(root: zarr.Group) -> TokenIndex:
-    arrays = {name: read_array(root, name) for name in (*INDEX_ROW, *INDEX_PROMPT, "offsets")}
-    names = np.asarray(root["split"].attrs["names"], dtype=np.str_)
-    return TokenIndex(**(arrays | {"split": names[arrays["split"]]}))
+def _open_index(root: zarr.Group) -> StoredIndex:
+    try:
+        return StoredIndex(root)
+    except KeyError as error:
+        raise Corrupt(f"this capture has lost an array of its index ({error}); collect again.") from error
 
 
 def read_array(root: zarr.Group, path: str) -> np.ndarray:
@@ -194,7 +202,7 @@ def read_array(root: zarr.Group, path: str) -> np.ndarray:
     return np.asarray(array[:])
 
 
-def check_arrays(specs: Sequence[ArraySpec], index: TokenIndex) -> None:
+def check_arrays(specs: Sequence[ArraySpec], index: Index) -> None:
     """Raises Invalid for no arrays, two of one name, or a capture without any row."""
     names = [spec.name for spec in specs]
     doubled = sorted({name for name in names if names.count(name) > 1})

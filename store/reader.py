@@ -230,8 +230,7 @@ class Readable:
         if self.layout.state == COMPLETE:
             return
         written = np.asarray(self.region_digests().any(axis=(1, 2)))
-        edges = self.layout.index.offsets[self.layout.edges]
-        missing = np.logical_not(written[np.searchsorted(edges, rows, side="right") - 1])
+        missing = np.logical_not(written[np.searchsorted(self.layout.row_edges, rows, side="right") - 1])
         if missing.any():
             raise StoreError(
                 f"{int(missing.sum())} of {len(rows)} rows are not collected yet (first: row "

@@ -15,14 +15,14 @@ of resume and of commit.
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import IntEnum
 from types import MappingProxyType
 
 import numpy as np
 
-from trimtab.store.digests import JSON, array_digest, frozen_json, json_digest
+from trimtab.store.digests import JSON, frozen_json, json_digest, pieces_digest, texts_digest
 from trimtab.store.errors import Invalid
 
 CHUNK_BYTES = 4 * 2**20
@@ -141,8 +141,38 @@ INDEX_ROW = {"token_id": np.int32, "position": np.int32, "role": np.uint8, "spec
 INDEX_PROMPT = {"label": np.int8, "pair": np.int32, "split": np.str_}
 
 
+class Index:
+    """What rows and prompts are, however it is kept: in memory (TokenIndex), in a store or on disk (index.py)."""
+
+    n_rows: int
+    n_prompts: int
+
+    def pieces(self, name: str) -> Iterator[np.ndarray]:
+        """One of the arrays of TokenIndex, piece by piece."""
+        raise NotImplementedError
+
+    def offsets_at(self, prompts: np.ndarray) -> np.ndarray:
+        """offsets[prompts] for ascending edges, reading piece by piece."""
+        found, start = [np.empty(0, np.int64)], 0
+        for piece in self.pieces("offsets"):
+            low, high = np.searchsorted(prompts, (start, start + len(piece)))
+            found.append(piece[prompts[low:high] - start])
+            start += len(piece)
+        return np.concatenate(found)
+
+    @property
+    def digest(self) -> str:
+        """sha256 (hex) over every array; the same however the index is kept."""
+        parts = {"offsets": pieces_digest(np.dtype(np.int64), (self.n_prompts + 1,), self.pieces("offsets"))}
+        for name, dtype in INDEX_ROW.items():
+            parts[name] = pieces_digest(np.dtype(dtype), (self.n_rows,), self.pieces(name))
+        for name in ("label", "pair"):
+            parts[name] = pieces_digest(np.dtype(INDEX_PROMPT[name]), (self.n_prompts,), self.pieces(name))
+        return json_digest(parts | {"split": texts_digest(self.pieces("split"))})
+
+
 @dataclass(frozen=True, eq=False)
-class TokenIndex:
+class TokenIndex(Index):
     """Which rows belong to which prompt, and what each row and prompt is.
 
     offsets [prompts + 1]: first stored row of each prompt.  position [rows]: counted in real tokens of the
@@ -196,23 +226,20 @@ class TokenIndex:
         )
 
     @property
-    def n_rows(self) -> int:
+    def n_rows(self) -> int:  # type: ignore[override]
         return int(self.offsets[-1])
 
     @property
-    def n_prompts(self) -> int:
+    def n_prompts(self) -> int:  # type: ignore[override]
         return len(self.offsets) - 1
+
+    def pieces(self, name: str) -> Iterator[np.ndarray]:
+        yield getattr(self, name)
 
     @property
     def prompt(self) -> np.ndarray:
         """[rows] the prompt each row belongs to."""
         return np.repeat(np.arange(self.n_prompts), np.diff(self.offsets))
-
-    @property
-    def digest(self) -> str:
-        """sha256 (hex) over every array."""
-        parts = {f.name: array_digest(getattr(self, f.name)) for f in fields(self) if f.name != "split"}
-        return json_digest(parts | {"split": json_digest(self.split.tolist())})
 
 
 @dataclass(frozen=True)
@@ -241,12 +268,10 @@ def region_edges(offsets: np.ndarray, row_bytes: int, budget: int) -> np.ndarray
     return np.asarray(edges, dtype=np.int64)
 
 
-def regions_of(edges: np.ndarray, offsets: np.ndarray) -> tuple[Region, ...]:
-    """The regions between the prompt edges."""
-    return tuple(
-        Region(i, int(a), int(b), int(offsets[a]), int(offsets[b]))
-        for i, (a, b) in enumerate(zip(edges[:-1], edges[1:], strict=True))
-    )
+def regions_of(edges: np.ndarray, rows: np.ndarray) -> tuple[Region, ...]:
+    """The regions between the prompt edges. rows: the first row at each edge."""
+    bounds = np.stack([edges[:-1], edges[1:], rows[:-1], rows[1:]], axis=1)
+    return tuple(Region(number, *map(int, bound)) for number, bound in enumerate(bounds))
 
 
 def chunk_rows(spec: ArraySpec, n_rows: int, region_rows: int) -> int:

@@ -36,22 +36,21 @@ class RegionBuffer:
         self.arrays = {s.name: np.empty((region.n_rows, *s.shape), s.stored_dtype) for s in specs}
         self._written = {spec.name: np.zeros(region.n_rows, dtype=np.uint8) for spec in specs}
 
-    def write(self, site: str, rows: slice | int, array: np.ndarray) -> None:
-        """Put `array` [n, ...] at `rows`: a slice of the capture's rows, or the first row's number.
+    def write(self, site: str, rows: slice | int | np.ndarray, array: np.ndarray) -> None:
+        """Put `array` [n, ...] at `rows`: a slice of the capture's rows, the first row's number, or n row numbers.
 
         bfloat16 sites take their bits as uint16, or any float (rounded to nearest even).
         Raises NotFound (site), Mismatch (shape, rows outside the region or twice), Invalid (not finite).
         """
         spec = self._spec(site)
         array = np.asarray(array)
-        start = rows if isinstance(rows, (int, np.integer)) else rows.start
-        stop = start + len(array) if isinstance(rows, (int, np.integer)) else rows.stop
-        self._check_place(spec, start, stop, array)
+        if isinstance(rows, (int, np.integer)):
+            rows = slice(int(rows), int(rows) + len(array))
+        here = self._place(spec, rows, array)
         values = to_stored(array, spec)
-        _refuse_non_finite(values, array, spec, start)
-        here = slice(start - self.region.row_start, stop - self.region.row_start)
+        _refuse_non_finite(values, array, spec, rows)
         if self._written[site][here].any():
-            raise Mismatch(f"{site}: rows {start}..{stop} were written before; every row is written exactly once.")
+            raise Mismatch(f"{site}: {_range(rows)} were written before; every row is written exactly once.")
         self.arrays[site][here] = values
         self._written[site][here] = 1
 
@@ -60,16 +59,21 @@ class RegionBuffer:
             raise NotFound(f"site {site!r} is not in this capture; it holds {', '.join(self.specs)}.")
         return self.specs[site]
 
-    def _check_place(self, spec: ArraySpec, start: int, stop: int, array: np.ndarray) -> None:
+    def _place(self, spec: ArraySpec, rows: slice | np.ndarray, array: np.ndarray) -> slice | np.ndarray:
+        """The same rows, counted from the region's first."""
         region = self.region
-        if array.shape != (stop - start, *spec.shape):
-            wanted = (stop - start, *spec.shape)
-            raise Mismatch(f"{spec.name}: rows {start}..{stop} need shape {wanted}, got {array.shape}.")
+        many = rows.stop - rows.start if isinstance(rows, slice) else len(rows)
+        if array.shape != (many, *spec.shape):
+            raise Mismatch(f"{spec.name}: {_range(rows)} need shape {(many, *spec.shape)}, got {array.shape}.")
+        start, stop = (rows.start, rows.stop) if isinstance(rows, slice) else _bounds(rows, region)
         if start < region.row_start or stop > region.row_stop:
             raise Mismatch(
-                f"{spec.name}: rows {start}..{stop} leave region {region.number}, "
+                f"{spec.name}: {_range(rows)} leave region {region.number}, "
                 f"which has rows {region.row_start}..{region.row_stop}."
             )
+        if isinstance(rows, slice):
+            return slice(start - region.row_start, stop - region.row_start)
+        return rows - region.row_start
 
     def check_full(self) -> None:
         """Raises Mismatch when a row of any site is missing."""
@@ -81,6 +85,17 @@ class RegionBuffer:
                     f"{site}: {len(missing)} of {len(written)} rows of region {self.region.number} were not "
                     f"written (first: row {first}); nothing of the region is kept."
                 )
+
+
+def _bounds(rows: np.ndarray, region: Region) -> tuple[int, int]:
+    return (int(rows.min()), int(rows.max()) + 1) if len(rows) else (region.row_start, region.row_start)
+
+
+def _range(rows: slice | np.ndarray) -> str:
+    """Rows, for messages."""
+    if isinstance(rows, slice):
+        return f"rows {rows.start}..{rows.stop}"
+    return f"{len(rows)} rows from {rows.min()} to {rows.max()}" if len(rows) else "0 rows"
 
 
 def to_stored(array: np.ndarray, spec: ArraySpec) -> np.ndarray:
@@ -117,7 +132,7 @@ def finite(stored: np.ndarray, spec: ArraySpec) -> np.ndarray:
     return np.bitwise_and(bits, exponent) != exponent
 
 
-def _refuse_non_finite(stored: np.ndarray, given: np.ndarray, spec: ArraySpec, start: int) -> None:
+def _refuse_non_finite(stored: np.ndarray, given: np.ndarray, spec: ArraySpec, rows: slice | np.ndarray) -> None:
     ok = finite(stored, spec)
     if ok.all():
         return
@@ -129,8 +144,9 @@ def _refuse_non_finite(stored: np.ndarray, given: np.ndarray, spec: ArraySpec, s
     cure = f"collect with dtype {wider}" if np.isfinite(value) else "run the model in float32, or leave the prompt out"
     at = tuple(int(i) for i in place[1:])
     most = LARGEST[spec.dtype]
+    row = rows.start + int(place[0]) if isinstance(rows, slice) else int(rows[place[0]])
     raise Invalid(
-        f"{spec.name}: row {start + int(place[0])} holds {float(value):g} at {at}, and {spec.dtype} holds "
+        f"{spec.name}: row {row} holds {float(value):g} at {at}, and {spec.dtype} holds "
         f"finite values up to {most:g} only ({(~ok).sum()} such values in this write). "
         f"Nothing of this region is kept; {cure}."
     )

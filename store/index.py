@@ -1,0 +1,138 @@
+"""Token indices that do not fit in memory: read piece by piece from a store, or grown on disk while texts come in.
+
+Both have the digest of the TokenIndex with the same arrays.
+"""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import zarr
+
+from trimtab.store.schema import INDEX_PROMPT, INDEX_ROW, Index, TokenIndex
+
+PIECE = 2**19  # values: also the chunk of every index array, so that a piece fills a chunk
+
+
+class StoredIndex(Index):
+    """The index of a capture; an array is read when it is asked for, and kept. Same attributes as TokenIndex."""
+
+    def __init__(self, root: zarr.Group) -> None:
+        self._arrays: dict[str, zarr.Array] = {
+            name: root[name]  # type: ignore[misc]
+            for name in ("offsets", *INDEX_ROW, *INDEX_PROMPT)
+        }
+        self.n_rows = self._arrays["token_id"].shape[0]
+        self.n_prompts = self._arrays["label"].shape[0]
+        self._splits = np.asarray(self._arrays["split"].attrs["names"], dtype=np.str_)
+
+    def pieces(self, name: str) -> Iterator[np.ndarray]:
+        array = self._arrays[name]
+        for start in range(0, array.shape[0], PIECE):
+            values = np.asarray(array[start : start + PIECE])
+            yield self._splits[values] if name == "split" else values
+
+    def _whole(self, name: str) -> np.ndarray:
+        values = np.asarray(self._arrays[name][:])
+        values = self._splits[values] if name == "split" else values
+        values.flags.writeable = False
+        return values
+
+    @cached_property
+    def offsets(self) -> np.ndarray:
+        return self._whole("offsets")
+
+    @cached_property
+    def token_id(self) -> np.ndarray:
+        return self._whole("token_id")
+
+    @cached_property
+    def position(self) -> np.ndarray:
+        return self._whole("position")
+
+    @cached_property
+    def role(self) -> np.ndarray:
+        return self._whole("role")
+
+    @cached_property
+    def special(self) -> np.ndarray:
+        return self._whole("special")
+
+    @cached_property
+    def label(self) -> np.ndarray:
+        return self._whole("label")
+
+    @cached_property
+    def pair(self) -> np.ndarray:
+        return self._whole("pair")
+
+    @cached_property
+    def split(self) -> np.ndarray:
+        return self._whole("split")
+
+    @property
+    def prompt(self) -> np.ndarray:
+        """[rows] the prompt each row belongs to."""
+        return np.repeat(np.arange(self.n_prompts), np.diff(self.offsets))
+
+
+class Column:
+    """An array that grows on disk. Its file has no name: a killed process leaves nothing behind."""
+
+    def __init__(self, dtype: np.dtype | type, folder: Path | None = None) -> None:
+        self.dtype = np.dtype(dtype)
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  (lives as long as the column)
+        self._length = 0
+
+    def __len__(self) -> int:
+        return self._length
+
+    def append(self, values: np.ndarray) -> None:
+        """Add values at the end."""
+        raw = np.ascontiguousarray(values, dtype=self.dtype)
+        self._file.write(raw.tobytes())
+        self._length += len(raw)
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Values start..stop."""
+        self._file.flush()
+        size = self.dtype.itemsize
+        raw = os.pread(self._file.fileno(), (stop - start) * size, start * size)
+        return np.frombuffer(raw, self.dtype)
+
+    def pieces(self) -> Iterator[np.ndarray]:
+        """All values, in pieces."""
+        for start in range(0, self._length, PIECE):
+            yield self.read(start, min(self._length, start + PIECE))
+
+
+class GrowingIndex(Index):
+    """An index that is made block after block, kept on disk: `extend` it with the TokenIndex of the next prompts.
+
+    folder: where its unnamed files lie (the system's temporary folder by default).
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        kinds = {"offsets": np.int64} | INDEX_ROW | INDEX_PROMPT | {"split": np.uint16}
+        self._columns = {name: Column(kind, folder) for name, kind in kinds.items()}
+        self._columns["offsets"].append(np.zeros(1))
+        self._splits: dict[str, int] = {}
+        self.n_rows = self.n_prompts = 0
+
+    def extend(self, block: TokenIndex) -> None:
+        """Add the prompts of `block` behind those that are there."""
+        for name in (*INDEX_ROW, "label", "pair"):
+            self._columns[name].append(getattr(block, name))
+        codes = [self._splits.setdefault(str(name), len(self._splits)) for name in block.split]
+        self._columns["split"].append(np.asarray(codes))
+        self._columns["offsets"].append(block.offsets[1:] + self.n_rows)
+        self.n_rows += block.n_rows
+        self.n_prompts += block.n_prompts
+
+    def pieces(self, name: str) -> Iterator[np.ndarray]:
+        names = np.asarray(list(self._splits), dtype=np.str_)
+        for piece in self._columns[name].pieces():
+            yield names[piece] if name == "split" else piece
