@@ -25,6 +25,9 @@ Combine = Callable[[Tensor, Tensor], Tensor]
 BATCHED = ("input_ids", "inputs_embeds", "attention_mask", "position_ids", "token_type_ids")
 
 
+Rewire = Callable[[Tensor, Tensor], Tensor]
+
+
 class StopForward(Exception):
     """Raised by a read to end a forward pass after the deepest site asked for."""
 
@@ -86,6 +89,23 @@ def doubled(model: nn.Module, combine: Combine) -> Iterator[None]:
         stack.callback(model.register_forward_pre_hook(_twice, with_kwargs=True).remove)
         stack.callback(model.register_forward_hook(_halves(combine)).remove)
         yield
+
+
+@contextmanager
+def rewired(rules: Sequence[tuple[nn.Module, Rewire]]) -> Iterator[None]:
+    """While the block runs, each module gives `rewire(x, y)`, x its first input and y its output: for rules that leave
+    values alone and change what the backward pass does."""
+    with ExitStack() as stack:
+        for module, rewire in rules:
+            stack.callback(module.register_forward_hook(_rewiring(rewire)).remove)
+        yield
+
+
+def _rewiring(rewire: Rewire) -> Callable:
+    def hook(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
+        return rewire(args[0], output)
+
+    return hook
 
 
 def _twice(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:

@@ -1,0 +1,43 @@
+"""RelP: attribution patching with relevance in place of gradients."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from trimtab.steering.gradients import estimates
+from trimtab.steering.localisers.base import Localiser, heads, mlps
+from trimtab.steering.model.anatomy import Anatomy
+from trimtab.steering.patching import gathered
+from trimtab.steering.question import PASS_BUDGET, Question, question_batches
+from trimtab.steering.ranking import Ranking
+from trimtab.steering.relevance import relevance_rules
+
+
+@dataclass(frozen=True)
+class RelP(Localiser):
+    """`c(n) = sum over tokens of (n(clean) - n(corrupted)) . rho(n)`, rho the backward signal of the corrupted run
+    under relevance rules (see steering/relevance.py).
+
+    Source: Jafari et al. 2025 (RelP, repository FarnoushRJ/RelP). Its defaults are the rules norm, activation and half;
+    in its README and demo the activation rule is chosen too late and never acts, here a rule that does not act is an
+    error. Special case: without rules it is attribution_patching.
+
+    rules: of norm, activation, half, attention. budget: tokens of a forward pass. Costs two forwards and one backward
+    in all, like attribution patching.
+    """
+
+    source: ClassVar[str] = "Jafari et al. 2025 (RelP)"
+    meaning: ClassVar[str] = "relevance estimate of denoising: how much the metric rises with the clean activation"
+    needs: ClassVar[tuple[str, ...]] = ("corrupted",)
+
+    rules: tuple[str, ...] = ("norm", "activation", "half")
+    budget: int = PASS_BUDGET
+
+    def rank(self, anatomy: Anatomy, questions: Sequence[Question]) -> Ranking:
+        self.check(questions)
+        units, device = (*heads(anatomy), *mlps(anatomy)), next(anatomy.model.parameters()).device
+        found = [
+            (batch, estimates(anatomy, batch, units, surgery=relevance_rules(anatomy, self.rules)))
+            for batch in question_batches(questions, device, self.budget)
+        ]
+        return self.ranking(questions, units, gathered(found, len(questions)))
