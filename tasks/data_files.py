@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Generic, NoReturn, TypeVar
 
 from trimtab.tasks.errors import DataError, did_you_mean
+from trimtab.tasks.seen import Seen
 
 MIN_ROWS = 8
 MAX_LINE = 1 << 22
@@ -81,16 +82,27 @@ def read_pairs(path: Path, name: str | None = None) -> Rows[PairRow]:
 
     Raises DataError: up to 5 lines, each naming file and line.
     """
-    found = _read(path, name or str(path), pair_row)
-    shapes = {row.prompt is None for row in found.rows}
-    if len(shapes) > 1:
-        raise DataError(f"{name or path}: some rows have a prompt and some do not; give all of them one, or none")
-    return found
+    return Rows(tuple(each_pair(path, name)), file_digest(path))
 
 
 def read_class(path: Path, name: str | None = None) -> Rows[ClassRow]:
     """`{prompt, completion}`, `{text}` or `{messages}` per line. Raises DataError."""
-    return _read(path, name or str(path), class_row)
+    return Rows(tuple(each_class(path, name)), file_digest(path))
+
+
+def each_pair(path: Path, name: str | None = None) -> Iterator[PairRow]:
+    """The rows of `read_pairs`, one in memory at a time. Raises DataError at the end, or after 5 wrong lines."""
+    shapes = set()
+    for row in _rows(path, name or str(path), pair_row):
+        shapes.add(row.prompt is None)
+        yield row
+    if len(shapes) > 1:
+        raise DataError(f"{name or path}: some rows have a prompt and some do not; give all of them one, or none")
+
+
+def each_class(path: Path, name: str | None = None) -> Iterator[ClassRow]:
+    """The rows of `read_class`, one in memory at a time. Raises DataError at the end, or after 5 wrong lines."""
+    return _rows(path, name or str(path), class_row)
 
 
 def read_jsonl(path: Path, name: str | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -124,34 +136,34 @@ def class_row(given: Mapping[str, Any], where: str) -> ClassRow:
     return ClassRow(_prompt(given["prompt"], where, "prompt"), text_of(given, "completion", where))
 
 
-def _read(path: Path, shown: str, parse: Callable[[Mapping[str, Any], str], R]) -> Rows[R]:
-    rows: list[R] = []
-    seen: dict[str, int] = {}
+def _rows(path: Path, shown: str, parse: Callable[[Mapping[str, Any], str], R]) -> Iterator[R]:
+    count, seen = 0, Seen()
     problems: list[str] = []
     for number, given in read_jsonl(path, shown):
         where = f"{shown}:{number}"
         try:
             row = parse(given, where)
             _refuse_repeat(given, seen, number, where)
-            rows.append(row)
         except DataError as error:
             problems += error.lines
             if len(problems) >= MAX_PROBLEMS:
                 break
+            continue
+        if not problems:  # nobody needs the rows of a wrong file
+            count += 1
+            yield row
     if problems:
         raise DataError(problems)
-    if not rows:
+    if not count:
         raise DataError(f"{shown}: the file has no rows; give at least {MIN_ROWS}, one JSON object per line")
-    if len(rows) < MIN_ROWS:
-        raise DataError(f"{shown}: {len(rows)} rows are too few to fit, choose and report on; give at least {MIN_ROWS}")
-    return Rows(tuple(rows), file_digest(path))
+    if count < MIN_ROWS:
+        raise DataError(f"{shown}: {count} rows are too few to fit, choose and report on; give at least {MIN_ROWS}")
 
 
-def _refuse_repeat(given: Mapping[str, Any], seen: dict[str, int], number: int, where: str) -> None:
-    text = hashlib.sha256(canonical(given).encode()).hexdigest()
-    if text in seen:
-        raise DataError(f"{where}: the same row as line {seen[text]}; a repeated row counts twice, remove it")
-    seen[text] = number
+def _refuse_repeat(given: Mapping[str, Any], seen: Seen, number: int, where: str) -> None:
+    before = seen.before(canonical(given), number)
+    if before is not None:
+        raise DataError(f"{where}: the same row as line {before}; a repeated row counts twice, remove it")
 
 
 def _raw_lines(path: Path, shown: str) -> Iterator[tuple[int, bytes]]:

@@ -3,8 +3,8 @@ files (neutral text, capability items, lexicon)."""
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from trimtab.tasks.data_files import (
@@ -13,10 +13,10 @@ from trimtab.tasks.data_files import (
     PairRow,
     Prompt,
     check_keys,
+    each_class,
+    each_pair,
     file_digest,
-    read_class,
     read_jsonl,
-    read_pairs,
     split_of,
     text_of,
 )
@@ -54,22 +54,53 @@ def examples_of(data: Data) -> tuple[Example, ...]:
 
     Raises DataError when a file is wrong, or changed since the recipe was read.
     """
+    return tuple(each_example(data))
+
+
+def each_example(data: Data) -> Iterator[Example]:
+    """The texts of `examples_of`, one in memory at a time. Raises DataError as soon as it is known."""
     if data.pairs is not None:
-        rows = read_pairs(_unchanged(data.pairs)).rows
-        return tuple(e for number, row in enumerate(rows) for e in _pair_examples(data, number, row))
+        for number, row in enumerate(each_pair(_unchanged(data.pairs))):
+            yield from _pair_examples(data, number, row)
+        return
     assert data.positive is not None and data.negative is not None  # Data refuses anything else
-    positive = read_class(_unchanged(data.positive)).rows
-    negative = read_class(_unchanged(data.negative)).rows
-    return (*_class_examples(data, positive, 1), *_class_examples(data, negative, -1))
+    yield from _class_examples(data, each_class(_unchanged(data.positive)), 1)
+    yield from _class_examples(data, each_class(_unchanged(data.negative)), -1)
+
+
+@dataclass
+class Tally:
+    """What must be known of all texts to say whether a recipe can be answered with them.
+
+    counts: by label and split. whole: texts without a completion. paired: texts of pairs with one. chat: prompts that
+    are chat messages.
+    """
+
+    counts: Counter[tuple[int, str]] = field(default_factory=Counter)
+    whole: int = 0
+    paired: int = 0
+    chat: int = 0
+
+    def add(self, example: Example) -> None:
+        """Count one text."""
+        self.counts[example.label, example.split] += 1
+        self.whole += example.completion is None
+        self.paired += example.pair >= 0 and example.completion is not None
+        self.chat += not isinstance(example.prompt, str)
+
+    @property
+    def total(self) -> int:
+        return self.counts.total()
 
 
 def check_data(data: Data, span: str) -> None:
-    """Raises DataError when the rows cannot answer what the recipe asks of them."""
-    examples = examples_of(data)
-    name = _shown(data)
-    _check_splits(examples, name)
-    _check_span(examples, span, name)
-    if not data.chat and any(not isinstance(example.prompt, str) for example in examples):
+    """Raises DataError when the rows cannot answer what the recipe asks of them. Reads the files through once."""
+    tally, name = Tally(), _shown(data)
+    for example in each_example(data):
+        tally.add(example)
+    _check_splits(tally, name)
+    _check_span(tally, span, name)
+    if not data.chat and tally.chat:
         raise DataError(
             f"{name}: holds chat messages, but the recipe says `chat: false`; use `chat: true` or plain text"
         )
@@ -134,33 +165,31 @@ def _pair_examples(data: Data, number: int, row: PairRow) -> Iterator[Example]:
         yield Example(prompt, completion, label, number, split)
 
 
-def _class_examples(data: Data, rows: Sequence[ClassRow], label: int) -> Iterator[Example]:
+def _class_examples(data: Data, rows: Iterable[ClassRow], label: int) -> Iterator[Example]:
     for row in rows:
         split = split_of(row.identity, data.split.shares, data.split.seed)
         yield Example(row.prompt, row.completion, label, -1, split)
 
 
-def _check_splits(examples: Sequence[Example], name: str) -> None:
-    counts = Counter((example.label, example.split) for example in examples)
+def _check_splits(tally: Tally, name: str) -> None:
     for label in (1, -1):
         for split in SPLITS:
-            n = counts[label, split]
+            n = tally.counts[label, split]
             if n < MIN_PER_SPLIT:
                 side = "positive" if label > 0 else "negative"
                 raise DataError(
-                    f"{name}: the {split} split gets {n} {side} rows of {len(examples) // 2}, it needs "
+                    f"{name}: the {split} split gets {n} {side} rows of {tally.total // 2}, it needs "
                     f"{MIN_PER_SPLIT}; add rows, or change data.split"
                 )
 
 
-def _check_span(examples: Sequence[Example], span: str, name: str) -> None:
-    whole = sum(example.completion is None for example in examples)
-    if span == "generated" and whole:
+def _check_span(tally: Tally, span: str, name: str) -> None:
+    if span == "generated" and tally.whole:
         raise DataError(
-            f"{name}: {whole} of {len(examples)} texts have no completion, so capture.span 'generated' selects nothing "
-            f"of them; use 'all' or 'last'"
+            f"{name}: {tally.whole} of {tally.total} texts have no completion, so capture.span 'generated' selects "
+            f"nothing of them; use 'all' or 'last'"
         )
-    if span in ONLY_PROMPT and any(example.pair >= 0 and example.completion is not None for example in examples):
+    if span in ONLY_PROMPT and tally.paired:
         raise DataError(
             f"{name}: capture.span '{span}' reads only the prompt, which both completions of a pair share: the "
             f"contrast would be zero; use 'generated' or 'answer'"
