@@ -20,7 +20,6 @@ import zarr
 from zarr.core.sync import sync
 
 from trimtab.store.errors import Corrupt, Mismatch, StoreError
-from trimtab.store.index import StoredIndex
 from trimtab.store.layout import COMPLETE, KEY, Layout, check_arrays, read_layout, write_template
 from trimtab.store.location import BRANCH, Location, sound
 from trimtab.store.reader import Readable
@@ -30,7 +29,6 @@ from trimtab.store.schema import (
     Capture,
     Index,
     Region,
-    TokenIndex,
     chunk_rows,
     region_edges,
 )
@@ -131,11 +129,6 @@ class ActivationStore(Readable):
     def capture(self) -> Capture:
         """What was asked."""
         return self.layout.capture
-
-    @property
-    def index(self) -> TokenIndex | StoredIndex:
-        """Which rows belong to which prompt, and what they are; an array is read when it is asked for."""
-        return self.layout.index  # type: ignore[return-value]
 
     @property
     def sites(self) -> tuple[str, ...]:

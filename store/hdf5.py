@@ -19,7 +19,7 @@ from trimtab.store.activations import ActivationStore
 from trimtab.store.errors import Corrupt, Invalid, NotFound
 from trimtab.store.layout import FORMAT, Layout, specs_from_json, specs_to_json
 from trimtab.store.location import Location
-from trimtab.store.schema import REGION_BYTES, Capture, TokenIndex, region_edges
+from trimtab.store.schema import REGION_BYTES, Capture, RowIndex, TokenIndex, region_edges
 from trimtab.store.where import Where
 
 
@@ -97,7 +97,7 @@ def _where_json(where: Where) -> dict:
     }
 
 
-def _subset(index: TokenIndex, where: Where) -> tuple[TokenIndex, np.ndarray]:
+def _subset(index: RowIndex, where: Where) -> tuple[TokenIndex, np.ndarray]:
     mask, prompts = where.row_mask(index), where.prompt_mask(index)
     counts = np.bincount(index.prompt[mask], minlength=index.n_prompts)[prompts]
     kept = {name: getattr(index, name)[mask] for name in ("token_id", "position", "role", "special")}

@@ -6,18 +6,17 @@ Both have the digest of the TokenIndex with the same arrays.
 import os
 import tempfile
 from collections.abc import Iterator
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import zarr
 
-from trimtab.store.schema import INDEX_PROMPT, INDEX_ROW, Index, TokenIndex
+from trimtab.store.schema import INDEX_PROMPT, INDEX_ROW, Index, RowIndex, TokenIndex
 
 PIECE = 2**19  # values: also the chunk of every index array, so that a piece fills a chunk
 
 
-class StoredIndex(Index):
+class StoredIndex(RowIndex):
     """The index of a capture; an array is read when it is asked for, and kept. Same attributes as TokenIndex."""
 
     def __init__(self, root: zarr.Group) -> None:
@@ -35,48 +34,14 @@ class StoredIndex(Index):
             values = np.asarray(array[start : start + PIECE])
             yield self._splits[values] if name == "split" else values
 
-    def _whole(self, name: str) -> np.ndarray:
+    def __getattr__(self, name: str) -> np.ndarray:
+        if name.startswith("_") or name not in self._arrays:
+            raise AttributeError(name)
         values = np.asarray(self._arrays[name][:])
         values = self._splits[values] if name == "split" else values
         values.flags.writeable = False
+        self.__dict__[name] = values
         return values
-
-    @cached_property
-    def offsets(self) -> np.ndarray:
-        return self._whole("offsets")
-
-    @cached_property
-    def token_id(self) -> np.ndarray:
-        return self._whole("token_id")
-
-    @cached_property
-    def position(self) -> np.ndarray:
-        return self._whole("position")
-
-    @cached_property
-    def role(self) -> np.ndarray:
-        return self._whole("role")
-
-    @cached_property
-    def special(self) -> np.ndarray:
-        return self._whole("special")
-
-    @cached_property
-    def label(self) -> np.ndarray:
-        return self._whole("label")
-
-    @cached_property
-    def pair(self) -> np.ndarray:
-        return self._whole("pair")
-
-    @cached_property
-    def split(self) -> np.ndarray:
-        return self._whole("split")
-
-    @property
-    def prompt(self) -> np.ndarray:
-        """[rows] the prompt each row belongs to."""
-        return np.repeat(np.arange(self.n_prompts), np.diff(self.offsets))
 
 
 class Column:

@@ -16,7 +16,7 @@ from trimtab.store.chunks import AT_ONCE, read_chunks
 from trimtab.store.errors import Invalid, Mismatch, NotFound, StoreError, nearest
 from trimtab.store.layout import COMPLETE, Layout, read_array
 from trimtab.store.moments import Statistics
-from trimtab.store.schema import ArraySpec
+from trimtab.store.schema import ArraySpec, RowIndex
 from trimtab.store.where import Where
 from trimtab.store.writing import from_bfloat16
 
@@ -61,6 +61,12 @@ class Readable:
     _root: zarr.Group
     _session: icechunk.Session
 
+    @property
+    def index(self) -> RowIndex:
+        """Which rows belong to which prompt, and what they are; an array is read when it is asked for."""
+        assert isinstance(self.layout.index, RowIndex)  # a growing one is only written
+        return self.layout.index
+
     # ---- rows
 
     def rows(self, site: str, where: Where | dict | None = None, dtype: str | None = "float32") -> np.ndarray:
@@ -70,12 +76,12 @@ class Readable:
         Raises NotFound for an unknown site, head, prompt or split.
         """
         slot = self._slot(site)
-        mask = Where.of(where).row_mask(self.layout.index)
+        mask = Where.of(where).row_mask(self.index)
         return self._gather(slot, np.flatnonzero(mask), dtype)
 
     def random_rows(self, site: str, n: int, seed: int, where: Where | dict | None = None) -> np.ndarray:
         """`n` different rows float32 [n, ...] drawn uniformly, in random order (all when there are fewer)."""
-        candidates = np.flatnonzero(Where.of(where).row_mask(self.layout.index))
+        candidates = np.flatnonzero(Where.of(where).row_mask(self.index))
         rng = np.random.default_rng(seed)
         drawn = rng.choice(candidates, size=min(n, len(candidates)), replace=False)
         order = np.argsort(drawn, kind="stable")
@@ -92,9 +98,9 @@ class Readable:
         if how not in POOLS:
             raise Invalid(f"cannot pool by {how!r}; use {', '.join(POOLS)}.")
         slot, chosen = self._slot(site), Where.of(where)
-        prompts = np.flatnonzero(chosen.prompt_mask(self.layout.index))
-        rows = np.flatnonzero(chosen.row_mask(self.layout.index))
-        edges = np.searchsorted(rows, self.layout.index.offsets)
+        prompts = np.flatnonzero(chosen.prompt_mask(self.index))
+        rows = np.flatnonzero(chosen.row_mask(self.index))
+        edges = np.searchsorted(rows, self.index.offsets)
         starts, stops = edges[:-1][prompts], edges[1:][prompts]
         _refuse_empty(prompts, starts, stops)
         if how == "mean":
@@ -116,7 +122,7 @@ class Readable:
         """
         special = None if include_special else False
         plus, minus = (Where(label=label, split=split, special=special) for label in (1, -1))
-        pairs = [self.layout.index.pair[side.prompt_mask(self.layout.index)] for side in (plus, minus)]
+        pairs = [self.index.pair[side.prompt_mask(self.index)] for side in (plus, minus)]
         _refuse_one_sided(len(pairs[0]), len(pairs[1]), split)
         if pool is None:
             rows = {site: (self.rows(site, plus), self.rows(site, minus)) for site in sites}
@@ -130,7 +136,7 @@ class Readable:
     def batches(self, site: str, size: int, where: Where | dict | None = None) -> Iterator[np.ndarray]:
         """The selected rows in order, float32 [<= size, ...] at a time."""
         slot = self._slot(site)
-        rows = np.flatnonzero(Where.of(where).row_mask(self.layout.index))
+        rows = np.flatnonzero(Where.of(where).row_mask(self.index))
         left = np.empty((0, *_shape(slot)), slot.spec.stored_dtype)
         for _, values in self._chunks(slot, rows):
             values = np.concatenate([left, values]) if len(left) else values
@@ -150,7 +156,7 @@ class Readable:
         which a random half leaves at a time. With `buffer_rows` >= all rows it is a uniform permutation.
         """
         slot, rng = self._slot(site), np.random.default_rng(seed)
-        rows = np.flatnonzero(Where.of(where).row_mask(self.layout.index))
+        rows = np.flatnonzero(Where.of(where).row_mask(self.index))
         room = min(len(rows), buffer_rows + slot.spec.chunk_rows)
         pool, held = np.empty((room, *_shape(slot)), slot.spec.stored_dtype), 0
         for _, values in self._chunks(slot, rows, rng):
@@ -165,7 +171,7 @@ class Readable:
     def statistics(self, site: str, where: Where | dict | None = None) -> Statistics:
         """Count, mean and covariance of the selected rows; per-head rows count as [n, head * d_head]."""
         slot = self._slot(site)
-        rows = np.flatnonzero(Where.of(where).row_mask(self.layout.index))
+        rows = np.flatnonzero(Where.of(where).row_mask(self.index))
         width = int(np.prod(_shape(slot)))
         total = Statistics(0, np.zeros(width), np.zeros((width, width)))
         for _, values in self._chunks(slot, rows):
@@ -246,7 +252,7 @@ class Readable:
         return out
 
     def _means(self, slot: _Slot, rows: np.ndarray, prompts: np.ndarray) -> np.ndarray:
-        owner = np.searchsorted(self.layout.index.offsets, rows, side="right") - 1
+        owner = np.searchsorted(self.index.offsets, rows, side="right") - 1
         owner = np.searchsorted(prompts, owner)
         sums = np.zeros((len(prompts), *_shape(slot)))
         for where, values in self._chunks(slot, rows):

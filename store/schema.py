@@ -171,8 +171,26 @@ class Index:
         return json_digest(parts | {"split": texts_digest(self.pieces("split"))})
 
 
+class RowIndex(Index):
+    """An index whose arrays can be had whole: TokenIndex, and what a store gives. See TokenIndex for the arrays."""
+
+    offsets: np.ndarray
+    token_id: np.ndarray
+    position: np.ndarray
+    role: np.ndarray
+    special: np.ndarray
+    label: np.ndarray
+    pair: np.ndarray
+    split: np.ndarray
+
+    @property
+    def prompt(self) -> np.ndarray:
+        """[rows] the prompt each row belongs to."""
+        return np.repeat(np.arange(self.n_prompts), np.diff(self.offsets))
+
+
 @dataclass(frozen=True, eq=False)
-class TokenIndex(Index):
+class TokenIndex(RowIndex):
     """Which rows belong to which prompt, and what each row and prompt is.
 
     offsets [prompts + 1]: first stored row of each prompt.  position [rows]: counted in real tokens of the
@@ -235,11 +253,6 @@ class TokenIndex(Index):
 
     def pieces(self, name: str) -> Iterator[np.ndarray]:
         yield getattr(self, name)
-
-    @property
-    def prompt(self) -> np.ndarray:
-        """[rows] the prompt each row belongs to."""
-        return np.repeat(np.arange(self.n_prompts), np.diff(self.offsets))
 
 
 @dataclass(frozen=True)

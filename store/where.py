@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from trimtab.store.errors import Invalid, NotFound
-from trimtab.store.schema import Role, TokenIndex
+from trimtab.store.schema import Role, RowIndex
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Where:
             raise Invalid(f"cannot select rows by {', '.join(unknown)}; use {', '.join(known)}.")
         return Where(**(where or {}))
 
-    def prompt_mask(self, index: TokenIndex) -> np.ndarray:
+    def prompt_mask(self, index: RowIndex) -> np.ndarray:
         """bool [prompts]. Raises NotFound for prompts or splits that the capture lacks."""
         mask = np.ones(index.n_prompts, dtype=bool)
         if self.prompts is not None:
@@ -48,7 +48,7 @@ class Where:
             mask &= index.split == self.split
         return mask
 
-    def row_mask(self, index: TokenIndex) -> np.ndarray:
+    def row_mask(self, index: RowIndex) -> np.ndarray:
         """bool [rows]."""
         mask = np.repeat(self.prompt_mask(index), np.diff(index.offsets))
         if self.roles is not None:
