@@ -4,14 +4,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import numpy as np
 import torch
+from torch import Tensor
 
 from trimtab.steering.errors import BadQuestion
 from trimtab.steering.localisers.base import Localiser, heads, mlps
 from trimtab.steering.model.anatomy import Anatomy
+from trimtab.steering.model.site import Site
 from trimtab.steering.patching import Patch, activations, gathered, patched, whole_sites
-from trimtab.steering.question import PASS_BUDGET, Question, question_batches
+from trimtab.steering.question import PASS_BUDGET, Batch, Question, question_batches
 from trimtab.steering.ranking import Ranking
 
 REFERENCES = ("corrupted", "zero")
@@ -53,27 +54,25 @@ class ActivationPatching(Localiser):
         if self.reference == "corrupted" and questions[0].corrupted is None:
             raise BadQuestion("the questions have no corrupted prompt; give it, or noise with reference='zero'")
         units, device = (*heads(anatomy), *mlps(anatomy)), next(anatomy.model.parameters()).device
-        found = [
-            (batch, *self._effects(anatomy, batch, units)) for batch in question_batches(questions, device, self.budget)
-        ]
-        effects = gathered([(batch, effect) for batch, effect, _, _ in found], len(questions))
-        sides = {
-            name: gathered([(each[0], each[k][None]) for each in found], len(questions))[:, 0].astype(np.float32)
-            for name, k in (("clean", 2), ("corrupted", 3))
-            if found[0][k] is not None
-        }
-        return self.ranking(questions, units, effects, sides)
+        effects, right, wrong = [], [], []
+        for batch in question_batches(questions, device, self.budget):
+            effect, clean, corrupted = self._effects(anatomy, batch, units)
+            effects.append((batch, effect))
+            right.append((batch, clean[None]))
+            wrong += [] if corrupted is None else [(batch, corrupted[None])]
+        sides = {name: gathered(m, len(questions))[:, 0] for name, m in (("clean", right), ("corrupted", wrong)) if m}
+        return self.ranking(questions, units, gathered(effects, len(questions)), sides)
 
-    def _effects(self, anatomy, batch, units):
-        """`[units b]` effects, and the metric of the clean and (where there is one) of the corrupted run, `[b]`."""
+    def _effects(self, anatomy: Anatomy, batch: Batch, units: Sequence[Site]) -> tuple[Tensor, Tensor, Tensor | None]:
+        """`[units b]` effects, and the metric of the clean and (where it is run) of the corrupted prompts, `[b]`."""
         sites = whole_sites(units)
         clean, logits = activations(anatomy, batch, sites)
-        right, wrong = batch.metric(logits), None
-        other = {site: torch.zeros_like(h) for site, h in clean.items()} if self.reference == "zero" else None
-        if batch.corrupted is not None and other is None:
-            other, logits = activations(anatomy, batch, sites, "corrupted")
-            wrong = batch.metric(logits)
-        if self.direction == "denoising":
-            patch = Patch(clean, "corrupted")
-            return patched(anatomy, batch, units, patch, budget=self.budget) - wrong, right, wrong
-        return right - patched(anatomy, batch, units, Patch(other), budget=self.budget), right, wrong
+        right = batch.metric(logits)
+        if self.reference == "zero":
+            zeros = Patch({site: torch.zeros_like(h) for site, h in clean.items()})
+            return right - patched(anatomy, batch, units, zeros, budget=self.budget), right, None
+        corrupted, logits = activations(anatomy, batch, sites, "corrupted")
+        wrong = batch.metric(logits)
+        if self.direction == "noising":
+            return right - patched(anatomy, batch, units, Patch(corrupted), budget=self.budget), right, wrong
+        return patched(anatomy, batch, units, Patch(clean, "corrupted"), budget=self.budget) - wrong, right, wrong

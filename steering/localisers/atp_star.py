@@ -107,9 +107,10 @@ def _watched(
 
 def _all_slopes(run: _Watched, keep: bool) -> dict[Site | int, Tensor]:
     """Derivatives of the metric by site and by block's pattern; zero where the dropped block left no way."""
-    places: dict[Site | int, Tensor] = {**run.values, **run.patterns}
-    found = torch.autograd.grad(run.metric.sum(), list(places.values()), retain_graph=keep, allow_unused=True)
-    return {name: torch.zeros_like(x) if g is None else g for (name, x), g in zip(places.items(), found, strict=True)}
+    names: list[Site | int] = [*run.values, *run.patterns]
+    places = [*run.values.values(), *run.patterns.values()]
+    found = torch.autograd.grad(run.metric.sum(), places, retain_graph=keep, allow_unused=True)
+    return {name: torch.zeros_like(x) if g is None else g for name, x, g in zip(names, places, found, strict=True)}
 
 
 def _query_key(here: _Watched, clean: _Watched, slopes) -> tuple[Float[Tensor, "heads b"], Float[Tensor, "heads b"]]:

@@ -70,7 +70,8 @@ class Ships(Localiser):
         with that angle in degrees. Costs one pass over the questions per head and step."""
         self.check(questions)
         alone, units = _alone(anatomy), heads(anatomy)
-        taken, found = torch.zeros_like(alone[0]), []
+        taken = torch.zeros_like(alone[0])
+        found: list[tuple[Site, float]] = []
         for _ in range(size):
             angles = self._angles(anatomy, questions, alone | taken)
             angles[[units.index(site) for site, _ in found]] = -np.inf
