@@ -24,7 +24,15 @@ from torch import Tensor
 from trimtab.steering.errors import BadRows, SteeringError, UnknownName
 from trimtab.steering.features.blocks import Data, InMemory, as_rows, survey
 from trimtab.steering.features.start import STARTS, begin
-from trimtab.steering.features.updates import FLOOR, norms, solved_features, split, updated_activations, winners
+from trimtab.steering.features.updates import (
+    FLOOR,
+    norms,
+    refitted,
+    solved_features,
+    split,
+    updated_activations,
+    winners,
+)
 
 Progress = Callable[[int, int, float], None]  # iterations done, at most, explained variance so far
 RESOLUTION = 1e-7  # of the sum of squares: float32 sums cannot see a smaller loss
@@ -37,7 +45,8 @@ class SNMF:
 
     start: random, svd or kmeans. seed: of the start; restart r uses seed + r, the lowest loss is kept. It ends after
     `patience` iterations that together lower the best loss by less than `tolerance` of it. inner: updates of G per
-    update of F; the paper has 1, more cost little (they read no rows) and reach the same loss in fewer passes.
+    update of F; the paper has 1, more cost little (they read no rows) and reach the same loss in fewer passes. refit:
+    sweeps of least squares over the entries that winner-take-all kept; the paper has 0 (BENCHMARKS.md has both).
     """
 
     rank: int = 100
@@ -49,15 +58,23 @@ class SNMF:
     tolerance: float = 1e-3
     patience: int = 20
     inner: int = 4
+    refit: int = 1
 
     def __post_init__(self) -> None:
         if self.start not in STARTS:
             raise UnknownName("start", self.start, STARTS)
         if self.sparsity is not None and not 0 < self.sparsity <= 1:
             raise SteeringError(f"snmf: sparsity is {self.sparsity}, but it is the share of entries kept, in (0, 1]")
-        for name in ("rank", "restarts", "max_iterations", "patience", "inner"):
-            if getattr(self, name) < 1:
-                raise SteeringError(f"snmf: {name} is {getattr(self, name)}; it counts from 1")
+        for name, least in {
+            "rank": 1,
+            "restarts": 1,
+            "max_iterations": 1,
+            "patience": 1,
+            "inner": 1,
+            "refit": 0,
+        }.items():
+            if getattr(self, name) < least:
+                raise SteeringError(f"snmf: {name} is {getattr(self, name)}; it counts from {least}")
         if not 0 <= self.tolerance < 1:
             raise SteeringError(f"snmf: tolerance is {self.tolerance}; it is a share of the loss, in [0, 1)")
 
@@ -143,7 +160,7 @@ class _Run:
         kept = None
         while len(self.losses) < self.settings.max_iterations and not self._over():
             lengths = norms(gram)
-            features = winners(solved_features(cross, gram), self.settings.keep(self.data.d)) * lengths
+            features = self._solved(cross, gram) * lengths
             # The best G must survive this pass; any other may be overwritten.
             target = self.spare if kept is self.current else self.current
             cross, gram, loss = self._pass(features, lengths, target)
@@ -153,6 +170,12 @@ class _Run:
                 progress(len(self.losses), self.settings.max_iterations, self._explained())
         assert kept is not None
         return self._finished(kept)
+
+    def _solved(self, cross: Tensor, gram: Tensor) -> Tensor:
+        features = winners(solved_features(cross, gram), self.settings.keep(self.data.d))
+        if self.settings.refit and self.settings.sparsity is not None:
+            return refitted(features, cross, gram, self.settings.refit)
+        return features
 
     def _sums_of_start(self) -> tuple[Tensor, Tensor]:
         cross, gram = self._zeros()

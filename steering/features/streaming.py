@@ -14,7 +14,6 @@ from torch import Tensor
 from trimtab.steering.features.blocks import RowBlocks, survey
 from trimtab.steering.features.snmf import SNMF, Buffers, Factors, Progress, factorise
 
-
 DEFAULT = SNMF()
 
 

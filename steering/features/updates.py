@@ -29,6 +29,19 @@ def winners(features: Float[Tensor, "d k"], keep: int) -> Float[Tensor, "d k"]:
     return torch.zeros_like(features).scatter_(0, kept, features.gather(0, kept))
 
 
+def refitted(
+    features: Float[Tensor, "d k"], cross: Float[Tensor, "d k"], gram: Float[Tensor, "k k"], sweeps: int
+) -> Float[Tensor, "d k"]:
+    """Coordinate descent on |X - G F^T|^2 over the entries that winner-take-all kept, one feature after another: what
+    was zeroed belonged to a solution in which it had a part, so the rest is no longer the best. Lowers the loss."""
+    kept, full, square = features != 0, features.double(), gram.double() + RIDGE * torch.eye(len(gram)).to(gram)
+    for _ in range(sweeps):
+        for k in range(full.shape[1]):
+            step = (cross[:, k] - full @ square[:, k]) / square[k, k]
+            full[:, k] += torch.where(kept[:, k], step, 0.0)
+    return full.float()
+
+
 def norms(gram: Float[Tensor, "k k"]) -> Float[Tensor, "k"]:
     """Euclidean norm of each column of G, from G^T G; a column that died counts as 1, so that it stays 0."""
     found = gram.diagonal().clamp_min(0).sqrt().float()

@@ -1,0 +1,97 @@
+"""Choosing rank and sparsity: how well held-out rows are rebuilt, and whether another seed finds the same features.
+
+    score = held-out explained variance x mean matched cosine between seeds
+
+Reconstruction alone always asks for more features, stability alone for fewer; their product is what is explained by
+features that would be found again. The whole curve is kept, so that anyone can choose otherwise.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from torch import Tensor
+
+from trimtab.steering.errors import SteeringError
+from trimtab.steering.features.matching import matched_cosines
+from trimtab.steering.features.snmf import SNMF, Factors, explained_variance, fit_snmf, transform
+
+Progress = Callable[[int, int], None]  # fits done, fits in all
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One point of the curve, means over seeds. explained: of the fit's rows; held_out: of other rows; stability: mean
+    cosine of features matched between seeds, over pairs of seeds; found_again: share of them above 0.9."""
+
+    rank: int
+    sparsity: float | None
+    explained: float
+    held_out: float
+    stability: float
+    found_again: float
+
+    @property
+    def score(self) -> float:
+        """What is explained by features that are found again."""
+        return max(self.held_out, 0.0) * max(self.stability, 0.0)
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "score": self.score}
+
+
+@dataclass(frozen=True)
+class Grid:
+    """ranks x sparsities, each fitted from `seeds` starts."""
+
+    ranks: Sequence[int]
+    sparsities: Sequence[float | None]
+    seeds: int = 2
+
+    def __post_init__(self) -> None:
+        if self.seeds < 2 or not self.ranks or not self.sparsities:
+            raise SteeringError(
+                f"a curve needs a rank, a sparsity and at least 2 seeds; given {len(self.ranks)}, "
+                f"{len(self.sparsities)} and {self.seeds}"
+            )
+
+
+def rank_curve(
+    rows: Float[Tensor, "n d"],
+    held_out: Float[Tensor, "m d"],
+    grid: Grid,
+    settings: SNMF = SNMF(),  # noqa: B008 (frozen)
+    progress: Progress = lambda done, total: None,
+) -> tuple[Candidate, ...]:
+    """Every point of the grid. held_out: rows of other texts, not other tokens of the same ones."""
+    points = [(rank, sparsity) for sparsity in grid.sparsities for rank in grid.ranks]
+    found, total = [], len(points) * grid.seeds
+    for number, (rank, sparsity) in enumerate(points):
+        fits = []
+        for seed in range(grid.seeds):
+            asked = replace(settings, rank=rank, sparsity=sparsity, seed=settings.seed + seed * settings.restarts)
+            fits.append(fit_snmf(rows, asked))
+            progress(number * grid.seeds + seed + 1, total)
+        found.append(_candidate(fits, held_out, rank, sparsity))
+    return tuple(found)
+
+
+def chosen(curve: Sequence[Candidate]) -> Candidate:
+    """The best score; the smaller rank when two are equal."""
+    return max(curve, key=lambda c: (c.score, -c.rank))
+
+
+def _candidate(fits: Sequence[Factors], held_out: Float[Tensor, "m d"], rank: int, sparsity: float | None) -> Candidate:
+    rebuilt = [explained_variance(held_out, f.features, transform(held_out, f.features)) for f in fits]
+    cosines = np.concatenate([matched_cosines(a.features, b.features)[1] for a, b in combinations(fits, 2)])
+    return Candidate(
+        rank=rank,
+        sparsity=sparsity,
+        explained=float(np.mean([f.report.explained for f in fits])),
+        held_out=float(np.mean(rebuilt)),
+        stability=float(cosines.mean()),
+        found_again=float((cosines > 0.9).mean()),
+    )

@@ -1,0 +1,124 @@
+"""Concept detection: does a feature tell sentences about a concept from the rest?
+
+    score of a sentence = max over its tokens of cosine(feature, activation)
+
+Source: Shafran et al. 2025, arXiv 2506.10920. The feature of a concept is chosen on one half of the sentences and its
+AUROC reported on the other; the null does the same with shuffled labels, choosing included, so that the best of many
+features by luck is what it shows.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from scipy.stats import rankdata
+from torch import Tensor
+
+from trimtab.steering.errors import SteeringError
+from trimtab.steering.features.matching import unit_columns
+
+NULLS = 100
+
+
+@dataclass(frozen=True)
+class Detected:
+    """concept: its best feature, chosen on the fit half. auroc: on the held-out half, with a bootstrap interval over
+    sentences. null, null_p95: mean and 95th percentile of the same with shuffled labels. log_ratio: log of the mean
+    score of the concept's sentences over that of the rest, held out (the paper's number); None when a mean is not
+    above 0. n: held-out sentences of the concept and of the rest."""
+
+    concept: str
+    feature: int
+    auroc: float
+    low: float
+    high: float
+    null: float
+    null_p95: float
+    log_ratio: float | None
+    n: tuple[int, int]
+
+    @property
+    def beats_null(self) -> bool:
+        return self.auroc > self.null_p95
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "beats_null": self.beats_null}
+
+
+def sentence_scores(
+    rows: Float[Tensor, "n d"], offsets: np.ndarray, features: Float[Tensor, "d k"]
+) -> Float[np.ndarray, "s k"]:
+    """The largest cosine of any token with each feature. offsets: `[s + 1]`, where each sentence's rows begin."""
+    cosines = (rows / rows.norm(dim=1, keepdim=True).clamp_min(1e-30)) @ unit_columns(features)
+    edges = list(zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True))
+    if any(a >= b for a, b in edges):
+        raise SteeringError("a sentence has no row, so it has no score; leave it out, or capture more of its tokens")
+    return torch.stack([cosines[a:b].amax(0) for a, b in edges]).cpu().numpy()
+
+
+def auroc(scores: Float[np.ndarray, "s k"], positive: np.ndarray) -> Float[np.ndarray, "k"]:
+    """Area under the ROC curve of every column, ties counted half. positive: `[s]` bool."""
+    return _auroc(rankdata(scores, axis=0), positive)
+
+
+def detect(
+    scores: Float[np.ndarray, "s k"], labels: Sequence[str], held_out: np.ndarray, nulls: int = NULLS, seed: int = 0
+) -> tuple[Detected, ...]:
+    """Each concept against all other sentences. held_out: `[s]` bool. Raises SteeringError when a half lacks one."""
+    names = np.asarray(labels)
+    fit, rest = rankdata(scores[~held_out], axis=0), scores[held_out]
+    ranks, draw = rankdata(rest, axis=0), np.random.default_rng(seed)
+    found = []
+    for concept in sorted(set(labels)):
+        inside, outside = (names == concept)[~held_out], (names == concept)[held_out]
+        for half, mask in (("fit", inside), ("held-out", outside)):
+            if not 0 < mask.sum() < len(mask):
+                raise SteeringError(
+                    f"concept '{concept}': {int(mask.sum())} of {len(mask)} sentences in the {half} half; both kinds "
+                    f"are needed"
+                )
+        best = int(_auroc(fit, inside).argmax())
+        luck = [_shuffled(fit, ranks, inside, outside, draw) for _ in range(nulls)]
+        low, high = _interval(rest[:, best], outside, draw)
+        found.append(
+            Detected(
+                concept,
+                best,
+                float(_auroc(ranks[:, [best]], outside)[0]),
+                low,
+                high,
+                float(np.mean(luck)),
+                float(np.quantile(luck, 0.95)),
+                _log_ratio(rest[:, best], outside),
+                (int(outside.sum()), int((~outside).sum())),
+            )
+        )
+    return tuple(found)
+
+
+def _auroc(ranks: Float[np.ndarray, "s k"], positive: np.ndarray) -> Float[np.ndarray, "k"]:
+    p, q = int(positive.sum()), int((~positive).sum())
+    return (ranks[positive].sum(0) - p * (p + 1) / 2) / (p * q)
+
+
+def _shuffled(fit: np.ndarray, ranks: np.ndarray, inside: np.ndarray, outside: np.ndarray, draw) -> float:
+    best = int(_auroc(fit, draw.permutation(inside)).argmax())
+    return float(_auroc(ranks[:, [best]], draw.permutation(outside))[0])
+
+
+def _interval(scores: np.ndarray, positive: np.ndarray, draw, draws: int = 500) -> tuple[float, float]:
+    """95% percentile bootstrap, positives and negatives resampled apart."""
+    high, low = scores[positive], scores[~positive]
+    found = []
+    for _ in range(draws):
+        a, b = draw.choice(high, len(high)), draw.choice(low, len(low))
+        found.append(_auroc(rankdata(np.concatenate([a, b]))[:, None], np.arange(len(a) + len(b)) < len(a))[0])
+    return float(np.quantile(found, 0.025)), float(np.quantile(found, 0.975))
+
+
+def _log_ratio(scores: np.ndarray, positive: np.ndarray) -> float | None:
+    high, low = float(scores[positive].mean()), float(scores[~positive].mean())
+    return float(np.log(high / low)) if high > 0 and low > 0 else None

@@ -1,0 +1,296 @@
+"""Feature sets: packed and read back, read, labelled, chosen, arranged, detected, and steered with."""
+
+import numpy as np
+import pytest
+import torch
+
+from trimtab.steering.errors import BadPlan, BadSite, SteeringError
+from trimtab.steering.features.choosing import Candidate, Grid, chosen, rank_curve
+from trimtab.steering.features.detection import auroc, detect, sentence_scores
+from trimtab.steering.features.feature_set import FeatureSet
+from trimtab.steering.features.head import final_norm, residual_directions, vocabulary_effects
+from trimtab.steering.features.hierarchy import Level, branches, build_levels, deep_activations
+from trimtab.steering.features.reading import TokenTable, read_features, relabelled, token_effects
+from trimtab.steering.features.snmf import SNMF, fit_snmf
+from trimtab.steering.features.steering import through_out
+from trimtab.steering.fitters.snmf import SNMFFeature
+from trimtab.steering.intervention import Intervention
+from trimtab.steering.model.anatomy import Anatomy
+from trimtab.steering.model.hooks import hooked
+from trimtab.steering.model.site import Site
+from trimtab.steering.moves.add import Add
+from trimtab.steering.moves.scale import Scale
+from trimtab.steering.pack import Packed, load_plan, save_plan
+from trimtab.steering.plan import SteeringPlan
+
+IDS = torch.tensor([[7, 3, 52, 11, 30, 3]])
+D, K = 24, 5
+
+
+def noise(seed: int, *shape: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def sparse(seed: int, d: int, k: int, keep: int) -> torch.Tensor:
+    draw = torch.Generator().manual_seed(seed)
+    found = torch.zeros(d, k)
+    for column in range(k):
+        found[torch.randperm(d, generator=draw)[:keep], column] = torch.randn(keep, generator=draw)
+    return found
+
+
+@pytest.fixture(scope="module")
+def table() -> TokenTable:
+    words = [[" a", " Monday", " b"], [" c", " d", " monday"], [" e", " f", " g"]]
+    return TokenTable(words, np.repeat([0, 1, 2], 3), np.tile([0, 1, 2], 3))
+
+
+@pytest.fixture(scope="module")
+def full(table) -> FeatureSet:
+    features = sparse(1, D, K, 4)
+    activations = torch.zeros(9, K)
+    activations[[1, 5], 0] = torch.tensor([3.0, 2.0])
+    activations[0, 1], activations[4, 1], activations[8, 1] = 1.0, 0.9, 0.05
+    readings = read_features(features, activations, table)
+    level = Level(torch.rand(K, 2), noise(3, D, 2))
+    return FeatureSet(features, Site("mlp_post", 1), {"rank": K}, {"explained": 0.5}, None, readings, (level,))
+
+
+def test_a_feature_set_survives_packing_and_a_file(full, tmp_path):
+    save_plan(full.pack(), tmp_path / "set.safetensors")
+    for packed in (full.pack(), load_plan(tmp_path / "set.safetensors")):
+        back = FeatureSet.unpack(packed)
+        assert torch.equal(back.features, full.features) and back.site == full.site
+        assert back.readings == full.readings and back.labels == full.labels
+        assert back.settings == full.settings and back.report == full.report
+        assert torch.equal(back.levels[0].weights, full.levels[0].weights)
+
+
+def test_what_is_not_a_feature_set_is_refused(full):
+    plan = full.plan(0).pack()
+    with pytest.raises(BadPlan, match="not a feature set of format 1: kind 'plan'"):
+        FeatureSet.unpack(plan)
+    packed = full.pack()
+    broken = Packed({k: v for k, v in packed.arrays.items() if k != "features"}, packed.header)
+    with pytest.raises(BadPlan, match="do not belong together"):
+        FeatureSet.unpack(broken)
+
+
+def test_a_reading_shows_the_tokens_in_context_and_is_named_after_them(full):
+    first, second, *dead = full.readings
+    assert [(t.token, t.before, t.after) for t in first.tops] == [(" Monday", " a", " b"), (" monday", " c d", "")]
+    assert first.label == "monday" and first.peak == 3.0 and first.firing == pytest.approx(2 / 9)
+    assert second.firing == pytest.approx(2 / 9), "0.05 is under a tenth of the peak"
+    assert second.label == "a, d"
+    assert all(reading.label == "never fires" and reading.firing == 0 for reading in dead)
+    entries = dict(first.neurons)
+    assert set(entries) == set(full.features[:, 0].nonzero()[:, 0].tolist())
+    other, cosine, common = first.nearest[0]
+    unit = full.directions
+    assert cosine == pytest.approx(float(unit[:, 0] @ unit[:, other]), abs=1e-6)
+    assert common == int(((full.features[:, 0] != 0) & (full.features[:, other] != 0)).sum())
+
+
+def test_a_labeller_of_one_s_own(full):
+    named = relabelled(full.readings, lambda reading: f" no. {reading.number} ")
+    assert [r.label for r in named] == [f"no. {k}" for k in range(K)]
+    with pytest.raises(TypeError, match="answered int for feature 0"):
+        relabelled(full.readings, lambda reading: 3)
+
+
+def test_a_number_that_is_not_there_is_refused(full):
+    for number, message in ((K, "no feature 5: the set at mlp_post.1 has 0 to 4"), (-1, "no feature -1")):
+        with pytest.raises(SteeringError, match=message):
+            full.plan(number)
+    dead = FeatureSet(torch.zeros(D, 1), Site("mlp_post", 1))
+    with pytest.raises(SteeringError, match="feature 0 is dead"):
+        dead.plan(0)
+
+
+# ---- against models of every family
+
+
+def read(model, sites, plan=None):
+    seen = {}
+    reads = [(site, lambda h, site=site: seen.__setitem__(site, h.clone())) for site in sites]
+    with torch.inference_mode(), (plan or SteeringPlan(())).on(model), hooked(Anatomy.of(model), reads=reads):
+        seen["logits"] = model(input_ids=IDS, use_cache=False).logits
+    return seen
+
+
+def test_the_final_norm_is_the_one_before_the_logits(tiny):
+    anatomy = Anatomy.of(tiny)
+    last = Site("resid_post", anatomy.n_layers - 1)
+    seen = read(tiny, [last])
+    with torch.inference_mode():
+        got = tiny.get_output_embeddings()(final_norm(anatomy)(seen[last]))
+    cap = getattr(anatomy.text_config, "final_logit_softcapping", None)
+    got = torch.tanh(got / cap) * cap if cap else got
+    torch.testing.assert_close(got, seen["logits"], rtol=1e-4, atol=1e-4)
+
+
+def test_a_direction_s_image_is_what_steering_with_it_adds_at_mlp_out(tiny):
+    anatomy = Anatomy.of(tiny)
+    if anatomy.family.down_proj is None or anatomy.family.post_norm:
+        pytest.skip("no neurons, or a norm behind the MLP: no constant image")
+    at, out = Site("mlp_post", 1), Site("mlp_out", 1)
+    feature = noise(2, anatomy.width(at), 1)
+    plan = SteeringPlan((Intervention(at, Add(feature[:, 0])),))
+    moved = read(tiny, [out], plan)[out] - read(tiny, [out])[out]
+    image = residual_directions(anatomy, at, feature)
+    torch.testing.assert_close(moved, image.expand_as(moved), rtol=1e-3, atol=1e-4)
+    through = read(tiny, [], through_out(plan, anatomy))["logits"]
+    torch.testing.assert_close(through, read(tiny, [], plan)["logits"], rtol=1e-3, atol=1e-3)
+
+
+def test_families_with_a_norm_behind_the_mlp_are_not_translated(build_tiny):
+    anatomy = Anatomy.of(build_tiny("gemma2"))
+    plan = SteeringPlan((Intervention(Site("mlp_post", 1), Add(noise(1, 56))),))
+    with pytest.raises(BadPlan, match="gemma2 has a norm behind the MLP"):
+        through_out(plan, anatomy)
+    assert residual_directions(anatomy, Site("mlp_post", 1), noise(1, 56, 2)).shape == (2, 40)
+
+
+def test_only_additions_go_through_w_out(tiny_llama):
+    plan = SteeringPlan((Intervention(Site("mlp_post", 1), Scale(2.0)),))
+    with pytest.raises(BadPlan, match="Scale at mlp_post.1 depends on the neurons"):
+        through_out(plan, Anatomy.of(tiny_llama))
+
+
+def test_promoted_tokens_are_those_whose_logits_a_large_step_raises_most(tiny_llama):
+    """A step so large that the residual is the direction: the logits' order is then the effect's."""
+    anatomy, site = Anatomy.of(tiny_llama), Site("mlp_post", 2)
+    feature = noise(5, anatomy.width(site), 1)
+    plan = SteeringPlan((Intervention(site, Add(feature[:, 0]), strength=1e5),))
+    logits = read(tiny_llama, [], plan)["logits"][0, -1]
+    effect = token_effects(anatomy, site, feature, decode=str, count=5)[0]
+    assert [token for token, _ in effect.promoted] == [str(t) for t in logits.topk(5).indices.tolist()]
+    assert [token for token, _ in effect.suppressed] == [str(t) for t in (-logits).topk(5).indices.tolist()]
+    values = vocabulary_effects(anatomy, residual_directions(anatomy, site, feature))
+    assert abs(float(values.mean())) < 1e-5
+
+
+def test_sites_without_a_fixed_image_are_refused(tiny_llama):
+    with pytest.raises(BadSite, match="z.1: features are read at mlp_post or in the residual stream"):
+        residual_directions(Anatomy.of(tiny_llama), Site("z", 1), noise(1, 48, 1))
+
+
+def test_a_feature_steers_and_the_plan_packs_like_any_other(tiny_llama):
+    anatomy, site = Anatomy.of(tiny_llama), Site("mlp_post", 1)
+    features = FeatureSet(sparse(2, anatomy.width(site), 3, 6), site, model=anatomy.fingerprint)
+    plan = SteeringPlan.unpack(features.plan(2).pack())
+    base, steered = (read(tiny_llama, [site], p)[site] for p in (None, plan))
+    torch.testing.assert_close(steered - base, features.features[:, 2].expand_as(base), rtol=1e-4, atol=1e-5)
+
+
+# ---- choosing
+
+
+def test_the_curve_falls_off_where_the_planted_rank_is():
+    truth = sparse(3, 40, 6, 4)
+    draw = torch.Generator().manual_seed(0)
+    rows = torch.rand(500, 6, generator=draw) * (torch.rand(500, 6, generator=draw) < 0.3) @ truth.T
+    rows = rows + 0.01 * noise(4, 500, 40)
+    settings = SNMF(restarts=6, max_iterations=60)
+    curve = rank_curve(rows[:350], rows[350:], Grid([3, 6, 12], [0.1], 2), settings)
+    assert [c.rank for c in curve] == [3, 6, 12]
+    assert chosen(curve).rank == 6 and curve[1].held_out > 0.9 and curve[1].stability > 0.95
+    assert curve[2].stability < curve[1].stability, "features beyond the planted ones are not found again"
+    assert chosen([Candidate(9, None, 1, 0.5, 0.8, 1), Candidate(4, None, 1, 0.8, 0.5, 1)]).rank == 4
+    with pytest.raises(SteeringError, match="at least 2 seeds"):
+        Grid([3], [0.1], 1)
+
+
+# ---- hierarchy
+
+
+def test_the_tree_brings_planted_families_together():
+    """Six fine features in two families; each family shares neurons of its own."""
+    fine = torch.zeros(30, 6)
+    for k in range(6):
+        family = k // 3
+        fine[family * 10 : family * 10 + 4, k] = 1.0
+        fine[20 + k, k] = 0.7
+    levels = build_levels(fine, [2], SNMF(sparsity=0.4, restarts=4, max_iterations=80))
+    assert (levels[0].weights >= 0).all() and levels[0].features.shape == (30, 2)
+    found = branches(levels[0], fine)
+    assert sorted(tuple(sorted(b.children)) for b in found) == [(0, 1, 2), (3, 4, 5)]
+    for branch in found:
+        start = min(branch.children) // 3 * 10
+        assert branch.shared == tuple(range(start, start + 4))
+    deep = deep_activations(torch.rand(7, 6), levels)
+    assert deep.shape == (7, 2) and (deep >= 0).all()
+    with pytest.raises(SteeringError, match="rank 6 above 6 features"):
+        build_levels(fine, [6], SNMF())
+
+
+def test_a_parent_of_one_is_left_out_and_four_children_are_the_most():
+    level = Level(
+        torch.tensor([[1.0, 1.0], [0.1, 0.9], [0.0, 0.8], [0.0, 0.7], [0.0, 0.6], [0.0, 0.5]]), noise(1, 3, 2)
+    )
+    assert [(b.parent, b.children) for b in branches(level, torch.ones(3, 6))] == [(1, (0, 1, 2, 3))]
+
+
+# ---- detection
+
+
+def test_auroc_is_the_share_of_pairs_in_the_right_order():
+    scores = np.array([[3.0, 1.0], [2.0, 1.0], [1.0, 1.0], [2.0, 5.0]])
+    positive = np.array([True, True, False, False])
+    np.testing.assert_allclose(auroc(scores, positive), [3.5 / 4, 1 / 4])
+
+
+def test_a_planted_concept_is_detected_and_noise_is_not():
+    draw, names = np.random.default_rng(0), np.array(["tide", "none"])[np.arange(80) % 2]
+    features = torch.eye(8)
+    rows = noise(6, 240, 8)
+    for sentence in np.flatnonzero(names == "tide"):
+        rows[sentence * 3 + 1, 2] += 8.0
+    scores = sentence_scores(rows, np.arange(0, 241, 3), features)
+    held_out = draw.random(80) < 0.5
+    found = {d.concept: d for d in detect(scores, names.tolist(), held_out)}
+    tide = found["tide"]
+    assert tide.feature == 2 and tide.auroc > 0.95 and tide.beats_null
+    assert 0.4 < tide.null < 0.6 and tide.low <= tide.auroc <= tide.high and tide.log_ratio > 0
+    shuffled = {d.concept: d for d in detect(scores, draw.permutation(names).tolist(), held_out)}
+    assert shuffled["tide"].auroc < 0.75
+    with pytest.raises(SteeringError, match="'none': 40 of 40"):
+        detect(scores, names.tolist(), names == "tide")
+
+
+def test_a_sentence_without_rows_is_refused():
+    with pytest.raises(SteeringError, match="has no row"):
+        sentence_scores(noise(1, 4, 3), np.array([0, 2, 2, 4]), torch.eye(3))
+
+
+# ---- the fitter's own special case and choice
+
+
+def test_rank_one_without_sparsity_is_the_first_singular_axis():
+    rows = noise(7, 90, 12) * 0.3 + torch.linspace(0.5, 2, 12)
+    positive, negative = rows[:40] * 1.3, rows[40:]
+    v = SNMFFeature(rank=1, sparsity=1.0).fit_site(positive, negative).vector
+    axis = torch.linalg.svd(torch.cat([positive, negative]), full_matrices=False)[2][0]
+    assert abs(float(v @ axis / v.norm())) > 0.999
+
+
+def test_the_best_feature_is_the_one_that_separates_and_another_can_be_asked_for():
+    features = sparse(8, 40, 6, 4)
+    draw = torch.Generator().manual_seed(1)
+    g = torch.rand(400, 6, generator=draw) * (torch.rand(400, 6, generator=draw) < 0.4)
+    g[:200, 3] += 1.5
+    rows = g @ features.T + 0.02 * noise(9, 400, 40)
+    make = SNMFFeature(rank=6, sparsity=0.1, iterations=200)
+    v = make.fit_site(rows[:200], rows[200:]).vector
+    assert float(v @ features[:, 3] / v.norm() / features[:, 3].norm()) > 0.9
+    others = [
+        SNMFFeature(rank=6, sparsity=0.1, iterations=200, feature=k).fit_site(rows[:200], rows[200:]) for k in (0, 1)
+    ]
+    assert not torch.equal(others[0].vector, others[1].vector)
+    with pytest.raises(SteeringError, match="feature is 6"):
+        SNMFFeature(rank=6, feature=6)
+
+
+def test_the_fit_of_a_feature_set_reports_itself():
+    found = fit_snmf(noise(1, 50, D).abs(), SNMF(rank=3, max_iterations=5))
+    assert len(found.report.to_json()["losses"]) == 5 and found.report.rows == 50
