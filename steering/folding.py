@@ -21,6 +21,7 @@ from trimtab.steering.model.anatomy import Anatomy, out_weight
 from trimtab.steering.model.site import Site
 from trimtab.steering.model.span import ALL
 from trimtab.steering.moves.base import AffineMap
+from trimtab.steering.moves.gated import Gated
 from trimtab.steering.plan import SteeringPlan
 from trimtab.steering.session import check_fits
 
@@ -96,8 +97,11 @@ def _as_sublayer(step: Intervention, anatomy: Anatomy) -> Intervention:
 def _check_everywhere(step: Intervention) -> None:
     if step.span != ALL:
         raise CannotFold(f"{step.site}: weights act on every token, this intervention only on span '{step.span}'")
-    if step.source is not None:
-        raise CannotFold(f"{step.site}: it is gated by what is read at {step.source}; weights cannot look there")
+    if isinstance(step.move, Gated):
+        raise CannotFold(
+            f"{step.site}: Gated is not an affine map of its input, a weight is; a gate decides on each prompt. Fold "
+            f"the plan without its gate"
+        )
     if step.move.affine() is None:
         raise CannotFold(f"{step.site}: {type(step.move).__name__} is not an affine map of its input, a weight is")
 

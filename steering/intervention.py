@@ -9,13 +9,14 @@ from trimtab.steering.moves.base import Move
 
 @dataclass(frozen=True, eq=False)
 class Intervention:
-    """`h' = h + strength * move.delta(h)` at `site`, on the tokens of `span`. source: where a gate reads."""
+    """`h' = h + strength * move.delta(h)` at `site`, on the tokens of `span`.
+
+    A move that is Gated says itself where its gate reads."""
 
     site: Site
     move: Move
     span: Span = ALL
     strength: float = 1.0
-    source: Site | None = None
 
     def scaled(self, factor: float) -> "Intervention":
         """The same with its strength multiplied."""

@@ -6,24 +6,22 @@ The same (arrays, header) goes to one safetensors file (`save_plan`/`load_plan`)
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 from uuid import uuid4
 
 import numpy as np
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
-from torch import Tensor
 
 from trimtab.steering.errors import BadPlan
 from trimtab.steering.intervention import Intervention
 from trimtab.steering.model.anatomy import Fingerprint
 from trimtab.steering.model.site import Site
 from trimtab.steering.model.span import Span
-from trimtab.steering.moves import MOVES
 from trimtab.steering.moves.base import Move
+from trimtab.steering.parts import PartReader, PartWriter
 
 FORMAT = 1
 
@@ -48,10 +46,10 @@ class Packed:
 
 def pack_plan(interventions: Sequence[Intervention], model: Fingerprint | None) -> Packed:
     """Walk the fields of every move: tensors to arrays `{number}/{field}`, the rest to the header."""
-    arrays: dict[str, np.ndarray] = {}
-    steps = [_pack_step(str(k), step, arrays) for k, step in enumerate(interventions)]
+    writer = PartWriter()
+    steps = [_pack_step(str(k), step, writer) for k, step in enumerate(interventions)]
     made_on = None if model is None else model.to_json()
-    return Packed(arrays, {"format": FORMAT, "kind": "plan", "model": made_on, "interventions": steps})
+    return Packed(writer.arrays, {"format": FORMAT, "kind": "plan", "model": made_on, "interventions": steps})
 
 
 def unpack_interventions(
@@ -64,7 +62,8 @@ def unpack_interventions(
             f"a higher format was written by a newer trimtab"
         )
     try:
-        steps = tuple(_unpack_step(step, arrays) for step in header["interventions"])
+        reader = PartReader(arrays)
+        steps = tuple(_unpack_step(step, reader) for step in header["interventions"])
         model = None if header["model"] is None else Fingerprint(**header["model"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BadPlan(f"the plan's header and arrays do not belong together: {error!r}") from error
@@ -97,55 +96,19 @@ def load_plan(path: str | Path) -> Packed:
     return Packed(arrays, header)
 
 
-def _pack_step(prefix: str, step: Intervention, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+def _pack_step(prefix: str, step: Intervention, writer: PartWriter) -> dict[str, Any]:
     if not math.isfinite(step.strength):
         raise BadPlan(f"the strength at {step.site} is {step.strength}; a plan that is kept needs a finite one")
     return {
         "site": str(step.site),
         "span": str(step.span),
         "strength": float(step.strength),
-        "source": None if step.source is None else str(step.source),
-        "move": _pack_move(prefix, step.move, arrays),
+        "move": writer.part(prefix, step.move),
     }
 
 
-def _pack_move(prefix: str, move: Move, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
-    held = {f.name: _pack_field(f"{prefix}/{f.name}", getattr(move, f.name), arrays) for f in fields(move)}  # type: ignore[arg-type]
-    return {"name": MOVES.name_of(type(move)), "fields": held}
-
-
-def _pack_field(path: str, value: Any, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
-    """One of `array`, `move`, `open` (an infinity, which JSON does not have: Clamp's open ends) and `value`."""
-    if isinstance(value, Tensor):
-        if value.dtype != torch.float32:
-            raise BadPlan(
-                f"{path} is {value.dtype}, but plans keep float32: rounding it would change the answers; cast it"
-            )
-        arrays[path] = value.detach().cpu().numpy()
-        return {"array": path}
-    if isinstance(value, Move):
-        return {"move": _pack_move(path, value, arrays)}
-    if isinstance(value, float) and math.isinf(value):
-        return {"open": "inf" if value > 0 else "-inf"}
-    if not (value is None or isinstance(value, str | bool | int | float)):
-        raise BadPlan(f"{path} is a {type(value).__name__}; moves hold tensors, moves, numbers and text")
-    return {"value": value}
-
-
-def _unpack_step(step: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Intervention:
-    source = None if step["source"] is None else Site.parse(step["source"])
-    move = _unpack_move(step["move"], arrays)
-    return Intervention(Site.parse(step["site"]), move, Span.parse(step["span"]), float(step["strength"]), source)
-
-
-def _unpack_move(header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Move:
-    values = {name: _unpack_field(held, arrays) for name, held in header["fields"].items()}
-    return MOVES[header["name"]](**values)
-
-
-def _unpack_field(held: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Any:
-    if "array" in held:
-        return torch.from_numpy(np.array(arrays[held["array"]], dtype=np.float32))
-    if "move" in held:
-        return _unpack_move(held["move"], arrays)
-    return float(held["open"]) if "open" in held else held["value"]
+def _unpack_step(step: Mapping[str, Any], reader: PartReader) -> Intervention:
+    move = reader.part(step["move"])
+    if not isinstance(move, Move):
+        raise BadPlan(f"the plan's header puts a {type(move).__name__} where a move belongs")
+    return Intervention(Site.parse(step["site"]), move, Span.parse(step["span"]), float(step["strength"]))

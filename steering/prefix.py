@@ -18,6 +18,7 @@ from transformers import DynamicCache, PreTrainedModel
 from trimtab.steering.batching import batches, pad_left
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.tokens import Tokens
+from trimtab.steering.moves.gated import Gated
 from trimtab.steering.plan import SteeringPlan
 from trimtab.steering.scoring import SCORE_BUDGET, Forced, forced_logits
 
@@ -128,7 +129,7 @@ def _key(text: Tokens) -> bytes:
 
 def _gated(plan: SteeringPlan | None) -> bool:
     """A gate decides on the prompt and holds for the answer: both must pass under one `plan.on`."""
-    return plan is not None and any(step.source is not None for step in plan.interventions)
+    return plan is not None and any(isinstance(step.move, Gated) for step in plan.interventions)
 
 
 def _steered(model: PreTrainedModel, plan: SteeringPlan | None, lengths: list[int]):

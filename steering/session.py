@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from trimtab.steering.errors import BadPlan, SilentNoOp
+from trimtab.steering.gating import Gatekeeper
 from trimtab.steering.intervention import Intervention
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.hooks import doubled, generate_watched, hooked
@@ -40,6 +41,7 @@ class Session:
             prompt_lengths = None if prompt_lengths is None else [*prompt_lengths, *prompt_lengths]
         self._anatomy, self._plans = anatomy, plans
         self._tracker = PositionTracker(prompt_lengths)
+        self._gates = Gatekeeper(anatomy, [step for plan in plans if plan for step in plan.interventions])
         self._positions: Positions | None = None
         self.forwards = 0
         self._steps = [(row, i) for row, plan in enumerate(plans) if plan for i in plan.interventions if i.strength]
@@ -54,7 +56,7 @@ class Session:
         edits = [(step.site, self._edit(k, row, step)) for k, (row, step) in enumerate(self._steps)]
         watched = generate_watched(self._anatomy.model, self._generate_started, self._tracker.generate_ended)
         governed = nullcontext() if self._account is None else doubled(self._anatomy.model, self._account.mix)
-        with watched, governed, hooked(self._anatomy, edits, watch=self._watch):
+        with watched, governed, hooked(self._anatomy, edits, self._gates.listeners, watch=self._watch):
             yield self
         for (_, step), count in zip(self._steps, self.fired, strict=True):
             if count != self.forwards:
@@ -74,18 +76,27 @@ class Session:
             self._account.new_answer()
 
     def _watch(self, arguments: Mapping[str, Any]) -> None:
+        if self._gates.reading:
+            return
         self.forwards += 1
         self._positions = self._tracker.observe(arguments)
         if self._account is not None and self._tracker.new_text:
             self._account.new_answer()
+        self._gates.observe(arguments, self._positions)
 
     def _edit(self, number: int, row: int, step: Intervention):
         def edit(h: Tensor) -> Tensor:
+            if self._gates.reading:
+                return h
             self.fired[number] += 1
             mask = self._mask(step, row).to(h.device)
+            factor = self._gates.factor(step.move)
+            if factor is not None:
+                factor = factor.to(h.device)
+                mask = mask & (factor != 0)
             if not mask.any():
                 return h
-            return displaced(h, step, mask)
+            return displaced(h, step, mask, factor)
 
         return edit
 
@@ -103,10 +114,10 @@ class Session:
         return mask & mine
 
 
-def displaced(h: Tensor, step: Intervention, mask: Tensor) -> Tensor:
-    """`h + strength * delta(h)` where mask, h elsewhere to the bit. h `[b s d]`, mask `[b s]`."""
-    full = h.float()
-    moved = (full + step.strength * step.move.delta(full)).to(h.dtype)
+def displaced(h: Tensor, step: Intervention, mask: Tensor, factor: Tensor | None = None) -> Tensor:
+    """`h + strength * factor * delta(h)` where mask, h elsewhere to the bit. h `[b s d]`, mask and factor `[b s]`."""
+    strength = step.strength if factor is None else step.strength * factor[..., None]
+    moved = step.move.moved(h.float(), strength).to(h.dtype)
     return moved if bool(mask.all()) else torch.where(mask[..., None], moved, h)
 
 

@@ -17,6 +17,7 @@ from trimtab.steering.fitters.base import Fitter
 from trimtab.steering.intervention import Intervention
 from trimtab.steering.moves.add import Add
 from trimtab.steering.moves.base import Move
+from trimtab.steering.moves.gated import regated, ungated
 from trimtab.steering.plan import SteeringPlan
 
 
@@ -90,7 +91,7 @@ def shuffled_plan(plan: SteeringPlan, contrast: Contrast, fitter: Fitter, genera
     kept = {step.site: _pair(contrast, step) for step in plan.interventions}
     refitted = fitter.fit(shuffled(Contrast(kept, contrast.paired), generator))
     moves = {step.site: step.move for step in refitted.interventions}
-    steps = tuple(replace(step, move=moves[step.site]) for step in plan.interventions)
+    steps = tuple(replace(step, move=regated(step.move, moves[step.site])) for step in plan.interventions)
     return replace(plan, interventions=steps)
 
 
@@ -118,8 +119,8 @@ def _replaced(plan: SteeringPlan, contrast: Contrast, draw: Callable[[Interventi
     def steps() -> Iterator[Intervention]:
         for step in plan.interventions:
             direction = draw(step)
-            size = displacement(step.move, _rows(contrast, step)).norm()
-            yield replace(step, move=Add(direction * (size / direction.norm())), source=None)
+            size = displacement(ungated(step.move), _rows(contrast, step)).norm()
+            yield replace(step, move=regated(step.move, Add(direction * (size / direction.norm()))))
 
     return replace(plan, interventions=tuple(steps()))
 

@@ -48,7 +48,7 @@ class Site:
         if isinstance(text, Site):
             return text
         point, *rest = str(text).split(".")
-        if len(rest) > 2 or not all(part.isdecimal() for part in rest):
+        if not point or len(rest) > 2 or not all(part.isdecimal() for part in rest):
             raise BadSite(f"site '{text}' is not point.block or point.block.head, for example resid_post.12 or z.7.3")
         numbers = [int(part) for part in rest]
         return cls(cast(Point, point), *numbers)

@@ -2,7 +2,8 @@
 
 A Move is a frozen dataclass with one method to write, `delta(h)`: the displacement at strength 1. Everywhere in
 trimtab `h' = h + strength * delta(h)`, so strength 0 is the identity and 1 is "as fitted". Moves vary by wrapping,
-never by overriding; each is abstract or final.
+never by overriding; each is abstract or final. Turning moves go along an arc instead of its chord (`Turn`): strength
+is then the share of the angle.
 """
 
 from abc import ABC, abstractmethod
@@ -57,9 +58,30 @@ class Move(ABC):
     def delta(self, h: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
         """Displacement at strength 1, for float32 h of any leading shape."""
 
+    def moved(self, h: Float[Tensor, "... d"], strength: float | Tensor = 1.0) -> Float[Tensor, "... d"]:
+        """`h + strength * delta(h)`; strength is a number or a tensor that broadcasts over `[... 1]`."""
+        return h + strength * self.delta(h)
+
     @abstractmethod
     def affine(self) -> AffineMap | None:
         """The same displacement as an affine map, or None when it depends on the input in another way."""
+
+
+class Turn(Move):
+    """A move that keeps the norm of what it moves, at every strength: abstract base of rotations.
+
+    `moved(h, strength)` turns h by `strength` times the angle it turns at strength 1, so |moved(h)| = |h|, 0 is the
+    identity and 1 is as fitted, as everywhere; in between it goes along the arc. `delta(h) = moved(h, 1) - h`.
+    """
+
+    @abstractmethod
+    def moved(self, h: Float[Tensor, "... d"], strength: float | Tensor = 1.0) -> Float[Tensor, "... d"]: ...
+
+    def delta(self, h: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
+        return self.moved(h) - h
+
+    def affine(self) -> None:
+        """How far a vector turns depends on the vector."""
 
 
 def check_finite(what: str, tensor: Tensor | None) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from trimtab.steering.gates.first import First
 from trimtab.steering.intervention import Intervention
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.hooks import hooked
@@ -21,8 +22,11 @@ from trimtab.steering.moves import MOVES, Move
 from trimtab.steering.moves.ablate import Ablate
 from trimtab.steering.moves.add import Add
 from trimtab.steering.moves.affine import Affine
+from trimtab.steering.moves.angular import Angular
 from trimtab.steering.moves.clamp import Clamp
+from trimtab.steering.moves.gated import Gated
 from trimtab.steering.moves.scale import Scale
+from trimtab.steering.moves.slerp import Slerp
 from trimtab.steering.plan import SteeringPlan
 
 BLOCK = 1
@@ -37,8 +41,13 @@ SAMPLES = {
     "ablate": lambda d: Ablate(torch.linalg.qr(noise(1, d, 2)).Q.T.contiguous(), noise(2, d)),
     "add": lambda d: Add(noise(3, d)),
     "affine": lambda d: Affine(noise(4, d), 0.3 * noise(5, d, 3), 0.3 * noise(6, d, 3)),
+    "angular": lambda d: Angular(
+        torch.linalg.qr(noise(8, d, 2)).Q.T.contiguous(), 60.0
+    ),  # far from where any token stands
     "clamp": lambda d: Clamp(noise(7, d) / noise(7, d).norm(), low=3.0, high=3.001),
+    "gated": lambda d: Gated(Add(noise(3, d)), First(10**6)),
     "scale": lambda d: Scale(1.6),
+    "slerp": lambda d: Slerp(noise(9, d) / noise(9, d).norm(), 0.5),
 }
 
 

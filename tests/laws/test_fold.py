@@ -7,12 +7,13 @@ import torch
 
 from trimtab.steering.errors import BadPlan, CannotFold
 from trimtab.steering.folding import fold, fold_changes
+from trimtab.steering.gates.first import First
 from trimtab.steering.intervention import Intervention
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.site import Site
-from trimtab.steering.model.span import Span
 from trimtab.steering.moves import MOVES
 from trimtab.steering.moves.add import Add
+from trimtab.steering.moves.gated import Gated
 from trimtab.steering.plan import SteeringPlan
 
 
@@ -98,8 +99,8 @@ def test_spans_gates_and_attached_models_are_refused(tiny_llama, bench):
     site = Site("resid_post", 1)
     with pytest.raises(CannotFold, match="only on span 'generated'"):
         fold(bench.plan(tiny_llama, site, span="generated"), tiny_llama)
-    gated = Intervention(site, Add(torch.ones(40)), Span("all"), 1.0, Site("resid_post", 0))
-    with pytest.raises(CannotFold, match="gated by what is read at resid_post.0"):
+    gated = Intervention(site, Gated(Add(torch.ones(40)), First(3)))
+    with pytest.raises(CannotFold, match="a gate decides on each prompt"):
         fold(SteeringPlan((gated,)), tiny_llama)
     plan = bench.plan(tiny_llama, site)
     with plan.on(tiny_llama), pytest.raises(CannotFold, match="attached"):

@@ -7,12 +7,17 @@ import pytest
 import torch
 
 from trimtab.steering.errors import BadMove, UnknownName
+from trimtab.steering.gates.first import First
 from trimtab.steering.moves import MOVES
 from trimtab.steering.moves.ablate import Ablate
 from trimtab.steering.moves.add import Add
 from trimtab.steering.moves.affine import Affine
+from trimtab.steering.moves.angular import Angular
+from trimtab.steering.moves.base import Turn
 from trimtab.steering.moves.clamp import Clamp
+from trimtab.steering.moves.gated import Gated
 from trimtab.steering.moves.scale import Scale
+from trimtab.steering.moves.slerp import Slerp
 
 D = 40
 
@@ -33,6 +38,22 @@ def test_delta_is_row_by_row_and_leaves_its_input(move):
     assert together.shape == h.shape and together.dtype == torch.float32
     torch.testing.assert_close(together[1, 2], move.delta(h[1, 2]))
     assert torch.equal(h, before)
+
+
+def test_strength_is_the_identity_at_zero_and_as_fitted_at_one(move):
+    h = rows(7, D)
+    torch.testing.assert_close(move.moved(h, 0.0), h, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(move.moved(h), h + move.delta(h), rtol=1e-4, atol=1e-5)
+    per_row = torch.linspace(-1.5, 1.5, 7)[:, None]
+    one_by_one = torch.stack([move.moved(row, float(s)) for row, s in zip(h, per_row, strict=True)])
+    torch.testing.assert_close(move.moved(h, per_row), one_by_one, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("strength", [-3.0, -0.4, 0.2, 1.0, 2.5])
+def test_turns_keep_the_norm_at_every_strength(move, strength):
+    h = rows(7, D)
+    kept = torch.allclose(move.moved(h, strength).norm(dim=-1), h.norm(dim=-1), rtol=1e-5)
+    assert kept == isinstance(move, Turn)
 
 
 def test_affine_is_delta(move):
@@ -84,6 +105,32 @@ def test_special_cases_named_in_the_docstrings():
     assert torch.equal(h + Scale(0.0).delta(h), torch.zeros_like(h))
 
 
+def test_slerp_goes_a_share_of_the_angle_and_never_past_the_direction():
+    u, h = unit(), rows(6, D)
+    angle = lambda x: torch.rad2deg(torch.acos((x @ u) / x.norm(dim=-1)))  # noqa: E731
+    torch.testing.assert_close(angle(Slerp(u, 0.25).moved(h)), 0.75 * angle(h), rtol=1e-3, atol=1e-2)
+    torch.testing.assert_close(angle(Slerp(u, 0.25).moved(h, 2.0)), 0.5 * angle(h), rtol=1e-3, atol=1e-2)
+    for beyond in (4.0, 100.0):
+        assert angle(Slerp(u, 0.25).moved(h, beyond)).max() < 0.1, "ends at the direction"
+        assert angle(Slerp(u, 0.25).moved(h, -beyond)).min() > 100
+    assert torch.equal(Slerp(u, 0.5).moved(3 * u), 3 * u), "along the direction no plane is defined"
+
+
+def test_angular_ends_at_its_angle_and_leaves_the_rest():
+    plane, h = torch.linalg.qr(rows(D, 2)).Q.T.contiguous(), rows(6, D)
+    after = Angular(plane, 30.0).moved(h)
+    inside = after @ plane.T
+    degrees = torch.rad2deg(torch.atan2(inside[:, 1], inside[:, 0]))
+    torch.testing.assert_close(degrees, torch.full((6,), 30.0), rtol=1e-3, atol=1e-2)
+    torch.testing.assert_close(after - inside @ plane, h - h @ plane.T @ plane, rtol=1e-4, atol=1e-5)
+
+
+def test_special_case_of_angular():
+    plane = torch.linalg.qr(rows(D, 2)).Q.T.contiguous()
+    h = rows(6, 2) @ plane
+    torch.testing.assert_close(Angular(plane).moved(h), Slerp(plane[0], 1.0).moved(h), rtol=1e-3, atol=1e-4)
+
+
 BAD = {
     "two vectors": (lambda: Add(rows(2, D)), r"one vector \[d\], got \[2, 40\]"),
     "nan": (lambda: Add(unit() * math.nan), "Add.vector: 40 of 40 values are not finite"),
@@ -100,6 +147,11 @@ BAD = {
     "bounds crossed": (lambda: Clamp(unit(), 1.0, 0.0), r"no coordinate lies in \[1.0, 0.0\]"),
     "a bound that is nan": (lambda: Clamp(unit(), math.nan, 1.0), "no coordinate lies"),
     "no bounds": (lambda: Clamp(unit()), "moves nothing"),
+    "slerp by more": (lambda: Slerp(unit(), 1.5), "share.* 1.5 of the angle is not in"),
+    "slerp along no unit": (lambda: Slerp(2 * unit()), "one unit vector"),
+    "a plane that is none": (lambda: Angular(torch.stack([unit(), unit()])), "not orthonormal"),
+    "an angle that is none": (lambda: Angular(torch.linalg.qr(rows(D, 2)).Q.T, math.nan), "nan degrees"),
+    "gated twice": (lambda: Gated(Gated(Add(unit()), First(2)), First(3)), "AllOf"),
     "scale one": (lambda: Scale(1.0), "has no effect"),
     "scale inf": (lambda: Scale(math.inf), "finite factor"),
 }

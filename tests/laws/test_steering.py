@@ -77,7 +77,7 @@ def test_site_holds_what_the_move_says_and_the_logits_change(tiny, bench, rows_b
             after = bench.read(tiny, [whole], rows(bench))
         for k, move in enumerate(MOVES):
             want = rows_base[2][whole][k].clone()
-            want[..., head] += 0.7 * bench.step(tiny, site, move).move.delta(want[..., head])
+            want[..., head] = bench.step(tiny, site, move).move.moved(want[..., head], 0.7)
             assert_same(after[whole][k], want)
             change = (after["logits"] - rows_base[0])[k].abs().amax(-1)
             assert bool((change > VISIBLE).all()) != bench.forgets(tiny, site, move), f"{move}, {site}: {change}"

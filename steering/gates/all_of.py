@@ -1,0 +1,16 @@
+"""AllOf: open where both gates are."""
+
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+from trimtab.steering.gates.base import Joined, Seen
+
+
+@dataclass(frozen=True, eq=False)
+class AllOf(Joined):
+    """`factor = first * second`: logical and of gates; a schedule under a gate."""
+
+    def factor(self, seen: Seen) -> Float[Tensor, "b s"]:
+        return self.first.factor(seen) * self.second.factor(seen)

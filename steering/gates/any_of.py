@@ -1,0 +1,16 @@
+"""AnyOf: open where either gate is."""
+
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+from trimtab.steering.gates.base import Joined, Seen
+
+
+@dataclass(frozen=True, eq=False)
+class AnyOf(Joined):
+    """`factor = max(first, second)`: logical or of gates."""
+
+    def factor(self, seen: Seen) -> Float[Tensor, "b s"]:
+        return self.first.factor(seen).maximum(self.second.factor(seen))

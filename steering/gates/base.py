@@ -1,0 +1,169 @@
+"""The Gate contract: *when* a move acts, and how far. A factor per row and token multiplies the strength.
+
+0 is closed and leaves the token as it is to the bit; 1 is open. A gate sees the activations of the **clean** prompt,
+read in a pass of their own before anything is steered: its decision depends neither on the plan nor on which block
+it acts at, so any block may be read. Every row of a batch decides for itself. Gates are frozen; what must last through
+an answer is kept in `Seen.memory`, which belongs to the session.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, MutableMapping
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from trimtab.steering.errors import BadGate
+from trimtab.steering.model.site import Site
+
+POOLS = ("last", "mean")
+HOLDS = ("answer", "token")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What is read of the clean prompt: at `site`, of the last prompt token or the mean over the prompt's tokens."""
+
+    site: Site
+    pool: str = "last"
+
+    def __post_init__(self) -> None:
+        if self.pool not in POOLS:
+            raise BadGate(f"a gate reads the prompt's {' or '.join(POOLS)}, not '{self.pool}'")
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """What a gate may look at in one forward pass.
+
+    age: `[b s]`, tokens of the answer written before the one that this position writes: 0 at the last prompt token,
+    negative before it. prompt: `[b d]` float32 per reading, of the clean prompt. stream: `[b s d]` float32 per site,
+    of this pass. memory: what gates left for the next pass of the same text.
+    """
+
+    age: Int[Tensor, "b s"]
+    prompt: Mapping[Reading, Float[Tensor, "b d"]] = field(default_factory=dict)
+    stream: Mapping[Site, Float[Tensor, "b s d"]] = field(default_factory=dict)
+    memory: MutableMapping[object, Tensor] = field(default_factory=dict)
+
+
+class Gate(ABC):
+    """Abstract base; subclasses are frozen dataclasses, compared by identity, with float32 tensor fields."""
+
+    @property
+    def reads(self) -> tuple[Reading, ...]:
+        """What it needs of the clean prompt."""
+        return ()
+
+    @property
+    def follows(self) -> tuple[Site, ...]:
+        """Sites that it reads again at every generated token, as the steered model left them."""
+        return ()
+
+    @property
+    def widths(self) -> tuple[tuple[Site, int], ...]:
+        """How wide the vectors must be at the sites that it reads."""
+        return ()
+
+    @abstractmethod
+    def factor(self, seen: Seen) -> Float[Tensor, "b s"]:
+        """What the strength is multiplied by: 0 closed, 1 open."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Scored(Gate):
+    """Open where a score of what is read exceeds a threshold. Abstract: a subclass says what the score is.
+
+    site, pool: what is read of the prompt. hold: "answer" decides once, on the prompt, for the whole answer; "token"
+    decides on the prompt and again at every generated token, from that token's own activation. slack: with hold
+    "token", an open gate closes only below `threshold - slack` (hysteresis). below: open under the threshold instead,
+    the gate's negation (slack then reaches above). Raises BadGate for values that are none of these.
+    """
+
+    site: Site
+    threshold: float
+    pool: str = "last"
+    hold: str = "answer"
+    slack: float = 0.0
+    below: bool = False
+
+    def __post_init__(self) -> None:
+        if self.hold not in HOLDS:
+            raise BadGate(f"a gate holds for an {' or a '.join(HOLDS)}, not '{self.hold}'")
+        if not self.slack >= 0:
+            raise BadGate(f"slack is {self.slack}; an open gate closes at threshold - slack, so give 0 or more")
+        if self.threshold != self.threshold:
+            raise BadGate("the threshold is nan: the gate would never open; fit it on more prompts")
+        Reading(self.site, self.pool)
+
+    @abstractmethod
+    def score(self, h: Float[Tensor, "... d"]) -> Float[Tensor, "..."]:
+        """One number per vector; higher means more of what opens the gate."""
+
+    @property
+    @abstractmethod
+    def width(self) -> int:
+        """d, the width of the vectors it scores."""
+
+    @property
+    def reads(self) -> tuple[Reading, ...]:
+        return (Reading(self.site, self.pool),)
+
+    @property
+    def follows(self) -> tuple[Site, ...]:
+        return (self.site,) if self.hold == "token" else ()
+
+    @property
+    def widths(self) -> tuple[tuple[Site, int], ...]:
+        return ((self.site, self.width),)
+
+    def factor(self, seen: Seen) -> Float[Tensor, "b s"]:
+        on_prompt = self._margin(seen.prompt[self.reads[0]]) > 0
+        if self.hold == "answer":
+            return on_prompt[:, None].expand(seen.age.shape).float()
+        return self._token_by_token(on_prompt, self._margin(seen.stream[self.site]), seen).float()
+
+    def _margin(self, h: Tensor) -> Tensor:
+        above = self.score(h) - self.threshold
+        return -above if self.below else above
+
+    def _token_by_token(self, on_prompt: Tensor, margin: Tensor, seen: Seen) -> Tensor:
+        """In order: each token's decision depends on the one before, also of the pass before."""
+        state = seen.memory.get(self, on_prompt)
+        columns = []
+        for k in range(margin.shape[1]):
+            slack = torch.where(state, self.slack, 0.0)
+            state = torch.where(seen.age[:, k] > 0, margin[:, k] > -slack, on_prompt)
+            columns.append(state)
+        seen.memory[self] = state
+        return torch.stack(columns, dim=1)
+
+
+@dataclass(frozen=True, eq=False)
+class Joined(Gate):
+    """Two gates as one. Abstract: a subclass says how their factors join. Nest it for more."""
+
+    first: Gate
+    second: Gate
+
+    @property
+    def reads(self) -> tuple[Reading, ...]:
+        return self.first.reads + self.second.reads
+
+    @property
+    def follows(self) -> tuple[Site, ...]:
+        return self.first.follows + self.second.follows
+
+    @property
+    def widths(self) -> tuple[tuple[Site, int], ...]:
+        return self.first.widths + self.second.widths
+
+
+def check_vector(what: str, vector: Tensor) -> None:
+    """Raises BadGate when a field is not one finite float32 vector that is not zero."""
+    if not isinstance(vector, Tensor) or vector.dtype != torch.float32 or vector.ndim != 1:
+        got = f"{vector.dtype} {list(vector.shape)}" if isinstance(vector, Tensor) else type(vector).__name__
+        raise BadGate(f"{what} is {got}; a gate reads along one float32 vector [d]")
+    if not bool(torch.isfinite(vector).all()) or not bool(vector.any()):
+        raise BadGate(f"{what} is zero or not finite, so every prompt would score alike; fit it on other rows")
