@@ -2,34 +2,24 @@
 capture is recognised by the digest of what was asked, and costs no forward pass."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
-import numpy as np
 import torch
 from prefect import task
 
-from trimtab.steering.capture import Selection, capture
+from trimtab.steering.capture import Selection
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.site import Site
 from trimtab.steering.model.span import Span
-from trimtab.steering.model.tokens import Role
-from trimtab.store import ActivationStore, ArraySpec, Capture, TokenIndex
-from trimtab.store.schema import Region
-from trimtab.store.schema import Role as StoredRole
-from trimtab.store.writing import RegionBuffer
+from trimtab.store import ActivationStore, ArraySpec, Capture
+from trimtab.store.schema import REGION_BYTES
+from trimtab.tasks.filling import Collection, fill
 from trimtab.tasks.home import Home
 from trimtab.tasks.models import fingerprints, model_of
-from trimtab.tasks.progress import report
-from trimtab.tasks.prompts import Text, digest_of, texts_of
+from trimtab.tasks.prompts import each_text
 from trimtab.tasks.recipe import Recipe
 from trimtab.tasks.references import CaptureReference
-
-STAGE = "capturing activations"
-STORED_ROLE = {
-    Role.SYSTEM: StoredRole.SYSTEM,
-    Role.USER: StoredRole.USER,
-    Role.ASSISTANT: StoredRole.ASSISTANT,
-    Role.COMPLETION: StoredRole.COMPLETION,
-}
+from trimtab.tasks.spool import Spool
 
 
 @task(name="capture")
@@ -38,46 +28,69 @@ def capture_task(recipe: Recipe, home: str) -> CaptureReference:
     return capture_recipe(recipe, Home.at(home))
 
 
-def capture_recipe(recipe: Recipe, home: Home) -> CaptureReference:
-    """Collect what the recipe asks for and publish it as `<name>.capture`.
+def capture_recipe(recipe: Recipe, home: Home, region_bytes: int = REGION_BYTES) -> CaptureReference:
+    """Collect what the recipe asks for and publish it as `<name>.capture`. Memory does not grow with the data.
 
     A capture that was published under this stage key is returned as it is, without loading a model. Raises
     SteeringError (sites, spans), StoreError (another capture in the way, a full disk, values the dtype cannot hold).
     """
-    key = recipe.stage("capture")
-    known = home.catalog.find(key)
+    known = published(recipe, home)
     if known is not None:
-        return CaptureReference(known.ref, known.digest, True, known.header["location"], known.header["snapshot"])
+        return known
+    work = collection_of(recipe, home, region_bytes)
+    counted = fill(work, work.store.pending_regions())
+    return publish_capture(recipe, home, work.store.finish(), (counted.computed, work.texts.tokens))
+
+
+def published(recipe: Recipe, home: Home) -> CaptureReference | None:
+    """The capture that was published for this recipe before."""
+    known = home.catalog.find(recipe.stage("capture"))
+    if known is None:
+        return None
+    return CaptureReference(known.ref, known.digest, True, known.header["location"], known.header["snapshot"])
+
+
+def collection_of(recipe: Recipe, home: Home, region_bytes: int = REGION_BYTES) -> Collection:
+    """Model loaded, texts tokenised, store laid out (or opened, when this capture was begun before).
+
+    Raises StoreError when the disk cannot hold the capture.
+    """
     model, tokenizer = model_of(recipe.model)
-    anatomy, texts = Anatomy.of(model), texts_of(recipe, tokenizer)
+    anatomy, selection = Anatomy.of(model), selection_of(recipe)
+    texts = Spool(each_text(recipe, tokenizer), selection, spool_folder(home))
     sites = anatomy.sites(recipe.capture.points, recipe.capture.block_numbers(anatomy.n_layers))
-    asked = asked_of(recipe, texts, sites)
-    store = ActivationStore.create(
-        home.capture(asked.digest),
-        asked,
-        index_of(texts, selection_of(recipe)),
-        specs_of(anatomy, sites, recipe),
-    )
-    computed = fill(store, anatomy, texts, selection_of(recipe))
-    given = sum(len(text.tokens) for text in texts)
-    return publish_capture(recipe, home, store.finish(), (computed, given))
+    asked = asked_of(recipe, texts.digest, sites)
+    specs = specs_of(anatomy, sites, recipe)
+    store = ActivationStore.create(home.capture(asked.digest), asked, texts.index, specs, region_bytes)
+    return Collection(store, anatomy, texts, selection)
+
+
+def spool_folder(home: Home) -> Path | None:
+    """Texts lie beside the home while they are used: the system's temporary folder is often memory, and small."""
+    if home.root.scheme != "file":
+        return None
+    folder = Path(home.root.root)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def selection_of(recipe: Recipe) -> Selection:
     """Which rows of a text the recipe keeps."""
-    return Selection(Span.parse(recipe.capture.span))
+    return Selection(Span.parse(recipe.capture.span), recipe.capture.pool)
 
 
-def asked_of(recipe: Recipe, texts: Sequence[Text], sites: Sequence[Site]) -> Capture:
-    """What was asked, complete enough that two runs with one digest give the same rows."""
+def asked_of(recipe: Recipe, prompts: str, sites: Sequence[Site]) -> Capture:
+    """What was asked, complete enough that two runs with one digest give the same rows. prompts: the texts' digest."""
+    pool = {} if recipe.capture.pool is None else {"pool": recipe.capture.pool}  # older captures know no such field
     return Capture(
         {
             **fingerprints(recipe.model),
-            "prompts": digest_of(texts),
+            "prompts": prompts,
             "sites": [str(site) for site in sites],
             "span": recipe.capture.span,
             "dtype": recipe.capture.dtype,
             "threads": torch.get_num_threads(),
+            **pool,
         }
     )
 
@@ -89,47 +102,6 @@ def specs_of(anatomy: Anatomy, sites: Sequence[Site], recipe: Recipe) -> list[Ar
         return (anatomy.n_heads, anatomy.d_head) if site.point == "z" else (anatomy.width(site),)
 
     return [ArraySpec.of(str(site), shape(site), recipe.capture.dtype) for site in sites]
-
-
-def index_of(texts: Sequence[Text], selection: Selection) -> TokenIndex:
-    """What every row and text of the capture is."""
-    kept = [selection.tokens(text.tokens).numpy() for text in texts]
-    roles = [text.tokens.roles[k] for text, k in zip(texts, kept, strict=True)]
-    return TokenIndex(
-        offsets=np.cumsum([0] + [len(k) for k in kept]),
-        token_id=np.concatenate([t.tokens.ids[k] for t, k in zip(texts, kept, strict=True)]),
-        position=np.concatenate(kept),
-        role=np.array([STORED_ROLE.get(Role(r), StoredRole.OTHER) for r in np.concatenate(roles)]),
-        special=np.concatenate([t.tokens.special[k] for t, k in zip(texts, kept, strict=True)]),
-        label=np.array([text.example.label for text in texts]),
-        pair=np.array([text.example.pair for text in texts]),
-        split=np.array([text.example.split for text in texts]),
-    )
-
-
-def fill(store: ActivationStore, anatomy: Anatomy, texts: Sequence[Text], selection: Selection) -> int:
-    """Write every region that is still missing; returns how many tokens went through the model."""
-    sites = [Site.parse(name) for name in store.sites]
-    pending, computed = store.pending_regions(), 0
-    done = len(texts) - sum(region.prompt_stop - region.prompt_start for region in pending)
-    for region in pending:
-        report(STAGE, done, len(texts))
-        mine = [text.tokens for text in texts[region.prompt_start : region.prompt_stop]]
-        captured = capture(anatomy, mine, sites, selection)
-        with store.region_writer(region) as buffer:
-            for site in sites:
-                _write(buffer, site, region, captured.rows[site])
-        computed += captured.computed
-        done += len(mine)
-    report(STAGE, len(texts), len(texts))
-    return computed
-
-
-def _write(buffer: RegionBuffer, site: Site, region: Region, rows: list[torch.Tensor]) -> None:
-    joined = torch.cat(rows)
-    spec = buffer.specs[str(site)]
-    bits = joined.view(torch.uint16) if joined.dtype == torch.bfloat16 and spec.dtype == "bfloat16" else joined.float()
-    buffer.write(str(site), region.row_start, bits.numpy().reshape(len(joined), *spec.shape))
 
 
 def publish_capture(recipe: Recipe, home: Home, store: ActivationStore, tokens: tuple[int, int]) -> CaptureReference:

@@ -1,7 +1,7 @@
 """Prompts: the recipe's examples as marked tokens, each with its class, pair and split."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from trimtab.steering.model.tokens import PromptFormat, Tokens, tokenize
 from trimtab.tasks.data_files import Prompt
-from trimtab.tasks.examples import Example, examples_of
+from trimtab.tasks.examples import Example, each_example
 from trimtab.tasks.recipe import Recipe
 
 
@@ -34,8 +34,14 @@ def form_of(recipe: Recipe, system: str | None = None) -> PromptFormat:
 
 def texts_of(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> list[Text]:
     """Every text of the recipe's data: positive before negative within a pair, in the order of the files."""
+    return list(each_text(recipe, tokenizer))
+
+
+def each_text(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Iterator[Text]:
+    """The texts of `texts_of`, one in memory at a time."""
     form = form_of(recipe)
-    return [Text(tokens_of(tokenizer, example, form), example) for example in examples_of(recipe.data)]
+    for example in each_example(recipe.data):
+        yield Text(tokens_of(tokenizer, example, form), example)
 
 
 def tokens_of(tokenizer: PreTrainedTokenizerBase, example: Example, form: PromptFormat) -> Tokens:
@@ -43,14 +49,19 @@ def tokens_of(tokenizer: PreTrainedTokenizerBase, example: Example, form: Prompt
     return tokenize(tokenizer, example.prompt, example.completion, form)
 
 
-def digest_of(texts: Sequence[Text]) -> str:
+def digest_of(texts: Iterable[Text]) -> str:
     """sha256 over token ids, prompt lengths, labels, pairs and splits."""
     digest = hashlib.sha256()
     for text in texts:
-        example = text.example
-        head = f"{text.tokens.prompt_length},{example.label},{example.pair},{example.split};"
-        digest.update(head.encode() + np.ascontiguousarray(text.tokens.ids, dtype="<i8").tobytes())
+        add_to_digest(digest, text)
     return digest.hexdigest()
+
+
+def add_to_digest(digest: "hashlib._Hash", text: Text) -> None:
+    """One more text of `digest_of`."""
+    example = text.example
+    head = f"{text.tokens.prompt_length},{example.label},{example.pair},{example.split};"
+    digest.update(head.encode() + np.ascontiguousarray(text.tokens.ids, dtype="<i8").tobytes())
 
 
 def couples(texts: Sequence[Text], split: str) -> list[tuple[Text, Text]]:

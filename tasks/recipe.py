@@ -109,6 +109,8 @@ class Recipe(Part):
             "id": _model_identity(self.model.id),
             "device": _kind(self.model.device),
         }
+        if self.capture.pool is None:
+            del found["capture"]["pool"]  # came later: recipes that do not use it keep their digest
         return found
 
     @property

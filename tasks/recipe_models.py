@@ -192,7 +192,8 @@ def _ranges(text: str) -> list[int]:
 
 
 class CaptureSpec(Part):
-    """points: what to collect. blocks: `all` or numbers. span: which tokens. dtype: as stored."""
+    """points: what to collect. blocks: `all` or numbers. span: which tokens. pool: null for a row per token, `mean`
+    for one row per text. dtype: as stored."""
 
     points: tuple[str, ...] = ("resid_post", "z")
     blocks: Annotated[
@@ -201,6 +202,7 @@ class CaptureSpec(Part):
     ] = "all"
     span: SpanText = "generated"
     dtype: Literal["float16", "bfloat16", "float32"] = "float16"
+    pool: Literal["mean"] | None = None
 
     @field_validator("points")
     @classmethod

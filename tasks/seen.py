@@ -1,4 +1,4 @@
-"""Which texts were seen before, in 16 bytes a text: a file of millions of rows is checked for repeats in little memory."""
+"""Which texts were seen before, in 16 bytes a text: a file of millions of rows is checked for repeats."""
 
 import hashlib
 
