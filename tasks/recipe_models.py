@@ -288,7 +288,7 @@ class JudgeSpec(Part):
     capability: FileField | None = None
     system_prompt: str | None = Field(default=None, min_length=1)
     placebos: Placebos = Placebos()
-    prompts: int = Field(default=12, ge=2, le=10_000)
+    prompts: int = Field(default=20, ge=2, le=10_000)
     tokens: int = Field(default=32, ge=1, le=4096)
     curve: tuple[Positive, ...] = (0.03, 0.1, 0.3)
 

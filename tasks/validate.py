@@ -14,7 +14,7 @@ from trimtab.steering.judge.behaviour import Behaviour, Brevity, Language, Lexic
 from trimtab.steering.judge.effect import AnswerPair
 from trimtab.steering.judge.judge import dosed_plan, judge
 from trimtab.steering.judge.placebo import PlaceboCounts
-from trimtab.steering.judge.search import Probe, best_site, search_sites
+from trimtab.steering.judge.search import best_site, search
 from trimtab.steering.judge.trial import AblationChoice, DoseSettings, JudgeSettings, PriceSettings, Texts, Trial
 from trimtab.steering.model.tokens import PromptFormat, tokenize
 from trimtab.steering.plan import SteeringPlan
@@ -128,7 +128,7 @@ def settings_of(recipe: Recipe) -> JudgeSettings:
         placebos=PlaceboCounts(
             how.placebos.random, how.placebos.covariance, how.placebos.shuffled, int(how.placebos.flip)
         ),
-        placebo_pairs=16,
+        placebo_pairs=40,
         curve=how.curve,
         seed=recipe.seed,
     )
@@ -153,8 +153,8 @@ def _best(
     model: PreTrainedModel, plans: Mapping[str, SteeringPlan], texts: Texts, settings: JudgeSettings, budget: float
 ) -> SteeringPlan:
     """A rival's best site by the same search that chooses ours."""
-    cut = [pair.shortened(settings.completion_tokens) for pair in texts.select[: settings.search.pairs]]
-    found = search_sites(Probe(Scorer(model), cut), plans, budget, settings.search, report)
+    cut = [pair.shortened(settings.completion_tokens) for pair in texts.select]
+    found = search(Scorer(model), cut, plans, budget, settings.search, report)
     return plans[best_site(found, budget)]
 
 

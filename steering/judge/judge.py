@@ -13,7 +13,7 @@ from trimtab.steering.judge.ablation import AblationSettings, Asked, ablate, res
 from trimtab.steering.judge.bench import Bench, Guesses, Judged, prompted_kl
 from trimtab.steering.judge.effect import margins
 from trimtab.steering.judge.placebo import placebos
-from trimtab.steering.judge.search import Probe, best_site, search_sites
+from trimtab.steering.judge.search import best_site, search
 from trimtab.steering.judge.trial import Progress, Trial
 from trimtab.steering.judge.verdict import AblationResult, Contender, CurvePoint, Generation, SitePoint, Verdict
 from trimtab.steering.judge.wording import beats_random, sentence
@@ -67,9 +67,9 @@ def dosed_plan(trial: Trial, verdict: Verdict) -> SteeringPlan:
 
 
 def _search(bench: Bench, progress: Progress) -> tuple[SitePoint, ...]:
-    how = bench.settings.search
-    probe = Probe(bench.scorer, bench.cut(bench.trial.texts.select, how.pairs))
-    return search_sites(probe, bench.trial.candidates, bench.trial.budget, how, progress)
+    trial, how = bench.trial, bench.settings.search
+    pairs = bench.cut(trial.texts.select, max(how.pairs, how.final_pairs))
+    return search(bench.scorer, pairs, trial.candidates, trial.budget, how, progress)
 
 
 def _plan(bench: Bench, chosen: SteeringPlan, dose: Dose, progress: Progress) -> tuple[Judged, Price]:

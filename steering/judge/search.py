@@ -3,7 +3,7 @@ whose margin grows most is taken to the expensive steps."""
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -45,6 +45,21 @@ class Probe:
         return spent if math.isfinite(spent) else math.inf, float((scores[::2] - scores[1::2]).mean())
 
 
+def search(
+    scorer: Scorer,
+    pairs: Sequence[AnswerPair],
+    candidates: Mapping[str, SteeringPlan],
+    budget: float,
+    settings: SearchSettings,
+    progress: Progress,
+) -> tuple[SitePoint, ...]:
+    """All candidates on a few selection pairs, then the finalists on many."""
+    found = search_sites(Probe(scorer, pairs[: settings.pairs]), candidates, budget, settings, progress)
+    if len(found) == 1 or min(len(pairs), settings.final_pairs) <= settings.pairs:
+        return found
+    return remeasured(Probe(scorer, pairs[: settings.final_pairs]), found, candidates, settings, budget)
+
+
 def search_sites(
     probe: Probe,
     candidates: Mapping[str, SteeringPlan],
@@ -63,9 +78,32 @@ def search_sites(
     return tuple(found)
 
 
+def remeasured(
+    probe: Probe,
+    points: Sequence[SitePoint],
+    candidates: Mapping[str, SteeringPlan],
+    settings: SearchSettings,
+    budget: float,
+) -> tuple[SitePoint, ...]:
+    """The points with their finalists measured anew by `probe`, which holds more pairs than the first one."""
+    finalists = sorted(points, key=lambda point: -_score(point, budget))[: settings.finalists]
+    base = probe(None)[1]
+    again = {}
+    for point in finalists:
+        kl, margin = probe(candidates[point.site].scaled(point.strength))
+        again[point.site] = replace(point, kl=kl, margin=margin - base, pairs=len(probe.pairs))
+    return tuple(again.get(point.site, point) for point in points)
+
+
 def best_site(points: Sequence[SitePoint], budget: float) -> str:
-    """The site with the largest margin, brought to the budget by margin ~ sqrt(KL) where a site missed it a little."""
-    return max(points, key=lambda point: point.margin * _to_budget(point.kl, budget)).site
+    """The site with the largest margin among those measured on the most pairs, brought to the budget by
+    margin ~ sqrt(KL) where a site missed it a little."""
+    most = max(point.pairs for point in points)
+    return max((point for point in points if point.pairs == most), key=lambda point: _score(point, budget)).site
+
+
+def _score(point: SitePoint, budget: float) -> float:
+    return point.margin * _to_budget(point.kl, budget)
 
 
 @dataclass(frozen=True)
@@ -87,9 +125,9 @@ def _dosed(probe: Probe, site: str, plan: SteeringPlan, goal: _Goal) -> tuple[Si
     guess = goal.guess or Calibration(probe.scorer, probe.texts, on=FORCED).guess(plan, goal.budget)
     how = Dosing(tolerance=goal.settings.tolerance, cap=goal.settings.cap)
     if not 0 < guess < math.inf:
-        return SitePoint(site, 0.0, 0.0, 0.0), None
+        return SitePoint(site, 0.0, 0.0, 0.0, len(probe.pairs)), None
     found = find_strength(measure, goal.budget, guess, how)
-    point = SitePoint(site, found.strength, found.achieved, margins[found.strength] - goal.base)
+    point = SitePoint(site, found.strength, found.achieved, margins[found.strength] - goal.base, len(probe.pairs))
     return point, found.strength if found.reachable else None
 
 

@@ -23,11 +23,15 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """pairs: selection pairs that rank the sites. tolerance: of their teacher-forced KL. cap: passes per site."""
+    """pairs: selection pairs that rank the sites. tolerance: of their teacher-forced KL. cap: passes per site.
+    finalists: the best sites, measured again on `final_pairs` selection pairs: a few pairs cannot tell neighbours
+    apart, and whichever chance favours would be judged."""
 
     pairs: int = 6
     tolerance: float = 0.3
     cap: int = 4
+    finalists: int = 6
+    final_pairs: int = 40
 
 
 @dataclass(frozen=True)

@@ -39,12 +39,14 @@ class Contender:
 
 @dataclass(frozen=True)
 class SitePoint:
-    """One candidate of the search, on the selection split, all dosed to the same teacher-forced KL."""
+    """One candidate of the search, on the selection split, all dosed to the same teacher-forced KL. pairs: on how many
+    selection pairs it was measured last (0: not said); the finalists have more."""
 
     site: str
     strength: float
     kl: float
     margin: float
+    pairs: int = 0
 
 
 @dataclass(frozen=True)
