@@ -1,0 +1,148 @@
+"""Operators: what is put in the place of what is taken out. There is no neutral one: each asks another question, and
+its name and its reference stand in every result.
+
+    zero        nothing. Removes constant writes too (a head that only feeds the attention sink is missed by the rest)
+    mean        the mean over the reference questions; the first token, an attention sink, has a mean of its own
+    resample    another reference question's activation, counted from the end of the prompt
+    corrupted   the same question's corrupted prompt: only what decides the answer is taken out
+    uniform     equal attention to all a head may see ("undifferentiated attention", arXiv 2410.13708); values stay
+    scale:x     x times what was there; scale:0 is zero
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from trimtab.steering.errors import BadQuestion, UnknownName
+from trimtab.steering.model.anatomy import Anatomy
+from trimtab.steering.model.site import Site
+from trimtab.steering.patching import activations
+from trimtab.steering.question import Batch, Question, question_batches
+
+PLAIN = ("zero", "mean", "resample", "corrupted", "uniform")
+REFERRING = ("mean", "resample")
+
+
+@dataclass(frozen=True)
+class Operator:
+    """name: one of PLAIN, or `scale`. factor: of scale. seed: of the partners that resample draws."""
+
+    name: str = "mean"
+    factor: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.name not in (*PLAIN, "scale"):
+            raise UnknownName("operator", self.name, (*PLAIN, "scale:x"))
+        if not np.isfinite(self.factor):
+            raise UnknownName("operator", str(self), (*PLAIN, "scale:x with a finite x"))
+
+    def __str__(self) -> str:
+        return f"scale:{self.factor:g}" if self.name == "scale" else self.name
+
+    @classmethod
+    def parse(cls, text: "str | Operator") -> "Operator":
+        """Read `zero`, `mean`, `resample`, `corrupted`, `uniform` or `scale:0.5`. Raises UnknownName."""
+        if isinstance(text, Operator):
+            return text
+        name, colon, factor = str(text).partition(":")
+        if name != "scale":
+            return cls(str(text))
+        try:
+            return cls(name, float(factor))
+        except ValueError:
+            raise UnknownName("operator", str(text), (*PLAIN, "scale:x")) from None
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """Activations of reference questions, by whole site. rows: per question `[length d]`. first, rest: `[d]` means over
+    the questions' first tokens, and over all others."""
+
+    rows: dict[Site, list[Tensor]]
+    first: dict[Site, Tensor]
+    rest: dict[Site, Tensor]
+    lengths: tuple[int, ...]
+
+    @classmethod
+    def of(cls, anatomy: Anatomy, questions: Sequence[Question], sites: Sequence[Site]) -> "Reference":
+        """Run the questions once. Raises BadQuestion when there are fewer than 2, or none of more than one token."""
+        if len(questions) < 2 or all(question.length < 2 for question in questions):
+            raise BadQuestion(f"{len(questions)} reference questions: a mean or a partner needs 2 of 2 tokens or more")
+        rows: dict[Site, list[Tensor]] = {site: [torch.empty(0)] * len(questions) for site in sites}
+        device = next(anatomy.model.parameters()).device
+        for batch in question_batches(questions, device):
+            seen, _ = activations(anatomy, batch, sites)
+            for k, number in enumerate(batch.numbers):
+                for site in sites:
+                    rows[site][number] = seen[site][k, : questions[number].length].float()
+        first = {site: torch.stack([r[0] for r in rows[site]]).double().mean(0).float() for site in sites}
+        rest = {site: torch.cat([r[1:] for r in rows[site]]).double().mean(0).float() for site in sites}
+        return cls(rows, first, rest, tuple(question.length for question in questions))
+
+    def mean(self, site: Site, columns: int) -> Float[Tensor, "1 s d"]:
+        """What mean ablation puts at every column of a batch padded right."""
+        return torch.stack([self.first[site], *[self.rest[site]] * (columns - 1)])[None]
+
+    def resampled(self, site: Site, batch: Batch, questions: Sequence[Question], seed: int) -> Float[Tensor, "b s d"]:
+        """Each row's partner, counted from the end; the first token stays the first, and where a partner is too short
+        its second token is repeated. A question is its own partner only when there is no other."""
+        made = torch.zeros(batch.rows, batch.clean.shape[1], self.first[site].shape[-1], device=self.first[site].device)
+        for k, number in enumerate(batch.numbers):
+            rows = self.rows[site][self._partner(number, seed)]
+            n, m = questions[number].length, len(rows)
+            places = (torch.arange(n) - n + m).clamp(min=min(1, m - 1))
+            places[0] = 0
+            made[k, :n] = rows[places]
+        return made
+
+    def _partner(self, number: int, seed: int) -> int:
+        others = [k for k in range(len(self.lengths)) if k != number]
+        return int(np.random.default_rng([seed, number]).choice(others))
+
+
+def replacement(
+    operator: Operator, reference: Reference | None, anatomy: Anatomy, batch: Batch, asked: Sequence[Question]
+) -> "Replacement":
+    """What the operator puts at every site of this batch. Raises BadQuestion when it lacks what it refers to."""
+    if operator.name in REFERRING and reference is None:
+        raise BadQuestion(f"operator '{operator}' needs reference questions, whose activations it puts in")
+    if operator.name == "corrupted" and batch.corrupted is None:
+        raise BadQuestion("operator 'corrupted' needs questions with a corrupted prompt; use mean, or give one")
+    return Replacement(operator, reference, anatomy, batch, tuple(asked), {})
+
+
+@dataclass(frozen=True, eq=False)
+class Replacement:
+    """Values for one batch, made when a site asks for them. known: of the corrupted run, filled at the first call."""
+
+    operator: Operator
+    reference: Reference | None
+    anatomy: Anatomy
+    batch: Batch
+    asked: tuple[Question, ...]
+    known: dict[Site, Tensor]
+
+    def prepare(self, sites: Sequence[Site]) -> None:
+        """Run the corrupted prompts once, for all sites that will be asked for."""
+        missing = [site for site in sites if site not in self.known]
+        if self.operator.name == "corrupted" and missing:
+            self.known.update(activations(self.anatomy, self.batch, missing, "corrupted")[0])
+
+    def at(self, site: Site, h: Float[Tensor, "copies b s d"]) -> Tensor:
+        """What stands in the place of h, of its shape or one that spreads to it."""
+        name = self.operator.name
+        if name in ("zero", "scale"):
+            return h * (self.operator.factor if name == "scale" else 0.0)
+        if name == "corrupted":
+            return self.known[site].to(h.dtype)
+        assert self.reference is not None
+        if name == "mean":
+            return self.reference.mean(site, h.shape[2]).to(h.dtype)
+        if site not in self.known:
+            self.known[site] = self.reference.resampled(site, self.batch, self.asked, self.operator.seed)
+        return self.known[site].to(h.dtype)
