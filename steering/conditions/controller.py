@@ -1,0 +1,255 @@
+"""Train a controller: a small network that reads the prompt and weighs the interventions of a plan, through the frozen
+model.
+
+    loss = -log p_steered(target)                    on prompts that want the plan, mean per token
+         + KL(steered || base)                       on prompts that do not, mean per token, times `leave_alone`
+         + overspent * relu(KL(steered || base) - budget)^2        on prompts that want it
+
+The targets are what a teacher, usually the published fixed plan, answers to the wanted prompts: so the controller
+learns to do what the plan does, where it is wanted, within a budget, by the cheapest mixture of blocks. Guiding Giants
+(arXiv 2505.20309) trains its released controller only to tell prompts apart, and its block weights get no task signal.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from trimtab.steering.batching import pad_left
+from trimtab.steering.conditions.gate import Rates, rates_of, threshold_for
+from trimtab.steering.conditions.prompts import Labelled, Splits, readings
+from trimtab.steering.errors import SteeringError
+from trimtab.steering.gates.base import Gate, Seen
+from trimtab.steering.gates.controlled import Controlled, Network
+from trimtab.steering.generate import Decoding
+from trimtab.steering.model.anatomy import Anatomy
+from trimtab.steering.model.site import Site
+from trimtab.steering.model.tokens import Tokens
+from trimtab.steering.moves.gated import Gated
+from trimtab.steering.plan import SteeringPlan
+from trimtab.steering.price.kl import roll_out
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class ControllerSettings:
+    """hidden: width of the network. steps, batch, learning_rate: of Adam; half of each batch wants the plan. tokens: of
+    the answers trained on. budget: nats per token on wanted prompts. leave_alone, overspent: weights of the loss.
+    false_positive_rate: share of unwanted prompts that may be touched at all. pool: what is read of the prompt."""
+
+    hidden: int = 32
+    steps: int = 60
+    batch: int = 8
+    learning_rate: float = 0.01
+    tokens: int = 16
+    budget: float = 0.3
+    leave_alone: float = 2.0
+    overspent: float = 10.0
+    false_positive_rate: float = 0.05
+    pool: str = "last"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.hidden, self.steps, self.tokens) < 1 or self.batch < 2 or not self.budget > 0:
+            raise SteeringError(
+                f"a controller with {self.hidden} hidden units, {self.steps} steps of {self.batch} prompts and a "
+                f"budget of {self.budget} nats cannot be trained; all must be above 0, a batch at least 2"
+            )
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of the training: the loss and its parts, nats per token."""
+
+    loss: float
+    target_nll: float
+    kl_wanted: float
+    kl_unwanted: float
+
+
+@dataclass(frozen=True, eq=False)
+class ControllerFit:
+    """plan: every intervention under the controller. history: of the training. rates: of prompts touched at all, on the
+    report split. weights: mean weight of each intervention on wanted report prompts."""
+
+    plan: SteeringPlan
+    history: tuple[Step, ...]
+    rates: Rates
+    weights: Mapping[str, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Taught:
+    """patch: the plan whose interventions the controller weighs. teacher: the plan whose answers are the targets."""
+
+    patch: SteeringPlan
+    teacher: SteeringPlan
+
+
+@dataclass(frozen=True, eq=False)
+class _Given(Gate):
+    """A factor per row, handed in: how gradients reach the network."""
+
+    rows: Float[Tensor, "b"]
+
+    def factor(self, seen: Seen) -> Float[Tensor, "b s"]:
+        return self.rows[:, None].expand(seen.age.shape)
+
+
+def train_controller(
+    model: PreTrainedModel,
+    plans: Taught,
+    splits: Splits,
+    sites: Sequence[Site],
+    settings: ControllerSettings = ControllerSettings(),
+    progress: Progress = lambda stage, done, total: None,
+) -> ControllerFit:
+    """sites: read of the clean prompt.
+
+    Deterministic by seed on one machine. Raises SteeringError (BadRows when the validation prompts cannot promise the
+    false-positive rate).
+    """
+    anatomy, patch = Anatomy.of(model), plans.patch
+    texts = _texts(model, plans.teacher, splits.fit, settings)
+    rows = _joined(anatomy, splits.fit.prompts, sites, settings.pool)
+    network = _initial(rows, len(patch.interventions), settings)
+    course = _Course(model, patch, texts, splits.fit.wanted, rows)
+    with frozen(model):
+        network, history = course.run(network, settings, progress)
+    closed = _cut(anatomy, network, splits.validation, sites, settings)
+    gates = [Controlled(network, tuple(sites), k, closed, settings.pool) for k in range(len(patch.interventions))]
+    rates, weights = _held_out(anatomy, network, splits.report, gates)
+    named = {str(step.site): weight for step, weight in zip(patch.interventions, weights, strict=True)}
+    return ControllerFit(gated_by(patch, gates), history, rates, named)
+
+
+def gated_by(plan: SteeringPlan, gates: Sequence[Gate]) -> SteeringPlan:
+    """Each intervention under its own gate."""
+    steps = zip(plan.interventions, gates, strict=True)
+    return replace(plan, interventions=tuple(replace(step, move=Gated(step.move, gate)) for step, gate in steps))
+
+
+@contextmanager
+def frozen(model: PreTrainedModel) -> Iterator[None]:
+    """No parameter of the model takes gradients while the block runs."""
+    taking = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in taking:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in taking:
+            parameter.requires_grad_(True)
+
+
+@dataclass(frozen=True, eq=False)
+class _Course:
+    """texts: prompt and answer to train on. wanted: `[n]`. rows: `[n m]` readings of the prompts."""
+
+    model: PreTrainedModel
+    patch: SteeringPlan
+    texts: Sequence[Tokens]
+    wanted: np.ndarray
+    rows: Float[Tensor, "n m"]
+
+    def run(self, network: Network, how: ControllerSettings, progress: Progress) -> tuple[Network, tuple[Step, ...]]:
+        taught = [name for name in (f.name for f in fields(Network)) if name not in ("mean", "scale")]
+        leaves = {name: getattr(network, name).clone().requires_grad_(True) for name in taught}
+        learning = replace(network, **leaves)
+        adam = torch.optim.Adam(list(leaves.values()), lr=how.learning_rate)
+        draw, history = np.random.default_rng(how.seed), []
+        for k in range(how.steps):
+            progress("controller", k, how.steps)
+            adam.zero_grad()
+            loss, step = self._loss(learning, self._drawn(draw, how.batch), how)
+            loss.backward()
+            adam.step()
+            history.append(step)
+        progress("controller", how.steps, how.steps)
+        return replace(network, **{name: leaf.detach().clone() for name, leaf in leaves.items()}), tuple(history)
+
+    def _drawn(self, draw: np.random.Generator, batch: int) -> np.ndarray:
+        yes, no = np.flatnonzero(self.wanted), np.flatnonzero(~self.wanted)
+        half = batch // 2
+        return np.concatenate([draw.choice(yes, half, len(yes) < half), draw.choice(no, half, len(no) < half)])
+
+    def _loss(self, network: Network, chosen: np.ndarray, how: ControllerSettings) -> tuple[Tensor, Step]:
+        scale, weights = network.scale_and_weights(self.rows[chosen])
+        gates = [_Given(scale * weights[:, k]) for k in range(weights.shape[1])]
+        texts, half = [self.texts[i] for i in chosen], len(chosen) // 2
+        with torch.no_grad():
+            base = [logits.log_softmax(-1) for logits in _answers(self.model, texts, None)]
+        steered = [logits.log_softmax(-1) for logits in _answers(self.model, texts, gated_by(self.patch, gates))]
+        spent = torch.stack([(p.exp() * (p - q)).sum(-1).mean() for p, q in zip(steered, base, strict=True)])
+        told = torch.stack([_nll(p, text) for p, text in zip(steered[:half], texts, strict=False)]).mean()
+        wanted, unwanted = spent[:half].mean(), spent[half:].mean()
+        over = torch.relu(wanted - how.budget) ** 2
+        loss = told + how.leave_alone * unwanted + how.overspent * over
+        return loss, Step(*(float(x.detach()) for x in (loss, told, wanted, unwanted)))
+
+
+def _answers(model: PreTrainedModel, texts: Sequence[Tokens], plan: SteeringPlan | None) -> list[Tensor]:
+    """Logits that write each answer, `[n_i v]`, with gradients to whatever the plan's gates hold."""
+    padded = pad_left([text.ids for text in texts], next(model.parameters()).device)
+    counts = [len(text) - text.prompt_length for text in texts]
+    inputs = {"input_ids": padded.ids, "attention_mask": padded.mask, "position_ids": padded.positions}
+    attached = (plan or SteeringPlan(())).on(model, prompt_lengths=[text.prompt_length for text in texts])
+    with attached:
+        logits = model(**inputs, use_cache=False, logits_to_keep=max(counts) + 1).logits
+    return [logits[k, logits.shape[1] - 1 - n : -1].float() for k, n in enumerate(counts)]
+
+
+def _nll(logprobs: Float[Tensor, "n v"], text: Tokens) -> Tensor:
+    answer = torch.from_numpy(text.ids[text.prompt_length :]).to(logprobs.device)
+    return -logprobs.gather(-1, answer[:, None]).mean()
+
+
+def _texts(model: PreTrainedModel, teacher: SteeringPlan, fit: Labelled, settings: ControllerSettings) -> list[Tokens]:
+    """The teacher's answers where the plan is wanted, the base model's own where it is not."""
+    decoding = Decoding(settings.tokens, seed=settings.seed)
+    plans = {True: teacher, False: None}
+    written = {label: iter(roll_out(model, plan, fit.side(label), decoding)) for label, plan in plans.items()}
+    return [next(written[bool(label)]) for label in fit.wanted]
+
+
+def _joined(anatomy: Anatomy, prompts: Sequence[Tokens], sites: Sequence[Site], pool: str) -> Float[Tensor, "n m"]:
+    found = readings(anatomy, prompts, sites, pool)
+    return torch.cat([found[site] for site in sites], dim=-1)
+
+
+def _initial(rows: Float[Tensor, "n m"], outputs: int, settings: ControllerSettings) -> Network:
+    """Near a scale and weights of one half, whatever is read."""
+    stream = torch.Generator().manual_seed(settings.seed)
+    m, k = rows.shape[1], settings.hidden
+    return Network(
+        mean=rows.double().mean(0).float(),
+        scale=rows.double().std(0).clamp(min=1e-6).float(),
+        hidden=torch.randn(k, m, generator=stream) / m**0.5,
+        hidden_bias=torch.zeros(k),
+        out=0.1 * torch.randn(1 + outputs, k, generator=stream) / k**0.5,
+        out_bias=torch.zeros(1 + outputs),
+    )
+
+
+def _cut(
+    anatomy: Anatomy, network: Network, validation: Labelled, sites: Sequence[Site], settings: ControllerSettings
+) -> float:
+    """The scale at or below which the controller does nothing at all."""
+    rows = _joined(anatomy, validation.prompts, sites, settings.pool)
+    scale = network.scale_and_weights(rows)[0].double().numpy()
+    return threshold_for(scale[~validation.wanted], settings.false_positive_rate)
+
+
+def _held_out(
+    anatomy: Anatomy, network: Network, report: Labelled, gates: Sequence[Controlled]
+) -> tuple[Rates, list[float]]:
+    rows = _joined(anatomy, report.prompts, gates[0].sites, gates[0].pool)
+    scale, weights = network.scale_and_weights(rows)
+    rates = rates_of(scale.double().numpy(), report.wanted, gates[0].closed)
+    return rates, weights[torch.from_numpy(report.wanted)].mean(0).tolist()

@@ -1,0 +1,152 @@
+"""Fit a gate: a probe on labelled prompts, read where it separates best, opened for at most a stated share of the
+prompts that should be left alone."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from scipy.stats import binomtest
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from torch import Tensor
+
+from trimtab.steering.conditions.prompts import Splits, readings
+from trimtab.steering.errors import BadRows, UnknownName
+from trimtab.steering.gates.base import Scored
+from trimtab.steering.gates.cast import Cast
+from trimtab.steering.gates.cosine import Cosine
+from trimtab.steering.gates.linear import Linear
+from trimtab.steering.model.anatomy import Anatomy
+from trimtab.steering.model.site import Site
+from trimtab.steering.price.result import Interval
+
+KINDS = ("linear", "cosine", "cast")
+
+
+@dataclass(frozen=True)
+class GateSettings:
+    """kind: of the score. false_positive_rate: share of unwanted prompts that may open it. pool: what is read of a
+    prompt. C: inverse regularisation of the linear probe, on standardised coordinates."""
+
+    kind: str = "linear"
+    false_positive_rate: float = 0.05
+    pool: str = "last"
+    C: float = 0.01
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise UnknownName("gate", self.kind, KINDS)
+        if not 0 < self.false_positive_rate < 1:
+            raise BadRows(f"a false-positive rate of {self.false_positive_rate} is not between 0 and 1")
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What a gate does on prompts that had no part in making it. true_positive, false_positive: share of wanted and
+    of unwanted prompts that open it, with exact (Clopper-Pearson) intervals. auroc: chance that a wanted prompt
+    scores above an unwanted one."""
+
+    true_positive: Interval
+    false_positive: Interval
+    auroc: float
+
+
+@dataclass(frozen=True, eq=False)
+class GateFit:
+    """gate; by_site: AUROC on the validation prompts at every site tried; rates: on the report prompts;
+    length_auroc: what the prompt's number of tokens alone would reach there (0.5 is chance)."""
+
+    gate: Scored
+    by_site: Mapping[str, float]
+    rates: Rates
+    length_auroc: float
+
+
+def fit_gate(anatomy: Anatomy, splits: Splits, sites: Sequence[Site], settings: GateSettings) -> GateFit:
+    """The gate at the site with the largest validation AUROC (the earliest of equals). Raises BadRows when the
+    validation prompts are too few for the rate asked."""
+    fit, validation = (
+        readings(anatomy, part.prompts, sites, settings.pool) for part in (splits.fit, splits.validation)
+    )
+    gates = {
+        site: _oriented(_scorer(settings, site, fit[site], splits.fit.wanted), fit[site], splits) for site in sites
+    }
+    scores = {site: _scores(gates[site], validation[site]) for site in sites}
+    by_site = {site: auroc(scores[site], splits.validation.wanted) for site in sites}
+    best = max(sites, key=lambda site: by_site[site])
+    unwanted = scores[best][~splits.validation.wanted]
+    cut = threshold_for(unwanted, settings.false_positive_rate)
+    gate = replace(gates[best], threshold=-cut if gates[best].below else cut)
+    held_out = readings(anatomy, splits.report.prompts, [best], settings.pool)[best]
+    lengths = np.array([len(prompt) for prompt in splits.report.prompts], dtype=float)
+    return GateFit(
+        gate,
+        {str(site): value for site, value in by_site.items()},
+        rates_of(_scores(gate, held_out), splits.report.wanted, cut),
+        auroc(lengths, splits.report.wanted),
+    )
+
+
+def threshold_for(unwanted: Float[np.ndarray, "n"], rate: float) -> float:
+    """The lowest threshold that a new unwanted prompt exceeds with a chance of at most `rate`.
+
+    The ceil((1 - rate)(n + 1))-th smallest score: for prompts that are exchangeable with these, the chance that a new
+    one scores above it is at most `rate` (split conformal prediction; Vovk et al. 2005), whatever the distribution.
+    Raises BadRows when n is too small to promise anything below the largest score.
+    """
+    n = len(unwanted)
+    rank = math.ceil((1 - rate) * (n + 1) - 1e-9)
+    if rank > n:
+        raise BadRows(
+            f"{n} unwanted validation prompts cannot promise a false-positive rate of {rate:g}: that takes "
+            f"{math.ceil(1 / rate - 1e-9) - 1} or more; give more prompts, or allow a larger rate"
+        )
+    return float(np.sort(unwanted)[rank - 1])
+
+
+def rates_of(scores: Float[np.ndarray, "n"], wanted: Bool[np.ndarray, "n"], threshold: float) -> Rates:
+    """True and false positive rate of a threshold, and the AUROC of the scores."""
+    opened = scores > threshold
+    return Rates(_share(opened[wanted]), _share(opened[~wanted]), auroc(scores, wanted))
+
+
+def auroc(scores: Float[np.ndarray, "n"], wanted: Bool[np.ndarray, "n"]) -> float:
+    """Area under the receiver operating characteristic."""
+    return float(roc_auc_score(wanted, scores))
+
+
+def _oriented(gate: Scored, rows: Tensor, splits: Splits) -> Scored:
+    """A gate that opens below its threshold where wanted prompts score lower: the score of CAST grows with the
+    projection's size, whatever its sign."""
+    return replace(gate, below=auroc(_scores(gate, rows), splits.fit.wanted) < 0.5)
+
+
+def _scores(gate: Scored, rows: Tensor) -> Float[np.ndarray, "n"]:
+    """Higher opens the gate, whichever side of the threshold it opens on."""
+    scores = gate.score(rows).double().numpy()
+    return -scores if gate.below else scores
+
+
+def _share(opened: np.ndarray) -> Interval:
+    n, k = len(opened), int(opened.sum())
+    found = binomtest(k, n).proportion_ci(0.95, method="exact")
+    return Interval(k / n, float(found.low), float(found.high), n, 0.95)
+
+
+def _scorer(settings: GateSettings, site: Site, rows: Tensor, wanted: np.ndarray) -> Scored:
+    """A gate whose threshold is still open. Directions point from the unwanted to the wanted mean."""
+    centre = rows.double().mean(0)
+    gap = (rows[wanted].double().mean(0) - rows[~wanted].double().mean(0)).float()
+    if settings.kind == "cosine":
+        return Cosine(direction=gap, center=centre.float(), site=site, threshold=0.0, pool=settings.pool)
+    if settings.kind == "cast":
+        return Cast(condition=gap, site=site, threshold=0.0, pool=settings.pool)
+    scale = rows.double().std(0).clamp(min=1e-6)
+    x = ((rows.double() - centre) / scale).numpy()
+    probe = LogisticRegression(C=settings.C, max_iter=1000).fit(x, wanted)
+    weight = torch.from_numpy(probe.coef_[0]) / scale
+    bias = float(probe.intercept_[0] - weight @ centre)
+    return Linear(weight=weight.float(), bias=bias, site=site, threshold=0.0, pool=settings.pool)

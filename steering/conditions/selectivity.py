@@ -1,0 +1,90 @@
+"""Selectivity: what a plan does where it is wanted, and what it costs where it is not.
+
+On held-out prompts every contender writes its own answers; all claims are intervals over prompts.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from trimtab.steering.conditions.prompts import Labelled
+from trimtab.steering.generate import Decoding
+from trimtab.steering.judge.statistics import paired_difference, ratio_interval
+from trimtab.steering.model.tokens import Tokens
+from trimtab.steering.plan import SteeringPlan
+from trimtab.steering.prefix import Scorer
+from trimtab.steering.price.kl import divergences, roll_out, steered_from_base
+from trimtab.steering.price.result import Interval
+
+Score = Callable[[Tokens], float]
+TOUCHED = 1e-6  # nats: above the rounding of float32 logits, far below what any steering spends
+
+
+@dataclass(frozen=True)
+class Side:
+    """One contender on the wanted or on the unwanted prompts.
+
+    kl: KL(steered || base), nats per generated token, over the prompts. effect: change of the behavioural score from
+    the base model's answers. touched: share of prompts on which it spent anything. mean_score: of its answers.
+    """
+
+    kl: Interval
+    effect: Interval
+    touched: float
+    mean_score: float
+
+
+@dataclass(frozen=True)
+class Selective:
+    """A contender on both sides. mean_kl: over all prompts, each counted once."""
+
+    name: str
+    wanted: Side
+    unwanted: Side
+    mean_kl: float
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, eq=False)
+class Arena:
+    """scorer; prompts: held out; decoding of the answers; score: of one written text, higher is more behaviour."""
+
+    scorer: Scorer
+    prompts: Labelled
+    decoding: Decoding
+    score: Score
+
+    def base_scores(self) -> np.ndarray:
+        """`[n]`, of the unsteered answers."""
+        return self._scores(roll_out(self.scorer.model, None, self.prompts.prompts, self.decoding))
+
+    def kl(self, plan: SteeringPlan) -> float:
+        """Mean over prompts of the nats per token, the number at which contenders are compared."""
+        return float(np.mean([values.mean() for values in self._spent(plan)[1]]))
+
+    def run(self, name: str, plan: SteeringPlan, base: np.ndarray) -> Selective:
+        """One contender on both sides."""
+        texts, spent = self._spent(plan)
+        scores, wanted = self._scores(texts), self.prompts.wanted
+        inside, outside = (
+            _side([spent[k] for k in np.flatnonzero(chosen)], scores[chosen], base[chosen])
+            for chosen in (wanted, ~wanted)
+        )
+        return Selective(name, inside, outside, float(np.mean([values.mean() for values in spent])))
+
+    def _spent(self, plan: SteeringPlan) -> tuple[list[Tokens], list[np.ndarray]]:
+        texts = roll_out(self.scorer.model, plan, self.prompts.prompts, self.decoding)
+        return texts, divergences(self.scorer, texts, steered_from_base(plan))
+
+    def _scores(self, texts: Sequence[Tokens]) -> np.ndarray:
+        return np.array([self.score(text) for text in texts])
+
+
+def _side(spent: Sequence[np.ndarray], scores: np.ndarray, base: np.ndarray) -> Side:
+    sums, counts = np.array([v.sum() for v in spent]), np.array([len(v) for v in spent])
+    touched = float(np.mean([bool((values > TOUCHED).any()) for values in spent]))
+    return Side(ratio_interval(sums, counts), paired_difference(scores, base), touched, float(scores.mean()))
