@@ -142,12 +142,13 @@ class Batch:
         )
 
     def logits(self, model, side: Literal["clean", "corrupted"] = "clean") -> Float[Tensor, "n v"]:
-        """Run the model: float32 logits where each answer token is decided, in the order of `row`."""
+        """Run the model: logits, float32 or wider, where each answer token is decided, in the order of `row`."""
         ids = self.clean if side == "clean" else self.corrupted
         kept, where = torch.unique(self.column, return_inverse=True)
         inputs = {} if self.mask is None else {"attention_mask": self.mask, "position_ids": self.positions}
         out = model(input_ids=ids, use_cache=False, logits_to_keep=kept, **inputs).logits
-        return out[self.row, where].float()
+        answers = out[self.row, where]
+        return answers if answers.dtype == torch.float64 else answers.float()
 
     def first(self, logits: Float[Tensor, "n v"]) -> Float[Tensor, "b v"]:
         """Of `logits`, those at the last prompt token, row by row."""

@@ -46,12 +46,12 @@ class CausalHeadGating(Localiser):
         f"facilitation: the gate that is left when gates are nudged to 0, mean over seeds ({UNIT_MEANING})"
     )
 
-    seeds: int = 8
-    steps: int = 100
+    seeds: int = 4
+    steps: int = 60
     nudge: float = 0.1
-    questions_per_step: int = 4
+    questions_per_step: int = 6
     fit_rates: tuple[float, float] = (0.5, 0.05)
-    nudge_rates: tuple[float, float] = (1.0, 0.2)
+    nudge_rates: tuple[float, float] = (0.5, 0.1)
     seed: int = 0
 
     def rank(self, anatomy: Anatomy, questions: Sequence[Question]) -> Ranking:
