@@ -1,13 +1,51 @@
 """collect: only the activations. Interrupt it when you like; the same command goes on where it stopped."""
 
+from collections.abc import Sequence
+
 from prefect import flow
 
 from trimtab.tasks.capture import capture_task
-from trimtab.tasks.recipe import load_recipe
+from trimtab.tasks.recipe import Recipe, load_recipe
 from trimtab.tasks.references import CaptureReference
+from trimtab.tasks.regions import CapturePlan, finish_task, plan_task, regions_task, shares_of
+from trimtab.tasks.rounds import outcome
+from trimtab.tasks.runners import runner_of
 
 
 @flow(name="collect", flow_run_name="collect-{recipe}")
-def collect(recipe: str, home: str = ".trimtab", overrides: list[str] | None = None) -> CaptureReference:
-    """Capture what a recipe file asks for."""
-    return capture_task(load_recipe(recipe, overrides or []), home)
+def collect(
+    recipe: str,
+    home: str = ".trimtab",
+    overrides: list[str] | None = None,
+    workers: int = 1,
+    runner: str = "processes",
+) -> CaptureReference:
+    """Capture what a recipe file asks for, in this process or in several workers; the rows are the same."""
+    asked = load_recipe(recipe, overrides or [])
+    if workers == 1:
+        return capture_task(asked, home)
+    runner_of(runner, workers)  # a runner that is not installed is said before anything is laid out
+    plan = plan_task(asked, home)
+    return plan.ready or finish_task(asked, home, plan, collect_shares(asked, home, plan, workers, runner))
+
+
+def collect_shares(recipe: Recipe, home: str, plan: CapturePlan, workers: int, runner: str) -> int:
+    """Rounds of shares until no region is missing; workers that died leave theirs to the next round. Returns how many
+    tokens ran through the model."""
+    computed, shares = 0, shares_of(plan, workers)
+    while shares:
+        round_of = collect_round.with_options(task_runner=runner_of(runner, workers))
+        tokens, lost = round_of(recipe, home, plan, shares)
+        left = shares_of(plan, workers)
+        if sum(map(len, left)) >= sum(map(len, shares)) and lost is not None:
+            raise lost  # nothing came of it: another round would not help
+        computed, shares = computed + tokens, left
+    return computed
+
+
+@flow(name="collect-round", validate_parameters=False)
+def collect_round(
+    recipe: Recipe, home: str, plan: CapturePlan, shares: Sequence[Sequence[int]]
+) -> tuple[int, Exception | None]:
+    """Every share once, in whatever workers the task runner has."""
+    return outcome([regions_task.submit(recipe, home, plan, share) for share in shares])

@@ -12,6 +12,7 @@ from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.site import Site
 from trimtab.steering.model.span import Span
 from trimtab.store import ActivationStore, ArraySpec, Capture
+from trimtab.store.errors import Mismatch
 from trimtab.store.schema import REGION_BYTES
 from trimtab.tasks.filling import Collection, fill
 from trimtab.tasks.home import Home
@@ -55,14 +56,37 @@ def collection_of(recipe: Recipe, home: Home, region_bytes: int = REGION_BYTES) 
 
     Raises StoreError when the disk cannot hold the capture.
     """
-    model, tokenizer = model_of(recipe.model)
-    anatomy, selection = Anatomy.of(model), selection_of(recipe)
-    texts = Spool(each_text(recipe, tokenizer), selection, spool_folder(home))
-    sites = anatomy.sites(recipe.capture.points, recipe.capture.block_numbers(anatomy.n_layers))
-    asked = asked_of(recipe, texts.digest, sites)
-    specs = specs_of(anatomy, sites, recipe)
+    anatomy, texts, asked = _prepared(recipe, home)
+    specs = specs_of(anatomy, _sites(anatomy, recipe), recipe)
     store = ActivationStore.create(home.capture(asked.digest), asked, texts.index, specs, region_bytes)
-    return Collection(store, anatomy, texts, selection)
+    return Collection(store, anatomy, texts, selection_of(recipe))
+
+
+def collection_at(recipe: Recipe, home: Home, url: str) -> Collection:
+    """The same for a worker: the store was laid out by somebody else.
+
+    Raises Mismatch when model, texts or settings here are not those that it was laid out for.
+    """
+    anatomy, texts, asked = _prepared(recipe, home)
+    store = ActivationStore.open(url)
+    if store.capture.digest != asked.digest:
+        lines = "; ".join(store.capture.differences(asked))
+        raise Mismatch(
+            f"{url} was laid out for another capture than this worker sees ({lines}; 'here' is what is stored): "
+            f"give every worker the same model, data files, versions and threads"
+        )
+    return Collection(store, anatomy, texts, selection_of(recipe))
+
+
+def _prepared(recipe: Recipe, home: Home) -> tuple[Anatomy, Spool, Capture]:
+    model, tokenizer = model_of(recipe.model)
+    anatomy = Anatomy.of(model)
+    texts = Spool(each_text(recipe, tokenizer), selection_of(recipe), spool_folder(home))
+    return anatomy, texts, asked_of(recipe, texts.digest, _sites(anatomy, recipe))
+
+
+def _sites(anatomy: Anatomy, recipe: Recipe) -> tuple[Site, ...]:
+    return anatomy.sites(recipe.capture.points, recipe.capture.block_numbers(anatomy.n_layers))
 
 
 def spool_folder(home: Home) -> Path | None:
