@@ -71,9 +71,8 @@ def fit_gate(anatomy: Anatomy, splits: Splits, sites: Sequence[Site], settings: 
     fit, validation = (
         readings(anatomy, part.prompts, sites, settings.pool) for part in (splits.fit, splits.validation)
     )
-    gates = {
-        site: _oriented(_scorer(settings, site, fit[site], splits.fit.wanted), fit[site], splits) for site in sites
-    }
+    labels = splits.fit.wanted
+    gates = {site: _oriented(_scorer(settings, site, fit[site], labels), fit[site], labels) for site in sites}
     scores = {site: _scores(gates[site], validation[site]) for site in sites}
     by_site = {site: auroc(scores[site], splits.validation.wanted) for site in sites}
     best = max(sites, key=lambda site: by_site[site])
@@ -118,10 +117,10 @@ def auroc(scores: Float[np.ndarray, "n"], wanted: Bool[np.ndarray, "n"]) -> floa
     return float(roc_auc_score(wanted, scores))
 
 
-def _oriented(gate: Scored, rows: Tensor, splits: Splits) -> Scored:
+def _oriented(gate: Scored, rows: Tensor, wanted: np.ndarray) -> Scored:
     """A gate that opens below its threshold where wanted prompts score lower: the score of CAST grows with the
     projection's size, whatever its sign."""
-    return replace(gate, below=auroc(_scores(gate, rows), splits.fit.wanted) < 0.5)
+    return replace(gate, below=auroc(_scores(gate, rows), wanted) < 0.5)
 
 
 def _scores(gate: Scored, rows: Tensor) -> Float[np.ndarray, "n"]:

