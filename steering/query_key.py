@@ -7,6 +7,7 @@ softmax spreads that over the row. Both are exact up to the pattern; from there 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import pad
 
 Pattern = Float[Tensor, "b h s s"]
 
@@ -23,7 +24,19 @@ def key_effects(pattern: Pattern, shift: Pattern, slope: Pattern) -> Float[Tenso
 
     shift: D, the change of each score by the patched keys (0 where masked). Derivation: moving score t of row i by D
     gives A'_it = A_it e^D / (1 + c), A'_ij = A_ij / (1 + c) elsewhere; sum_j (A'_ij - A_ij) g_ij is the term above.
+    Computed as (A'_it - A_it) (g_it - mean of g over the other keys), in which nothing cancels when one key holds all
+    the attention: there 1 + c is 0 within rounding.
     """
-    c = pattern * torch.expm1(shift)
-    expected = (pattern * slope).sum(-1, keepdim=True)
-    return (c * (slope - expected) / (1 + c)).sum(-2)
+    others = _others(pattern)
+    elsewhere = _others(pattern * slope) / others.clamp(min=torch.finfo(pattern.dtype).tiny)
+    grown, shrunk = shift.clamp(max=0).exp(), (-shift).clamp(max=0).exp()  # e^D : 1, scaled so that neither overflows
+    total = (pattern * grown + others * shrunk).clamp(min=torch.finfo(pattern.dtype).tiny)
+    moved = -shift.sign() * pattern * others * torch.expm1(-shift.abs()) / total
+    return (moved * (slope - elsewhere)).sum(-2)
+
+
+def _others(rows: Pattern) -> Pattern:
+    """Each row's sum without its own entry, from sums before and behind it: no difference of nearly equal numbers."""
+    before = pad(rows.cumsum(-1)[..., :-1], (1, 0))
+    behind = pad(rows.flip(-1).cumsum(-1)[..., :-1], (1, 0)).flip(-1)
+    return before + behind
