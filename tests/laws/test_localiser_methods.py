@@ -13,12 +13,15 @@ from trimtab.steering.head_ablation import ablated
 from trimtab.steering.head_gates import frozen, gated, ones
 from trimtab.steering.localisers.activation_patching import ActivationPatching
 from trimtab.steering.localisers.atp_star import AtPStar
+from trimtab.steering.localisers.attention_sink import AttentionSink
 from trimtab.steering.localisers.attribution_patching import AttributionPatching
 from trimtab.steering.localisers.base import heads, mlps
 from trimtab.steering.localisers.causal_head_gating import ROLES, CausalHeadGating, roles
 from trimtab.steering.localisers.direct_logit import centred, contributions
+from trimtab.steering.localisers.head_scaling import HeadScaling
 from trimtab.steering.localisers.indirect_effect import IndirectEffect
 from trimtab.steering.localisers.relp import RelP
+from trimtab.steering.localisers.retrieval import Retrieval
 from trimtab.steering.localisers.ships import Ships, angle
 from trimtab.steering.model.anatomy import Anatomy, out_weight
 from trimtab.steering.model.attention import attending
@@ -401,6 +404,43 @@ def test_an_angle_is_the_principal_angle():
     assert angle(first, rotation @ first) == pytest.approx(30)
     assert angle(first, first @ rotation) == pytest.approx(0, abs=1e-5), "the space of features may turn"
     assert angle(first, rotation @ first, 3) == pytest.approx(0, abs=1e-4), "the whole space turned into itself"
+
+
+# Attention, read
+
+
+def test_sinks_and_retrieval_are_read_off_the_pattern(anatomy):
+    """By hand from the same model run with its own eager attention."""
+    question = Question(text(7, 3, 52, 11, 30), (52,))
+    config, model = anatomy.text_config, anatomy.model
+    before = config._attn_implementation
+    config._attn_implementation = "eager"
+    try:
+        with torch.no_grad():
+            run = model(input_ids=torch.tensor(question.clean.ids)[None], output_attentions=True)
+    finally:
+        config._attn_implementation = before
+    patterns = torch.stack(run.attentions)[:, 0]  # [layers heads s s]
+    sink = AttentionSink().rank(anatomy, [question]).grid()
+    np.testing.assert_allclose(sink, patterns[:, :, 1:, 0].mean(-1).numpy(), rtol=1e-4, atol=1e-6)
+    copied = Retrieval().rank(anatomy, [question]).grid()
+    np.testing.assert_array_equal(copied, (patterns[:, :, -1].argmax(-1) == 2).float().numpy())
+    with pytest.raises(BadQuestion, match="nothing to copy"):
+        Retrieval().rank(anatomy, [Question(question.clean, (44,))])
+
+
+def test_scaling_a_head_by_zero_is_zero_ablation(llama):
+    got = HeadScaling(factors=(0.0, 1.5)).rank(llama, QUESTIONS)
+    want = ActivationPatching("noising", "zero").rank(llama, QUESTIONS).only("z")
+    np.testing.assert_allclose(got.values, -want.values, rtol=1e-3, atol=1e-5)
+    small = HeadScaling(factors=(1.01,)).rank(llama, QUESTIONS)
+    gates = ones(llama).requires_grad_()
+    batch = Batch.of(QUESTIONS, PAIR, CPU)
+    with frozen(llama.model), gated(llama, gates):
+        batch.metric(batch.logits(llama.model)).mean().backward()
+    np.testing.assert_allclose(small.values, 0.01 * gates.grad.flatten().numpy(), rtol=0.1, atol=1e-4)
+    with pytest.raises(BadQuestion, match="not 1, which changes nothing"):
+        HeadScaling(factors=(1.0,))
 
 
 # Causal head gating
