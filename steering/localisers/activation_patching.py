@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from trimtab.steering.errors import BadQuestion
-from trimtab.steering.localisers.base import Localiser, heads, mlps
+from trimtab.steering.localisers.base import POINTS, Localiser, units_at
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.site import Site
 from trimtab.steering.patching import Patch, activations, gathered, patched, whole_sites
@@ -29,8 +29,8 @@ class ActivationPatching(Localiser):
     clean one's length.
 
     reference: what noising puts in place of the clean activation: `corrupted`, or `zero` (single-unit zero ablation,
-    which needs no corrupted prompt). budget: tokens of a forward pass. `extra`: `clean` and `corrupted` metric,
-    `[questions]`. Costs one forward pass per unit and question.
+    which needs no corrupted prompt). points: what is ranked (`z`: heads). budget: tokens of a forward pass. `extra`:
+    `clean` and `corrupted` metric, `[questions]`. Costs one forward pass per unit and question.
     """
 
     source: ClassVar[str] = "Vig et al. 2020, arXiv 2004.12265; Heimersheim & Nanda 2024, arXiv 2404.15255"
@@ -40,6 +40,7 @@ class ActivationPatching(Localiser):
 
     direction: Literal["denoising", "noising"] = "denoising"
     reference: Literal["corrupted", "zero"] = "corrupted"
+    points: tuple[str, ...] = POINTS
     budget: int = PASS_BUDGET
 
     def __post_init__(self) -> None:
@@ -53,7 +54,7 @@ class ActivationPatching(Localiser):
         self.check(questions)
         if self.reference == "corrupted" and questions[0].corrupted is None:
             raise BadQuestion("the questions have no corrupted prompt; give it, or noise with reference='zero'")
-        units, device = (*heads(anatomy), *mlps(anatomy)), next(anatomy.model.parameters()).device
+        units, device = units_at(anatomy, self.points), next(anatomy.model.parameters()).device
         effects, right, wrong = [], [], []
         for batch in question_batches(questions, device, self.budget):
             effect, clean, corrupted = self._effects(anatomy, batch, units)

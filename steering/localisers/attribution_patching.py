@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from trimtab.steering.errors import BadQuestion
 from trimtab.steering.gradients import estimates
-from trimtab.steering.localisers.base import Localiser, heads, mlps
+from trimtab.steering.localisers.base import POINTS, Localiser, units_at
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.patching import gathered
 from trimtab.steering.question import PASS_BUDGET, Question, question_batches
@@ -22,7 +22,7 @@ class AttributionPatching(Localiser):
     unit; misses units behind a saturated softmax or whose direct and indirect effects cancel (see atp_star, relp).
     `extra` holds `per_question`; signs are kept, as cancellation over questions is part of a mean effect.
 
-    budget: tokens of a forward pass. Costs two forwards and one backward in all.
+    points: what is ranked (`z`: heads). budget: tokens of a forward pass. Costs two forwards and one backward in all.
     """
 
     source: ClassVar[str] = "Kramar et al. 2024, arXiv 2403.00745 (AtP)"
@@ -30,6 +30,7 @@ class AttributionPatching(Localiser):
     needs: ClassVar[tuple[str, ...]] = ("corrupted",)
 
     direction: Literal["denoising", "noising"] = "denoising"
+    points: tuple[str, ...] = POINTS
     budget: int = PASS_BUDGET
 
     def __post_init__(self) -> None:
@@ -38,7 +39,7 @@ class AttributionPatching(Localiser):
 
     def rank(self, anatomy: Anatomy, questions: Sequence[Question]) -> Ranking:
         self.check(questions)
-        units, device = (*heads(anatomy), *mlps(anatomy)), next(anatomy.model.parameters()).device
+        units, device = units_at(anatomy, self.points), next(anatomy.model.parameters()).device
         side: Literal["clean", "corrupted"] = "corrupted" if self.direction == "denoising" else "clean"
         found = [
             (batch, estimates(anatomy, batch, units, side))

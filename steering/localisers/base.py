@@ -12,7 +12,9 @@ from trimtab.steering.model.site import Site
 from trimtab.steering.question import Batch, Question, check_questions, metric_name, question_batches
 from trimtab.steering.ranking import Ranking, bootstrapped
 
-__all__ = ["Batch", "Localiser", "Question", "Ranking", "heads", "mlps", "question_batches"]
+__all__ = ["POINTS", "Batch", "Localiser", "Question", "Ranking", "heads", "mlps", "question_batches", "units_at"]
+
+POINTS = ("z", "mlp_out")  # what patching methods rank unless told otherwise: every head and every MLP
 
 
 class Localiser(ABC):
@@ -71,3 +73,8 @@ def heads(anatomy: Anatomy) -> tuple[Site, ...]:
 def mlps(anatomy: Anatomy) -> tuple[Site, ...]:
     """What every MLP adds to the residual stream, `mlp_out.0` first."""
     return tuple(Site("mlp_out", block) for block in range(anatomy.n_layers))
+
+
+def units_at(anatomy: Anatomy, points: Sequence[str]) -> tuple[Site, ...]:
+    """Every head for `z`, every block's site for another point (`mlp_out`, `attn_out`, `resid_post`, ...)."""
+    return tuple(u for p in points for u in (heads(anatomy) if p == "z" else anatomy.sites([p])))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from trimtab.steering.gradients import estimates
-from trimtab.steering.localisers.base import Localiser, heads, mlps
+from trimtab.steering.localisers.base import POINTS, Localiser, units_at
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.patching import gathered
 from trimtab.steering.question import PASS_BUDGET, Question, question_batches
@@ -22,8 +22,8 @@ class RelP(Localiser):
     in its README and demo the activation rule is chosen too late and never acts, here a rule that does not act is an
     error. Special case: without rules it is attribution_patching.
 
-    rules: of norm, activation, half, attention. budget: tokens of a forward pass. Costs two forwards and one backward
-    in all, like attribution patching.
+    rules: of norm, activation, half, attention. points: what is ranked (`z`: heads). budget: tokens of a forward pass.
+    Costs two forwards and one backward in all, like attribution patching.
     """
 
     source: ClassVar[str] = "Jafari et al. 2025 (RelP)"
@@ -31,11 +31,12 @@ class RelP(Localiser):
     needs: ClassVar[tuple[str, ...]] = ("corrupted",)
 
     rules: tuple[str, ...] = ("norm", "activation", "half")
+    points: tuple[str, ...] = POINTS
     budget: int = PASS_BUDGET
 
     def rank(self, anatomy: Anatomy, questions: Sequence[Question]) -> Ranking:
         self.check(questions)
-        units, device = (*heads(anatomy), *mlps(anatomy)), next(anatomy.model.parameters()).device
+        units, device = units_at(anatomy, self.points), next(anatomy.model.parameters()).device
         found = [
             (batch, estimates(anatomy, batch, units, surgery=relevance_rules(anatomy, self.rules)))
             for batch in question_batches(questions, device, self.budget)

@@ -23,6 +23,7 @@ from trimtab.steering.localisers.indirect_effect import IndirectEffect
 from trimtab.steering.localisers.relp import RelP
 from trimtab.steering.localisers.retrieval import Retrieval
 from trimtab.steering.localisers.ships import Ships, angle
+from trimtab.steering.localisers.successor import _own_maps
 from trimtab.steering.model.anatomy import Anatomy, out_weight
 from trimtab.steering.model.attention import attending
 from trimtab.steering.model.site import Site
@@ -427,6 +428,31 @@ def test_sinks_and_retrieval_are_read_off_the_pattern(anatomy):
     np.testing.assert_array_equal(copied, (patterns[:, :, -1].argmax(-1) == 2).float().numpy())
     with pytest.raises(BadQuestion, match="nothing to copy"):
         Retrieval().rank(anatomy, [Question(question.clean, (44,))])
+
+
+def test_a_successor_map_is_the_product_of_the_weights(build_tiny):
+    """MLP_0 of the embedding, the block's norm, W_V W_O of the head, the final norm, W_U: by hand, grouped heads."""
+    model = build_tiny("llama/plain")
+    anatomy, base = Anatomy.of(model), model.model
+    given, answers = torch.tensor([5, 17, 23]), torch.tensor([6, 18, 24, 40])
+    got = _own_maps(anatomy, given, answers).reshape(3, 4, 3, 4)
+    with torch.no_grad():
+        early = base.layers[0].mlp(base.layers[0].post_attention_layernorm(base.embed_tokens(given)))
+        for block, head in ((1, 0), (2, 3)):
+            attention = base.layers[block].self_attn
+            values = attention.v_proj(base.layers[block].input_layernorm(early))
+            d, group = anatomy.d_head, head // 2
+            z = values[:, group * d : (group + 1) * d]
+            write = z @ attention.o_proj.weight[:, head * d : (head + 1) * d].T
+            want = base.norm(write) @ model.lm_head.weight[answers].T
+            torch.testing.assert_close(got[block, head], want, rtol=1e-4, atol=1e-5)
+
+
+def test_patching_can_rank_other_points(llama):
+    ranking = ActivationPatching(points=("resid_post", "attn_out")).rank(llama, QUESTIONS)
+    assert [str(u) for u in ranking.units][:4] == ["resid_post.0", "resid_post.1", "resid_post.2", "attn_out.0"]
+    gap = ranking.extra["clean"].mean() - ranking.extra["corrupted"].mean()
+    assert ranking.value(Site("resid_post", 2)) == pytest.approx(gap, abs=1e-4), "the whole stream brings all back"
 
 
 def test_scaling_a_head_by_zero_is_zero_ablation(llama):

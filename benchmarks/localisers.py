@@ -1,0 +1,164 @@
+"""What localisers find on the embedded model, how well they agree with activation patching, and what they cost.
+
+    python benchmarks/localisers.py gating recipes/tasks/months.jsonl --save gates.safetensors
+    python benchmarks/localisers.py agreement recipes/tasks/months.jsonl [--gates gates.safetensors] [--questions 8]
+
+`gating` fits causal head gating on one half of the questions and toggles heads on the other. `agreement` ranks all
+heads and MLPs with every method on the same questions, beside the truth (denoising, one forward per unit and question);
+times are ratios to one bare forward and backward of those questions, in the same process.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import torch
+from ratio import setting, timed
+
+from trimtab.steering import LOCALISERS, Anatomy, Question, Ranking, load_model, load_plan, save_plan
+from trimtab.steering.gradients import slopes
+from trimtab.steering.localisers.base import Localiser
+from trimtab.steering.localisers.causal_head_gating import ROLES, CausalHeadGating
+from trimtab.steering.localisers.relp import RelP
+from trimtab.steering.question import question_batches
+from trimtab.steering.ranking import overlap
+from trimtab.steering.toggling import EXPECTED, ToggleCurve, toggle_curves
+from trimtab.tasks.questions import questions_of, read_questions
+
+SIZES = (1, 2, 4, 8, 16, 32, 64)
+TOP = 10
+
+
+def main() -> None:
+    args = _arguments()
+    torch.set_num_threads(args.threads)
+    model, tokenizer = load_model()
+    anatomy = Anatomy.of(model)
+    questions = questions_of(tokenizer, read_questions(args.task).rows)
+    Random(0).shuffle(questions)
+    half = len(questions) // 2
+    print(setting(args.threads), end="\n\n")
+    if args.what == "gating":
+        gating(anatomy, questions[:half], questions[half : half + args.questions], args)
+    else:
+        agreement(anatomy, questions[: args.questions], args)
+
+
+def gating(anatomy: Anatomy, train: Sequence[Question], held: Sequence[Question], args: argparse.Namespace) -> None:
+    """Fit, count roles, and toggle on questions that the fit never saw."""
+    method = CausalHeadGating(seeds=args.seeds, steps=args.steps, questions_per_step=args.each)
+    found: list[Ranking] = []
+    spent = timed(lambda: found.append(method.rank(anatomy, train)))
+    ranking = found[0]
+    save_plan(ranking.pack(), args.save)
+    print(
+        f"**{args.task.stem}: roles of {len(ranking.units)} heads** ({method.seeds} seeds, {method.steps} updates a "
+        f"stage, {method.questions_per_step} of {len(train)} questions each; {spent.wall:.0f} s wall, "
+        f"{spent.cpu:.0f} s CPU)\n"
+    )
+    print_roles(ranking)
+    print(f"\nOff minus on, nats per token, {len(held)} held-out questions, 95% interval over questions:\n")
+    print_curves(toggle_curves(anatomy, ranking, held, SIZES))
+
+
+def print_roles(ranking: Ranking) -> None:
+    """How many heads have each role, and whether seeds agree; then where the fits ended."""
+    print("| role | heads by majority | in every seed | in any seed |\n|---|---|---|---|")
+    for role, row in zip(ROLES, ranking.extra["frequency"], strict=True):
+        print(f"| {role} | {(ranking.labels or ()).count(role)} | {(row == 1).sum()} | {(row > 0).sum()} |")
+    ends = [np.round(stage[-10:].mean(0), 2).tolist() for stage in ranking.extra["nll"]]
+    print(f"\nnll of the last 10 updates by seed: lambda 0 {ends[0]}, + {ends[1]}, - {ends[2]}")
+
+
+def print_curves(curves: Sequence[ToggleCurve]) -> None:
+    """One row per role, one column per number of heads."""
+    print(f"| heads toggled | {' | '.join(map(str, SIZES))} | hold the role, by seed |")
+    print("|---" * (len(SIZES) + 2) + "|")
+    for curve in curves:
+        low, high = curve.interval
+        cells = [f"{m:+.2f} [{a:+.2f}, {b:+.2f}]" for m, a, b in zip(curve.mean, low, high, strict=True)]
+        print(f"| {curve.score} (expected {EXPECTED[curve.score]}) | {' | '.join(cells)} | {curve.held.tolist()} |")
+
+
+def agreement(anatomy: Anatomy, questions: Sequence[Question], args: argparse.Namespace) -> None:
+    """Every method against denoising, over heads and over MLPs, with its time over a bare forward and backward."""
+    bare = min((timed(lambda: _bare(anatomy, questions)) for _ in range(3)), key=lambda s: s.cpu)
+    rows, times = _ranked(anatomy, questions)
+    if args.gates:
+        rows["causal_head_gating (facilitation)"] = Ranking.unpack(load_plan(args.gates))
+    truth = rows.pop("activation_patching")
+    print(
+        f"**{args.task.stem}: agreement with denoising** ({len(questions)} questions, "
+        f"{sum(q.length for q in questions)} tokens; mean metric clean {truth.extra['clean'].mean():.2f}, corrupted "
+        f"{truth.extra['corrupted'].mean():.2f}; bare: {bare.wall:.2f} s wall, {bare.cpu:.2f} s CPU)\n"
+    )
+    print(f"| method | r heads | r heads, sizes | top {TOP} of heads | r MLPs | top 5 of MLPs | CPU over bare |")
+    print("|---" * 7 + "|")
+    print(f"| activation_patching | 1 | 1 | 1 | 1 | 1 | {times['activation_patching'] / bare.cpu:.0f} |")
+    for name, ranking in rows.items():
+        cost = f"{times[name] / bare.cpu:.1f}" if name in times else "see gating"
+        print(f"| {name} | {' | '.join(_agreement(truth, ranking))} | {cost} |")
+    print("\ntop heads by denoising:", ", ".join(f"{u} {truth.value(u):+.2f}" for u in truth.top(TOP)))
+
+
+def _ranked(anatomy: Anatomy, questions: Sequence[Question]) -> tuple[dict[str, Ranking], dict[str, float]]:
+    methods: dict[str, Localiser] = {
+        name: LOCALISERS[name]()
+        for name in (
+            "activation_patching",
+            "attribution_patching",
+            "atp_star",
+            "relp",
+            "direct_logit",
+            "indirect_effect",
+        )
+    }
+    methods["relp, attention rule too"] = RelP(("norm", "activation", "half", "attention"))
+    found: dict[str, Ranking] = {}
+    spent: dict[str, float] = {}
+    for name, method in methods.items():
+        spent[name] = timed(lambda name=name, method=method: found.update({name: method.rank(anatomy, questions)})).cpu
+    signed = found["atp_star"]
+    found["atp_star (signed mean)"] = Ranking("atp_star", "signed", signed.units, signed.extra["signed"])
+    return found, spent
+
+
+def _agreement(truth: Ranking, other: Ranking) -> list[str]:
+    """Pearson over heads (signed, and of sizes), top-k recall; the same over MLPs where they are ranked."""
+    cells = []
+    for point, k in (("z", TOP), ("mlp_out", 5)):
+        want, got = truth.only(point), other.only(point)
+        if not got.units:
+            cells += ["–", "–"]
+            continue
+        cells.append(f"{np.corrcoef(want.values, got.values)[0, 1]:.2f}")
+        if point == "z":
+            cells.append(f"{np.corrcoef(np.abs(want.values), np.abs(got.values))[0, 1]:.2f}")
+        cells.append(f"{overlap(want.top(k, point, True), got.top(k, point, True)):.1f}")
+    return cells
+
+
+def _bare(anatomy: Anatomy, questions: Sequence[Question]) -> None:
+    device = next(anatomy.model.parameters()).device
+    for batch in question_batches(questions, device):
+        slopes(anatomy, batch, anatomy.sites(["z"], [0]))
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="localisers on the embedded model")
+    parser.add_argument("what", choices=("gating", "agreement"))
+    parser.add_argument("task", type=Path, help="questions, JSONL")
+    parser.add_argument("--questions", type=int, default=8, help="questions ranked on, or toggled on (8)")
+    parser.add_argument("--seeds", type=int, default=4, help="gating: seeds (4)")
+    parser.add_argument("--steps", type=int, default=60, help="gating: updates of each stage (60)")
+    parser.add_argument("--each", type=int, default=6, help="gating: questions of a seed's update (6)")
+    parser.add_argument("--save", type=Path, default=Path("gates.safetensors"), help="gating: where the ranking goes")
+    parser.add_argument("--gates", type=Path, help="agreement: a ranking that gating saved")
+    parser.add_argument("--threads", type=int, default=1, help="torch threads (1: threads that wait for a core spin)")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""Successor heads: heads whose values and output turn an item of a series into the next, whatever they attend to."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from trimtab.steering.errors import BadQuestion
+from trimtab.steering.localisers.base import Localiser, heads
+from trimtab.steering.model.anatomy import Anatomy, out_weight
+from trimtab.steering.model.hooks import hooked
+from trimtab.steering.model.site import Site
+from trimtab.steering.question import Question
+from trimtab.steering.ranking import Ranking
+from trimtab.steering.relevance import norms
+
+
+@dataclass(frozen=True)
+class Successor(Localiser):
+    """Share of pairs (x, y) for which `norm_f(OV_h(norm_l(MLP_0(norm_0(W_E x))))) . W_U` is largest at y among the
+    answers of all questions, minus what chance gives (one over the number of answers).
+
+    Source: Gould et al. 2024 (arXiv 2312.09230), scored as its follow-ups do, from weights alone: the first MLP's
+    reading of a token goes through one head's value and output, attention left out. Computed by running single tokens,
+    which every family can do (one token attends to itself alone), with the block's and the final norm in place, where
+    the published script skips them. Short series make chance high, hence the subtraction.
+
+    x is the prompt's token `back` places before its last one (1 in "January, February,"), y the answer's first token.
+    Costs one forward of one token per question.
+    """
+
+    source: ClassVar[str] = "Gould et al. 2024, arXiv 2312.09230"
+    meaning: ClassVar[str] = "share of items whose successor the head's own map ranks first, over chance; not an effect"
+
+    back: int = 1
+
+    def rank(self, anatomy: Anatomy, questions: Sequence[Question]) -> Ranking:
+        self.check(questions)
+        short = min(q.clean.prompt_length for q in questions)
+        if not 0 <= self.back < short:
+            raise BadQuestion(f"the token {self.back} before the last does not exist in a prompt of {short} tokens")
+        device = next(anatomy.model.parameters()).device
+        given = [int(q.clean.ids[q.clean.prompt_length - 1 - self.back]) for q in questions]
+        answers = sorted({q.target[0] for q in questions})
+        right = torch.tensor([answers.index(q.target[0]) for q in questions], device=device)
+        maps = _own_maps(anatomy, torch.tensor(given, device=device), torch.tensor(answers, device=device))
+        hits = (maps.argmax(-1) == right).float() - 1 / len(answers)
+        return self.ranking(questions, heads(anatomy), hits.T.double().cpu().numpy())
+
+
+def _own_maps(anatomy: Anatomy, given: Int[Tensor, "n"], answers: Int[Tensor, "a"]) -> Float[Tensor, "heads n a"]:
+    """Each head's logits of the answers, when block l reads what the first MLP made of the given token alone."""
+    early: dict[str, Tensor] = {}
+    seen: dict[int, Tensor] = {}
+    sites = anatomy.sites(["resid_pre"], range(1, anatomy.n_layers))
+    edits = [(Site("attn_out", 0), torch.zeros_like), *((site, lambda h: early["mlp"]) for site in sites)]
+    reads = [(Site("mlp_out", 0), lambda h: early.__setitem__("mlp", h))]
+    reads += [(z, lambda h, z=z: seen.__setitem__(z.block, h)) for z in anatomy.sites(["z"])]
+    with torch.no_grad(), hooked(anatomy, edits=edits, reads=reads):
+        anatomy.base(input_ids=given[:, None], use_cache=False)
+    inside = {id(m) for block in anatomy.blocks for m in block.modules()}
+    final = [m for m in norms(anatomy) if id(m) not in inside][-1]
+    unembed = anatomy.model.get_output_embeddings().weight[answers]
+    with torch.no_grad():
+        found = [final(_writes(anatomy, block, seen[block][:, 0])) @ unembed.T for block in range(anatomy.n_layers)]
+    return torch.cat(found).float()
+
+
+def _writes(anatomy: Anatomy, block: int, z: Float[Tensor, "n d"]) -> Float[Tensor, "heads n d_model"]:
+    weight = out_weight(anatomy.place(Site("z", block)).module).unflatten(0, (anatomy.n_heads, anatomy.d_head))
+    return torch.einsum("nhd,hdm->hnm", z.unflatten(-1, (anatomy.n_heads, anatomy.d_head)), weight)
