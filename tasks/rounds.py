@@ -6,6 +6,9 @@ from typing import Any
 from trimtab.steering.errors import SteeringError
 from trimtab.store.errors import StoreError
 from trimtab.tasks.errors import RecipeError
+from trimtab.tasks.progress import report
+
+STAGE = "capturing activations, in shares"
 
 
 def outcome(futures: Sequence[Any]) -> tuple[int, Exception | None]:
@@ -15,11 +18,13 @@ def outcome(futures: Sequence[Any]) -> tuple[int, Exception | None]:
     would end the same way.
     """
     total, lost = 0, None
-    for future in futures:
+    for number, future in enumerate(futures):
+        report(STAGE, number, len(futures))
         try:
             total += future.result()
         except (RecipeError, SteeringError, StoreError):
             raise
         except Exception as error:
             lost = lost or error
+    report(STAGE, len(futures), len(futures))
     return total, lost

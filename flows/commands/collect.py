@@ -11,6 +11,7 @@ from trimtab.flows.commands.output import JSON, SET, echo_fields, echo_json
 from trimtab.flows.commands.progress import shown_progress
 from trimtab.tasks.home import Home
 from trimtab.tasks.recipe import load_recipe
+from trimtab.tasks.runners import RUNNERS, runner_of
 
 app = typer.Typer()
 
@@ -20,12 +21,15 @@ def collect(
     ctx: typer.Context,
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML file; `trimtab init` writes one.")],
     overrides: SET = None,
+    workers: Annotated[int, typer.Option(min=1, help="How many workers; each loads the model once.")] = 1,
+    runner: Annotated[str, typer.Option(help=f"Where workers run: {', '.join(RUNNERS)}.")] = "processes",
     as_json: JSON = False,
 ) -> None:
     """Only collect a recipe's activations. Interrupt it when you like; the same command goes on."""
     load_recipe(recipe, overrides or [])  # before anything is started or written
+    runner_of(runner, workers)
     with shown_progress(quiet=as_json):
-        made = collect_flow(str(recipe), Home.at(ctx.obj).url, overrides or [])
+        made = collect_flow(str(recipe), Home.at(ctx.obj).url, overrides or [], workers, runner)
     if as_json:
         return echo_json(asdict(made))
     if made.reused:

@@ -1,13 +1,28 @@
-"""A progress display on stderr that runs all along. Without a terminal: one line when a stage begins."""
+"""A progress display on stderr that runs all along: how many, how fast, how long still. Without a terminal: a line when
+a stage begins, and one every half minute while it lasts."""
 
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
 
 from trimtab.flows.commands.output import console
 from trimtab.tasks.progress import watched
+
+EVERY = 30.0  # seconds between two lines
 
 
 @contextmanager
@@ -25,7 +40,15 @@ def shown_progress(quiet: bool) -> Iterator[None]:
 
 def _bars() -> Progress:
     columns = (TextColumn("{task.description:<24}"), BarColumn(), MofNCompleteColumn())
-    return Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console(stderr=True))
+    return Progress(*columns, _Rate(), TimeElapsedColumn(), TimeRemainingColumn(), console=console(stderr=True))
+
+
+class _Rate(ProgressColumn):
+    """Things per second over the last moments."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:.3g}/s")
 
 
 class _Bars:
@@ -42,12 +65,30 @@ class _Bars:
 
 
 class _Lines:
-    """For log files."""
+    """For log files. clock: seconds, for tests."""
 
-    def __init__(self) -> None:
-        self._seen: set[str] = set()
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._began: dict[str, tuple[float, int]] = {}
+        self._said = 0.0
 
     def __call__(self, stage: str, done: int, total: int) -> None:
-        if stage not in self._seen:
-            self._seen.add(stage)
-            print(f"{stage} ({total})", file=sys.stderr, flush=True)
+        now = self._clock()
+        if stage not in self._began:
+            self._began[stage] = (now, done)
+            self._say(f"{stage} ({total})", now)
+        elif now - self._said >= EVERY:
+            self._say(f"{stage}: {done} of {total}{_pace(*self._began[stage], now, (done, total))}", now)
+
+    def _say(self, text: str, now: float) -> None:
+        self._said = now
+        print(text, file=sys.stderr, flush=True)
+
+
+def _pace(began: float, first: int, now: float, state: tuple[int, int]) -> str:
+    """`, 12.3/s, 0:04:10 left`, counted from what was done when the stage began (a resumed one begins in the middle)."""
+    done, total = state
+    if done <= first or now <= began:
+        return ""
+    rate = (done - first) / (now - began)
+    return f", {rate:.3g}/s, {timedelta(seconds=round((total - done) / rate))} left"
