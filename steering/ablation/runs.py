@@ -28,7 +28,7 @@ class Ablator:
     asked). budget: tokens of a forward pass."""
 
     anatomy: Anatomy
-    operator: Operator = Operator()
+    operator: Operator = Operator("zero")
     reference: Reference | None = None
     budget: int = PASS_BUDGET
 

@@ -1,0 +1,112 @@
+"""Cumulative curves: a ranking's units taken out one after another, and the model with nothing but them, each beside
+random sets of the same blocks. And one unit at a time, corrected for having asked of many."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from trimtab.steering.ablation.multiple import benjamini_hochberg, holm, sign_flip_p
+from trimtab.steering.ablation.runs import Ablator
+from trimtab.steering.ablation.sets import matched_sets
+from trimtab.steering.ablation.units import Unit
+from trimtab.steering.errors import BadRanking
+from trimtab.steering.question import Question
+from trimtab.steering.ranking import bootstrapped
+
+BAND = (0.05, 0.95)
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """One direction. name: "without" (the first k units taken out) or "alone" (everything else taken out). sizes: k.
+    metric: `[sizes questions]`, nats. control: `[sizes sets]` mean metric of each random set."""
+
+    name: str
+    sizes: tuple[int, ...]
+    metric: np.ndarray
+    control: np.ndarray
+
+    @property
+    def mean(self) -> np.ndarray:
+        return self.metric.mean(1)
+
+    @property
+    def interval(self) -> tuple[np.ndarray, np.ndarray]:
+        """Low and high `[sizes]`: 95% bootstrap over questions."""
+        return bootstrapped(self.metric.T)
+
+    @property
+    def band(self) -> tuple[np.ndarray, np.ndarray]:
+        """Low and high `[sizes]`: where 90% of the random sets lie (nan without any)."""
+        if not self.control.shape[1]:
+            return np.full(len(self.sizes), np.nan), np.full(len(self.sizes), np.nan)
+        low, high = np.quantile(self.control, BAND, axis=1)
+        return low, high
+
+
+def curves(
+    ablator: Ablator,
+    questions: Sequence[Question],
+    order: Sequence[Unit],
+    universe: Sequence[Unit],
+    sizes: Sequence[int],
+    random: int = 19,
+) -> tuple[Curve, Curve]:
+    """Both directions for the first k of `order`, k in `sizes` (0 is the whole model, or nothing of the universe).
+
+    Raises BadRanking for sizes that the order does not have, or whose random sets would not differ.
+    """
+    if not sizes or min(sizes) < 0 or max(sizes) > len(order):
+        raise BadRanking(f"sizes {list(sizes)} are not among 0 to {len(order)}, the number of ranked units")
+    groups = [[list(order[:k]), *(matched_sets(universe, order[:k], random, k) if k else [])] for k in sizes]
+    flat = [one for group in groups for one in group]
+    outside = [[unit for unit in universe if unit.name not in {u.name for u in one}] for one in flat]
+    found = ablator.metrics(questions, [*flat, *outside])
+    return (
+        _curve("without", sizes, groups, found[: len(flat)], random),
+        _curve("alone", sizes, groups, found[len(flat) :], random),
+    )
+
+
+def _curve(name: str, sizes: Sequence[int], groups, found: np.ndarray, random: int) -> Curve:
+    own, control, at = [], [], 0
+    for k, group in zip(sizes, groups, strict=True):
+        rows = found[at : at + len(group)]
+        own.append(rows[0])
+        control.append(rows[1:].mean(1) if k else np.full(random, rows[0].mean()))
+        at += len(group)
+    return Curve(name, tuple(sizes), np.stack(own), np.stack(control).reshape(len(sizes), -1))
+
+
+@dataclass(frozen=True, eq=False)
+class OneByOne:
+    """One unit at a time. drop: `[questions n]` nats lost without it. p: by flipping signs, two-sided. holm, bh: the
+    same corrected for n units (any false finding; share of false findings)."""
+
+    units: tuple[str, ...]
+    drop: np.ndarray
+    p: np.ndarray
+    holm: np.ndarray
+    bh: np.ndarray
+
+
+def one_by_one(ablator: Ablator, questions: Sequence[Question], units: Sequence[Unit]) -> OneByOne:
+    """Every unit alone taken out."""
+    found = ablator.metrics(questions, [[], *[[unit] for unit in units]])
+    drop = (found[0] - found[1:]).T
+    p = sign_flip_p(drop)
+    return OneByOne(tuple(unit.name for unit in units), drop, p, holm(p), benjamini_hochberg(p))
+
+
+def specificity(
+    ablators: Sequence[Ablator], tasks: Sequence[Sequence[Question]], sets: Sequence[Sequence[Unit]]
+) -> Float[np.ndarray, "sets tasks"]:
+    """Share of each task's metric that is lost without each set: task A's set on task B. An ablator per task, since the
+    reference is the task's own. A set that costs other tasks as much as its own is infrastructure, not that task's."""
+    columns = []
+    for ablator, questions in zip(ablators, tasks, strict=True):
+        found = ablator.metrics(questions, [[], *sets]).mean(1)
+        columns.append((found[0] - found[1:]) / found[0])
+    return np.stack(columns, 1)

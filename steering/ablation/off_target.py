@@ -1,0 +1,77 @@
+"""Off-target cost: what taking a set out does to text that has nothing to do with the task. KL(base || ablated), nats
+per token, teacher-forced, so that both read the same words; the first token, which nothing precedes, is not scored."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from trimtab.steering.ablation.runs import Ablator, Set
+from trimtab.steering.errors import BadQuestion
+from trimtab.steering.judge.statistics import BOOTSTRAP, Bootstrap, ratio_interval
+from trimtab.steering.model.tokens import Tokens
+from trimtab.steering.price.kl import kl_divergence
+from trimtab.steering.price.result import Interval
+from trimtab.steering.question import Question, question_batches
+
+BUDGET = 256  # tokens of a pass: each keeps the logits of every token
+CUT = 48  # tokens of a text that are read
+
+
+@dataclass(frozen=True)
+class OffTarget:
+    """mean: over tokens, interval over texts. p95, max: over tokens. random: mean of each matched random set."""
+
+    mean: Interval
+    p95: float
+    max: float
+    random: tuple[float, ...]
+    tokens: int
+
+    def to_json(self) -> dict[str, Any]:
+        return {**vars(self), "mean": vars(self.mean), "random": list(self.random)}
+
+
+def off_target(
+    ablator: Ablator, texts: Sequence[Tokens], sets: Sequence[Set], bootstrap: Bootstrap = BOOTSTRAP
+) -> OffTarget:
+    """Of the first set, with the others beside it. The operator must not need anything of the texts but the reference:
+    zero, mean, uniform, scale. Raises BadQuestion for resample and corrupted, and for texts of one token."""
+    if ablator.operator.name in ("resample", "corrupted"):
+        raise BadQuestion(f"operator '{ablator.operator}' has nothing to put into neutral text; use mean or zero")
+    questions = [as_question(text) for text in texts]
+    found: list[list[np.ndarray]] = [[np.zeros(0)] * len(texts) for _ in sets]
+    narrow = replace(ablator, budget=BUDGET)
+    for batch in question_batches(questions, next(ablator.anatomy.model.parameters()).device, BUDGET):
+        with torch.no_grad():
+            base = batch.logits(ablator.anatomy.model)
+        for chosen, rows, logits in narrow.passes(batch, questions, sets):
+            # rows are ordered first tokens of all copies first, so each copy's are picked by their row
+            for copy, number in enumerate(chosen):
+                for k, text in enumerate(batch.numbers):
+                    mine, own = rows.row == copy * batch.rows + k, batch.row == k
+                    found[number][text] = kl_divergence(base[own], logits[mine]).cpu().numpy()
+    return _summary(found, bootstrap)
+
+
+def as_question(text: Tokens) -> Question:
+    """A text whose every token but the first is an answer to be forced."""
+    ids = text.ids[:CUT]
+    if len(ids) < 2:
+        raise BadQuestion("a neutral text of one token predicts nothing; give whole sentences")
+    first = Tokens(ids[:1], 1, text.roles[:1], text.special[:1])
+    return Question(first, tuple(ids[1:].tolist()))
+
+
+def _summary(found: Sequence[Sequence[np.ndarray]], bootstrap: Bootstrap) -> OffTarget:
+    own = np.concatenate(found[0])
+    sums, counts = np.array([v.sum() for v in found[0]]), np.array([len(v) for v in found[0]])
+    return OffTarget(
+        mean=ratio_interval(sums, counts, bootstrap),
+        p95=float(np.quantile(own, 0.95)),
+        max=float(own.max()),
+        random=tuple(float(np.concatenate(one).mean()) for one in found[1:]),
+        tokens=len(own),
+    )
