@@ -13,7 +13,6 @@ from trimtab.steering.model.site import Site
 from trimtab.steering.model.span import Span
 from trimtab.store import ActivationStore, ArraySpec, Capture
 from trimtab.store.errors import Mismatch
-from trimtab.store.schema import REGION_BYTES
 from trimtab.tasks.filling import Collection, fill
 from trimtab.tasks.home import Home
 from trimtab.tasks.models import fingerprints, model_of
@@ -29,7 +28,7 @@ def capture_task(recipe: Recipe, home: str) -> CaptureReference:
     return capture_recipe(recipe, Home.at(home))
 
 
-def capture_recipe(recipe: Recipe, home: Home, region_bytes: int = REGION_BYTES) -> CaptureReference:
+def capture_recipe(recipe: Recipe, home: Home, region_bytes: int | None = None) -> CaptureReference:
     """Collect what the recipe asks for and publish it as `<name>.capture`. Memory does not grow with the data.
 
     A capture that was published under this stage key is returned as it is, without loading a model. Raises
@@ -51,14 +50,16 @@ def published(recipe: Recipe, home: Home) -> CaptureReference | None:
     return CaptureReference(known.ref, known.digest, True, known.header["location"], known.header["snapshot"])
 
 
-def collection_of(recipe: Recipe, home: Home, region_bytes: int = REGION_BYTES) -> Collection:
+def collection_of(recipe: Recipe, home: Home, region_bytes: int | None = None) -> Collection:
     """Model loaded, texts tokenised, store laid out (or opened, when this capture was begun before).
 
     Raises StoreError when the disk cannot hold the capture.
     """
     anatomy, texts, asked = _prepared(recipe, home)
     specs = specs_of(anatomy, _sites(anatomy, recipe), recipe)
-    store = ActivationStore.create(home.capture(asked.digest), asked, texts.index, specs, region_bytes)
+    store = ActivationStore.create(
+        home.capture(asked.digest), asked, texts.index, specs, region_bytes or recipe.capture.region_bytes
+    )
     return Collection(store, anatomy, texts, selection_of(recipe))
 
 

@@ -103,14 +103,10 @@ class Recipe(Part):
 
     def canonical(self) -> dict[str, Any]:
         """What the digest sees: files by content, a model folder by its bytes, a device by its kind."""
-        found = _without_paths(self.to_json())
-        found["model"] = {
-            **found["model"],
-            "id": _model_identity(self.model.id),
-            "device": _kind(self.model.device),
-        }
-        if self.capture.pool is None:
-            del found["capture"]["pool"]  # came later: recipes that do not use it keep their digest
+        found = canonical_form(self.to_json(), self.model)
+        for later in ("pool", "region_mb"):  # recipes that do not use what came later keep their digest
+            if found["capture"][later] is None:
+                del found["capture"][later]
         return found
 
     @property
@@ -166,6 +162,13 @@ def _validated(document: Document, folder: Path) -> Recipe:
         return Recipe.model_validate_json(text, context={"folder": str(folder)})
     except ValidationError as error:
         raise RecipeError(problem_lines(error, Recipe, document)) from None
+
+
+def canonical_form(values: Mapping[str, Any], model: ModelSpec) -> dict[str, Any]:
+    """Any recipe's JSON as a digest sees it: files by content, a model folder by its bytes, a device by its kind."""
+    identity = {"id": _model_identity(model.id), "device": _kind(model.device)}
+    found = _without_paths(dict(values))
+    return {**found, "model": {**found["model"], **identity}}
 
 
 def _digest(value: object) -> str:

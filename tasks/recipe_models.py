@@ -19,6 +19,7 @@ from pydantic import (
 from trimtab.steering.errors import SteeringError
 from trimtab.steering.model.site import POINTS
 from trimtab.steering.model.span import Span
+from trimtab.store.schema import REGION_BYTES
 from trimtab.tasks.data_files import file_digest
 from trimtab.tasks.errors import did_you_mean
 
@@ -191,18 +192,22 @@ def _ranges(text: str) -> list[int]:
     return found
 
 
+Blocks = Annotated[
+    Literal["all"] | tuple[int, ...], BeforeValidator(_blocks, json_schema_input_type=str | int | list[int])
+]
+
+
 class CaptureSpec(Part):
     """points: what to collect. blocks: `all` or numbers. span: which tokens. pool: null for a row per token, `mean`
-    for one row per text. dtype: as stored."""
+    for one row per text. dtype: as stored. region_mb: MiB that are written and committed at once, null for 128; large
+    models need more (docs/cluster.md)."""
 
     points: tuple[str, ...] = ("resid_post", "z")
-    blocks: Annotated[
-        Literal["all"] | tuple[int, ...],
-        BeforeValidator(_blocks, json_schema_input_type=str | int | list[int]),
-    ] = "all"
+    blocks: Blocks = "all"
     span: SpanText = "generated"
     dtype: Literal["float16", "bfloat16", "float32"] = "float16"
     pool: Literal["mean"] | None = None
+    region_mb: int | None = Field(default=None, ge=1, le=65536)
 
     @field_validator("points")
     @classmethod
@@ -213,6 +218,11 @@ class CaptureSpec(Part):
         if not value or len(set(value)) != len(value):
             raise ValueError("names no point" if not value else "names one point twice")
         return tuple(sorted(value, key=POINTS.index))
+
+    @property
+    def region_bytes(self) -> int:
+        """Bytes of one region."""
+        return REGION_BYTES if self.region_mb is None else self.region_mb << 20
 
     def block_numbers(self, n_layers: int) -> list[int]:
         """The blocks of a model with this many. Raises SteeringError naming the first that it lacks."""

@@ -10,7 +10,6 @@ import torch
 from prefect import task
 
 from trimtab.store import ActivationStore, Location
-from trimtab.store.schema import REGION_BYTES
 from trimtab.tasks.capture import collection_at, collection_of, publish_capture, published
 from trimtab.tasks.filling import Collection, fill
 from trimtab.tasks.home import Home
@@ -35,7 +34,7 @@ class CapturePlan:
 
 
 @task(name="plan capture")
-def plan_task(recipe: Recipe, home: str, region_bytes: int = REGION_BYTES) -> CapturePlan:
+def plan_task(recipe: Recipe, home: str, region_bytes: int | None = None) -> CapturePlan:
     """Lay the capture out, so that workers find it. Raises as `capture_recipe` does."""
     place = Home.at(home)
     ready = published(recipe, place)

@@ -86,7 +86,7 @@ class _Lines:
 
 
 def _pace(began: float, first: int, now: float, state: tuple[int, int]) -> str:
-    """`, 12.3/s, 0:04:10 left`, counted from what was done when the stage began (a resumed one begins in the middle)."""
+    """`, 12.3/s, 0:04:10 left`, counted from what was done when the stage began; a resumed one begins late."""
     done, total = state
     if done <= first or now <= began:
         return ""
