@@ -15,6 +15,9 @@ from torch import Tensor
 from transformers import BatchEncoding, PreTrainedModel
 
 from trimtab.steering import Add, Anatomy, Intervention, Site, Span, SteeringPlan, load_model
+from trimtab.steering.conditions.controller import gated_by
+from trimtab.steering.gates.controlled import Controlled, Network
+from trimtab.steering.gates.linear import Linear
 
 PROMPTS = (
     "Tell me about your day.",
@@ -42,7 +45,7 @@ def cases(model: PreTrainedModel, inputs: BatchEncoding, tokens: int) -> list[Ca
     """Unsteered first; then one vector by hand and by trimtab, one at every block, and governed."""
     n = Anatomy.of(model).n_layers
     one, every = plan(model, [n // 2]), plan(model, range(n))
-    generated = every.spanning(Span("generated"))
+    generated, weighed = every.spanning(Span("generated")), controlled(model, every)
 
     def case(name: str, context: Context) -> Case:
         return Case(name, lambda: written(model, inputs, tokens, context()))
@@ -53,6 +56,9 @@ def cases(model: PreTrainedModel, inputs: BatchEncoding, tokens: int) -> list[Ca
         case("plan of one vector", lambda: one.on(model)),
         case(f"plan of {n} vectors, one per block", lambda: every.on(model)),
         case(f"plan of {n} vectors, generated tokens only", lambda: generated.on(model)),
+        case("plan of one vector behind an open gate", lambda: gated(model, one).on(model)),
+        case(f"plan of {n} vectors, weighed by a controller", lambda: weighed.on(model)),
+        case(f"controller, governed to {BUDGET} nats a token", lambda: weighed.on(model, govern=BUDGET)),
         case(f"plan of one vector, governed to {BUDGET} nats a token", lambda: one.on(model, govern=BUDGET)),
     ]
 
@@ -62,6 +68,21 @@ def plan(model: PreTrainedModel, blocks) -> SteeringPlan:
     draw, width = torch.Generator().manual_seed(0), Anatomy.of(model).d_model
     steps = (Intervention(Site("resid_post", b), Add(torch.randn(width, generator=draw) / len(blocks))) for b in blocks)
     return SteeringPlan(tuple(steps))
+
+
+def gated(model: PreTrainedModel, made: SteeringPlan) -> SteeringPlan:
+    """Behind a gate that reads the middle block and always opens: what asking it costs."""
+    gate = Linear(weight=torch.ones(Anatomy.of(model).d_model), site=Site("resid_post", 15), threshold=float("-inf"))
+    return gated_by(made, [gate] * len(made.interventions))
+
+
+def controlled(model: PreTrainedModel, made: SteeringPlan) -> SteeringPlan:
+    """Weighed by a random network that reads two blocks."""
+    draw, sites = torch.Generator().manual_seed(1), (Site("resid_post", 10), Site("resid_post", 15))
+    width, n = 2 * Anatomy.of(model).d_model, len(made.interventions)
+    hidden, out = torch.randn(32, width, generator=draw) / width**0.5, torch.randn(1 + n, 32, generator=draw)
+    network = Network(torch.zeros(width), torch.ones(width), hidden, torch.zeros(32), out, torch.zeros(1 + n))
+    return gated_by(made, [Controlled(network, sites, k) for k in range(n)])
 
 
 @contextmanager

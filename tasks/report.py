@@ -29,7 +29,11 @@ def render(verdict: Mapping[str, Any], provenance: Mapping[str, Any]) -> str:
 def write_report(verdict: Mapping[str, Any], provenance: Mapping[str, Any], path: Path) -> Path:
     """Write the page to `path` and return it; folders are made. Written beside and renamed: a reader never
     sees half a page, and a failure leaves the previous one."""
-    text = render(verdict, provenance)
+    return write_page(render(verdict, provenance), path)
+
+
+def write_page(text: str, path: Path) -> Path:
+    """Write a page beside its place and rename it; folders are made."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, beside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)

@@ -6,12 +6,17 @@ from typing import Annotated
 
 import typer
 
+from trimtab.flows.commands.condition import run_condition
+from trimtab.flows.commands.features import run_features
 from trimtab.flows.commands.output import JSON, SET, echo_fields, echo_json, shown
 from trimtab.flows.commands.progress import shown_progress
 from trimtab.flows.produce import Produced, produce
 from trimtab.tasks.catalog_views import details
+from trimtab.tasks.condition_recipe import SECTION as CONDITION
+from trimtab.tasks.features_recipe import SECTION as FEATURES
 from trimtab.tasks.home import Home
 from trimtab.tasks.recipe import load_recipe
+from trimtab.tasks.recipe_file import has_section
 
 app = typer.Typer()
 SHOWN_ANSWERS = 3
@@ -26,6 +31,10 @@ def run(
     as_json: JSON = False,
 ) -> None:
     """Run a recipe: collect, fit, price, judge, publish, report. What exists already is not computed again."""
+    if has_section(recipe, CONDITION):
+        return run_condition(Home.at(ctx.obj), recipe, overrides or [], dry_run, as_json)
+    if has_section(recipe, FEATURES):
+        return run_features(Home.at(ctx.obj), recipe, overrides or [], dry_run, as_json)
     asked = load_recipe(recipe, overrides or [])  # before anything is started or written
     if dry_run:
         return echo_json(asked.to_json())

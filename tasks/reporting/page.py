@@ -33,15 +33,21 @@ def page(verdict: Mapping[str, Any], provenance: Mapping[str, Any]) -> str:
     read = read_verdict(verdict)
     parts = sections(read, provenance)
     reference = provenance.get("ref")
+    top = headline(read, None if reference is None else str(reference))
+    return document(f"{read.plan}: verdict", [top, contents(parts)], verdict)
+
+
+def document(title: str, main: Sequence[Html], numbers: Mapping[str, Any]) -> str:
+    """One self-contained page. numbers: travel inside it as JSON."""
     body = el(
         "body",
         NO_ATTRIBUTES,
-        el("main", {}, headline(read, None if reference is None else str(reference)), _contents(parts)),
+        el("main", {}, *main),
         el("footer", {}, "Made by trimtab. ", _save_button()),
-        el("script", {"type": "application/json", "id": "verdict"}, _embedded(verdict)),
+        el("script", {"type": "application/json", "id": "verdict"}, _embedded(numbers)),
         el("script", NO_ATTRIBUTES, Html(_asset("report.js"))),
     )
-    return "<!doctype html>\n" + el("html", {"lang": "en"}, _head(f"{read.plan}: verdict"), body) + "\n"
+    return "<!doctype html>\n" + el("html", {"lang": "en"}, _head(title), body) + "\n"
 
 
 def sections(verdict: Verdict, provenance: Mapping[str, Any]) -> list[Section]:
@@ -59,7 +65,8 @@ def sections(verdict: Verdict, provenance: Mapping[str, Any]) -> list[Section]:
     ]
 
 
-def _contents(parts: Sequence[Section]) -> Html:
+def contents(parts: Sequence[Section]) -> Html:
+    """Links to the sections, then the sections."""
     links = [el("a", {"href": f"#{part.id}"}, part.name) for part in parts]
     return join([el("nav", {"aria-label": "Contents"}, links), [part.html() for part in parts]])
 

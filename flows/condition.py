@@ -1,0 +1,33 @@
+"""condition: a published plan becomes one that acts only where it is wanted."""
+
+from dataclasses import dataclass
+
+from prefect import flow
+
+from trimtab.tasks.condition import condition_task
+from trimtab.tasks.condition_recipe import ConditionRecipe
+from trimtab.tasks.condition_report import condition_report_task
+from trimtab.tasks.recipe_file import read_recipe
+from trimtab.tasks.references import Reference
+
+
+@dataclass(frozen=True)
+class Conditioned:
+    """What was published: the comparison, the conditional plan, and the report's path."""
+
+    selectivity: Reference
+    plan: Reference
+    report: str
+
+    @property
+    def reused(self) -> bool:
+        """True when both were there already."""
+        return self.selectivity.reused and self.plan.reused
+
+
+@flow(name="condition", flow_run_name="condition-{recipe}")
+def condition(recipe: str, home: str = ".trimtab", overrides: list[str] | None = None) -> Conditioned:
+    """Run a recipe file with a `condition` section: fit, compare, publish, report."""
+    asked = read_recipe(ConditionRecipe, recipe, overrides or [])
+    selectivity, plan = condition_task(asked, home)
+    return Conditioned(selectivity, plan, condition_report_task(home, selectivity, plan))

@@ -1,0 +1,61 @@
+"""What each contender does on wanted and on unwanted prompts, side by side."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from trimtab.steering.price.result import Interval
+from trimtab.tasks.reporting.html import Html, el
+from trimtab.tasks.reporting.numbers import bounds, estimate
+from trimtab.tasks.reporting.scale import Scale, linear
+from trimtab.tasks.reporting.svg import (
+    HALF,
+    circle,
+    drawing,
+    framed,
+    hover,
+    line,
+    polyline,
+    text,
+    x_axis,
+    y_axis,
+)
+
+SIDES = (("wanted", "k-plan"), ("unwanted", "s1"))
+
+
+def dots(contenders: Sequence[Mapping[str, Any]], quantity: str, label: str, width: int = HALF) -> Html:
+    """Two dots with intervals a contender: where the plan is wanted, and where it is not."""
+    frame = framed(width, 52 + 54 * len(contenders), (6, 16, 46, 14))
+    values = [_interval(one, side, quantity) for one in contenders for side, _ in SIDES]
+    x = linear([*bounds(values), 0.0], frame.left, frame.right, pad=0.04)
+    rows = [_row(one, quantity, 6 + n * 54, x) for n, one in enumerate(contenders)]
+    zero = line((x(0), frame.top), (x(0), frame.bottom), "zero")
+    return drawing(frame, label, x_axis(frame, x, label, 5), rows, zero)
+
+
+def by_block(values: Mapping[str, float], chosen: str, width: int = HALF) -> Html:
+    """AUROC of the probe at each site, in the order in which they were read."""
+    frame = framed(width, 220, (12, 16, 46, 52))
+    x = linear([0.0, max(len(values) - 1, 1)], frame.left, frame.right, pad=0.02)
+    y = linear([0.5, 1.0, *values.values()], frame.bottom, frame.top)
+    points = [(x(n), y(value)) for n, value in enumerate(values.values())]
+    ring = [circle(points[n], 5, "mark") for n, site in enumerate(values) if site == chosen]
+    curve = el("g", {"class": "k-plan"}, polyline(points, "curve"), ring)
+    axes = (x_axis(frame, x, "sites read, in order", 6), y_axis(frame, y, "AUROC, validation", 5))
+    return drawing(frame, "How well each site tells the prompts apart", *axes, curve)
+
+
+def _row(one: Mapping[str, Any], quantity: str, top: float, x: Scale) -> Html:
+    marks = [_mark(one, side, style, quantity, (top + 22 + 14 * n, x)) for n, (side, style) in enumerate(SIDES)]
+    return el("g", {}, text((x.start, top + 12), str(one["name"]), "name"), marks)
+
+
+def _mark(one: Mapping[str, Any], side: str, style: str, quantity: str, at: tuple[float, Scale]) -> Html:
+    value, (y, x) = _interval(one, side, quantity), at
+    shapes = el("g", {"class": style}, circle((x(value.mean), y), 5, "mark"))
+    whisker = line((x(value.low), y), (x(value.high), y), "whisker dark")
+    return hover(f"{one['name']}, {side}: {estimate(value)}", whisker, shapes)
+
+
+def _interval(one: Mapping[str, Any], side: str, quantity: str) -> Interval:
+    return Interval(**one[side][quantity])

@@ -1,0 +1,88 @@
+"""A published plan under a gate and under a controller, through the command line, on a tiny model."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end.conftest import ROOT, settings, trimtab
+from trimtab.steering.moves.gated import Gated
+from trimtab.steering.plan import SteeringPlan
+from trimtab.store import Catalog
+
+pytestmark = [pytest.mark.slow]
+SMALL = ["judge.prompts=6", "judge.tokens=8", "condition.false_positive_rate=0.5"]
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("condition")
+    file = folder / "recipe.yaml"
+    file.write_text(
+        f"name: tiny-when\nplan: tiny@1\ndata:\n  prompts: {ROOT / 'recipes/food_gate.jsonl'}\n"
+        "condition: {kind: linear, blocks: 0-2}\n"
+    )
+    return file
+
+
+@pytest.fixture(scope="module")
+def gated(recipe, tiny_home) -> dict:
+    done = trimtab("run", str(recipe), "--json", *settings(SMALL), home=tiny_home)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_a_gated_plan_is_published_with_its_evidence(gated, tiny_home):
+    catalog = Catalog(tiny_home / "catalog")
+    plan = SteeringPlan.unpack(catalog.get(gated["plan"]["ref"]))
+    assert all(isinstance(step.move, Gated) for step in plan.interventions)
+    header = catalog.get("tiny-when.selectivity").header
+    names = [one["name"] for one in header["contenders"]]
+    assert names == ["fixed", "fixed, same mean KL", "gated"]
+    fixed, same, shut = header["contenders"]
+    assert shut["unwanted"]["touched"] < fixed["unwanted"]["touched"] == 1.0
+    assert 0 < same["mean_kl"] < fixed["mean_kl"]
+    lineage = trimtab("lineage", "tiny-when", home=tiny_home).stdout
+    assert "tiny@1" in lineage and "tiny-when.selectivity@1" in lineage
+    page = Path(gated["report"]).read_text()
+    assert "What it does where it is wanted" in page and "http" not in page.split("</style>")[1].split("<script")[0]
+
+
+def test_asking_twice_computes_nothing_and_the_plan_steers(gated, recipe, tiny_home):
+    again = trimtab("run", str(recipe), "--json", *settings(SMALL), home=tiny_home)
+    assert json.loads(again.stdout)["reused"]
+    done = trimtab("steer", "tiny-when", "How do I boil rice?", "--tokens", "4", "--json", home=tiny_home)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_controller_is_trained_and_published(recipe, tiny_home):
+    asked = [*SMALL, "condition.kind=controller", "controller.steps=4", "controller.tokens=6"]
+    asked += ["controller.patch=tiny.mean_difference@1", "controller.blocks=1-2", "name=tiny-controlled"]
+    done = trimtab("run", str(recipe), "--json", *settings(asked), home=tiny_home)
+    assert done.returncode == 0, done.stderr
+    catalog = Catalog(tiny_home / "catalog")
+    about = catalog.get("tiny-controlled.selectivity").header["about"]
+    assert len(about["history"]) == 4 and set(about["weights"]) == {"resid_post.1", "resid_post.2"}
+    steps = SteeringPlan.unpack(catalog.get("tiny-controlled")).interventions
+    assert len({id(step.move.gate.network) for step in steps}) == 1
+
+
+BAD = {
+    "an unknown plan": (["plan=nothing@1"], "nothing"),
+    "a plan that is none": (["plan=tiny.capture@1"], "for a published plan"),
+    "an unknown kind": (["condition.kind=linaer"], "condition.kind"),
+    "a rate that is none": (["condition.false_positive_rate=0"], "greater than 0"),
+    "a promise too far": (["condition.false_positive_rate=0.001"], "999 or more"),
+    "an unknown key": (["condition.polo=1"], "unknown key"),
+    "a block that is none": (["condition.blocks=9"], "9"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line_and_publishes_nothing(case, recipe, tiny_home):
+    overrides, said = BAD[case]
+    before = [a.ref for a in Catalog(tiny_home / "catalog").list()]
+    done = trimtab("run", str(recipe), *settings(overrides), home=tiny_home)
+    error = done.stderr.strip().splitlines()[-1]
+    assert done.returncode == 2 and said in error and "Traceback" not in done.stderr, done.stderr
+    assert [a.ref for a in Catalog(tiny_home / "catalog").list()] == before
