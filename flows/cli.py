@@ -46,6 +46,7 @@ COMMANDS = {
     "run": Command("run", "Run a recipe: collect, fit, price, judge, publish, report.", model=True),
     "collect": Command("collect", "Only collect a recipe's activations.", model=True),
     "steer": Command("steer", "Answer prompts with and without a published plan.", model=True),
+    "features": Command("features", "List a feature set, or write its browser page."),
     "ls": Command("read", "What is in the catalog."),
     "show": Command("read", "One version: header, price, verdict, parents, recipe."),
     "captures": Command("read", "The collected activations: what, how much, where."),

@@ -10,7 +10,7 @@ from trimtab.store.lineage import Node, lineage
 from trimtab.store.verify import verify
 from trimtab.tasks.home import Home
 
-HEADLINE = ("site", "strength", "kl_held_out", "effect", "beats_random")
+HEADLINE = ("site", "strength", "kl_held_out", "effect", "beats_random", "rank", "held_out", "auroc")
 Json = dict[str, Any]
 
 

@@ -33,7 +33,8 @@ def _set(argument: str) -> str:
 def _named(argument: str, home: str | None) -> object:
     if Path(argument).suffix in (".yaml", ".yml"):
         return _of_recipe(Path(argument))
-    return _of_artifact(argument, home) if re.fullmatch(r"[a-z0-9._-]+(@[\w.-]+)?", argument) else None
+    name = re.fullmatch(r"([a-z0-9._-]+(@[\w.-]+)?)(:\d+)?", argument)
+    return _of_artifact(name[1], home) if name else None
 
 
 def _of_recipe(path: Path) -> object:

@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trimtab.steering.errors import SteeringError
+from trimtab.steering.features.feature_set import KIND, FeatureSet
 from trimtab.steering.generate import Decoding, generate
 from trimtab.steering.model.tokens import Tokens, tokenize
 from trimtab.steering.plan import SteeringPlan
@@ -14,6 +16,10 @@ from trimtab.steering.prefix import Scorer
 from trimtab.steering.price.dose import Calibration, Dosing, dose_on
 from trimtab.steering.price.governor import Governor
 from trimtab.steering.price.kl import divergences, steered_from_base
+from trimtab.store import Artifact
+from trimtab.tasks.errors import RecipeError
+from trimtab.tasks.feature_views import split_ref
+from trimtab.tasks.features_recipe import make_features_recipe
 from trimtab.tasks.home import Home
 from trimtab.tasks.models import model_of
 from trimtab.tasks.prompts import form_of
@@ -72,12 +78,13 @@ class Steering:
 
 
 def steer_prompts(ref: str, prompts: Sequence[str], home: Home, settings: SteerSettings) -> Steering:
-    """Answer prompts with and without the plan of `ref`, on the model of its recipe.
+    """Answer prompts with and without the plan of `ref` (or a feature of a set, `name:17`), on its recipe's model.
 
     Raises StoreError (no such version), SteeringError (not a plan; a KL that cannot be reached).
     """
-    artifact = home.catalog.get(ref)
-    plan, recipe = SteeringPlan.unpack(artifact), make_recipe(artifact.recipe)
+    name, number = split_ref(ref)
+    artifact = home.catalog.get(name)
+    plan, recipe = plan_of(artifact, number)
     model, tokenizer = model_of(recipe.model)
     tokens = [tokenize(tokenizer, prompt, form=form_of(recipe)) for prompt in prompts]
     strength = settings.strength if settings.kl is None else dosed_strength(model, plan, tokens, settings)
@@ -86,7 +93,20 @@ def steer_prompts(ref: str, prompts: Sequence[str], home: Home, settings: SteerS
     for prompt, text, unsteered in zip(prompts, tokens, base, strict=True):
         steered = _answer(model, text, plan.scaled(strength), settings)
         answers.append(_shown(tokenizer, prompt, unsteered, steered))
-    return Steering(artifact.ref, artifact.digest, strength, tuple(answers))
+    shown = artifact.ref if number is None else f"{artifact.ref}:{number}"
+    return Steering(shown, artifact.digest, strength, tuple(answers))
+
+
+def plan_of(artifact: Artifact, number: int | None) -> tuple[SteeringPlan, Any]:
+    """A published plan, or feature `number` of a published set, and the recipe it came from. Raises RecipeError."""
+    if artifact.kind == KIND:
+        if number is None:
+            raise RecipeError(f"{artifact.ref} is a feature set; say which feature, for example {artifact.ref}:17")
+        return FeatureSet.unpack(artifact).plan(number), make_features_recipe(artifact.recipe)
+    if number is not None or artifact.kind != "plan":
+        wanted, kind = ("plan", "plan") if number is None else ("feature set", KIND)
+        raise RecipeError(f"{artifact.ref} is a {artifact.kind}, not a {wanted}; `trimtab ls --kind {kind}` lists them")
+    return SteeringPlan.unpack(artifact), make_recipe(artifact.recipe)
 
 
 def dosed_strength(

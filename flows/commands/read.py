@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
+from trimtab.flows.commands.feature_output import show_feature
 from trimtab.flows.commands.output import JSON, echo_fields, echo_json, echo_table, echo_tree, size
 from trimtab.tasks import catalog_views as views
 from trimtab.tasks.home import Home
@@ -32,8 +33,15 @@ def ls(
 
 
 @app.command()
-def show(ctx: typer.Context, ref: REF, as_json: JSON = False) -> None:
+def show(
+    ctx: typer.Context,
+    ref: REF,
+    feature: Annotated[int | None, typer.Option(metavar="N", help="One feature of a feature set.")] = None,
+    as_json: JSON = False,
+) -> None:
     """One version: header, price, verdict, parents, recipe."""
+    if feature is not None:
+        return show_feature(Home.at(ctx.obj), ref, feature, as_json)
     found = views.details(Home.at(ctx.obj), ref)
     if as_json:
         return echo_json(found)

@@ -11,7 +11,7 @@ from trimtab.tasks.home import Home
 from trimtab.tasks.steer import Steered, SteerSettings, steer_prompts
 
 app = typer.Typer()
-REF = Annotated[str, typer.Argument(metavar="NAME[@VERSION|@ALIAS]", help="Without @, the latest version.")]
+REF = Annotated[str, typer.Argument(metavar="NAME[@VERSION|@ALIAS][:FEATURE]", help="Without @, the latest version.")]
 
 
 @app.command()
@@ -36,10 +36,7 @@ def steer(
     settings = SteerSettings(strength, kl, govern, govern_total, tokens, temperature, seed)
     _check(settings, prompts, both=ctx.get_parameter_source("strength").name == "COMMANDLINE")  # type: ignore[union-attr]
     home = Home.at(ctx.obj)
-    artifact = home.catalog.get(ref)
-    if artifact.kind != "plan":
-        raise RecipeError(f"{artifact.ref} is a {artifact.kind}, not a plan; `trimtab ls --kind plan` lists plans")
-    found = steer_prompts(artifact.ref, prompts, home, settings)
+    found = steer_prompts(ref, prompts, home, settings)
     if as_json:
         return echo_json(asdict(found))
     typer.echo(f"{found.ref} at {shown(found.strength)} x its published strength", err=True)

@@ -1,0 +1,76 @@
+"""What people and scripts ask of a feature set, as plain JSON: its list, one feature, and a plan from one."""
+
+import re
+from typing import Any
+
+from trimtab.steering.features.feature_set import KIND, FeatureSet
+from trimtab.steering.features.hierarchy import branches
+from trimtab.store import Artifact
+from trimtab.tasks.errors import RecipeError, did_you_mean
+from trimtab.tasks.home import Home
+
+SORTS = ("size", "firing", "peak", "label", "number")
+Json = dict[str, Any]
+
+
+def split_ref(ref: str) -> tuple[str, int | None]:
+    """`concepts@2:17` as (`concepts@2`, 17); no number when there is none."""
+    found = re.fullmatch(r"([^:]+):(\d+)", ref)
+    return (found[1], int(found[2])) if found else (ref, None)
+
+
+def feature_set(home: Home, ref: str) -> tuple[Artifact, FeatureSet]:
+    """A published set. Raises StoreError, RecipeError when the version is something else."""
+    artifact = home.catalog.get(ref)
+    if artifact.kind != KIND:
+        raise RecipeError(
+            f"{artifact.ref} is a {artifact.kind}, not a feature set; `trimtab ls --kind {KIND}` lists them"
+        )
+    return artifact, FeatureSet.unpack(artifact)
+
+
+def feature_rows(home: Home, ref: str, sort: str = "size", find: str | None = None) -> list[Json]:
+    """One row a feature. find: only those whose label or strongest tokens hold this text. Raises RecipeError."""
+    if sort not in SORTS:
+        raise RecipeError(f"--sort {sort}: unknown{did_you_mean(sort, SORTS)}")
+    _, found = feature_set(home, ref)
+    rows = [_row(reading) for reading in found.readings]
+    if find is not None:
+        rows = [r for r in rows if find.lower() in " ".join([r["label"], *r["tokens"], *r["promotes"]]).lower()]
+    plain = sort in ("label", "number")
+    return sorted(rows, key=lambda row: row[sort] if plain else -row[sort])
+
+
+def feature_details(home: Home, ref: str, number: int) -> Json:
+    """Everything that was read off one feature, its concepts and its place in the hierarchy. Raises SteeringError."""
+    artifact, found = feature_set(home, ref)
+    found.check(number)
+    reading = found.readings[number].to_json() if found.readings else {"number": number}
+    concepts = [c for c in found.report.get("concepts", []) if c["feature"] == number]
+    parents = [b.parent for b in _first_branches(found) if number in b.children]
+    return {"ref": artifact.ref, "site": str(found.site), **reading, "concepts": concepts, "parents": parents}
+
+
+def tree_of(found: FeatureSet) -> list[list[Json]]:
+    """Per level, its parents with children (numbers of the level below), weights and shared neurons."""
+    below, levels = found.features, []
+    for level in found.levels:
+        levels.append([vars(branch) for branch in branches(level, below)])
+        below = level.features
+    return levels
+
+
+def _first_branches(found: FeatureSet):
+    return branches(found.levels[0], found.features) if found.levels else ()
+
+
+def _row(reading: Any) -> Json:
+    return {
+        "number": reading.number,
+        "label": reading.label,
+        "size": reading.size,
+        "firing": reading.firing,
+        "peak": reading.peak,
+        "tokens": [shown.token.strip() for shown in reading.tops[:6]],
+        "promotes": [token.strip() for token, _ in reading.promoted[:5]],
+    }
