@@ -1,11 +1,14 @@
-"""What localisers find on the embedded model, how well they agree with activation patching, and what they cost.
+r"""What localisers find on the embedded model, how well they agree with activation patching, and what they cost.
 
     python benchmarks/localisers.py gating recipes/tasks/months.jsonl --save gates.safetensors
-    python benchmarks/localisers.py agreement recipes/tasks/months.jsonl [--gates gates.safetensors] [--questions 8]
+    python benchmarks/localisers.py agreement recipes/tasks/months.jsonl --save truth.safetensors [--questions 8]
+    python benchmarks/localisers.py against recipes/tasks/months.jsonl --truth truth.safetensors \
+        --gates gates.safetensors
 
 `gating` fits causal head gating on one half of the questions and toggles heads on the other. `agreement` ranks all
 heads and MLPs with every method on the same questions, beside the truth (denoising, one forward per unit and question);
-times are ratios to one bare forward and backward of those questions, in the same process.
+times are ratios to one bare forward and backward of those questions, in the same process. `against` compares what the
+two have saved, without a model.
 """
 
 import argparse
@@ -33,6 +36,10 @@ TOP = 10
 
 def main() -> None:
     args = _arguments()
+    if args.what == "against":
+        truth, gates = (Ranking.unpack(load_plan(path)) for path in (args.truth, args.gates))
+        print(f"| causal_head_gating, facilitation ({args.task.stem}) | {' | '.join(_agreement(truth, gates))} |")
+        return
     torch.set_num_threads(args.threads)
     model, tokenizer = load_model()
     anatomy = Anatomy.of(model)
@@ -86,9 +93,8 @@ def agreement(anatomy: Anatomy, questions: Sequence[Question], args: argparse.Na
     """Every method against denoising, over heads and over MLPs, with its time over a bare forward and backward."""
     bare = min((timed(lambda: _bare(anatomy, questions)) for _ in range(3)), key=lambda s: s.cpu)
     rows, times = _ranked(anatomy, questions)
-    if args.gates:
-        rows["causal_head_gating (facilitation)"] = Ranking.unpack(load_plan(args.gates))
     truth = rows.pop("activation_patching")
+    save_plan(truth.pack(), args.save)
     print(
         f"**{args.task.stem}: agreement with denoising** ({len(questions)} questions, "
         f"{sum(q.length for q in questions)} tokens; mean metric clean {truth.extra['clean'].mean():.2f}, corrupted "
@@ -98,7 +104,7 @@ def agreement(anatomy: Anatomy, questions: Sequence[Question], args: argparse.Na
     print("|---" * 7 + "|")
     print(f"| activation_patching | 1 | 1 | 1 | 1 | 1 | {times['activation_patching'] / bare.cpu:.0f} |")
     for name, ranking in rows.items():
-        cost = f"{times[name] / bare.cpu:.1f}" if name in times else "see gating"
+        cost = f"{times[name] / bare.cpu:.1f}" if name in times else "as above"
         print(f"| {name} | {' | '.join(_agreement(truth, ranking))} | {cost} |")
     print("\ntop heads by denoising:", ", ".join(f"{u} {truth.value(u):+.2f}" for u in truth.top(TOP)))
 
@@ -148,14 +154,15 @@ def _bare(anatomy: Anatomy, questions: Sequence[Question]) -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="localisers on the embedded model")
-    parser.add_argument("what", choices=("gating", "agreement"))
+    parser.add_argument("what", choices=("gating", "agreement", "against"))
     parser.add_argument("task", type=Path, help="questions, JSONL")
     parser.add_argument("--questions", type=int, default=8, help="questions ranked on, or toggled on (8)")
     parser.add_argument("--seeds", type=int, default=4, help="gating: seeds (4)")
     parser.add_argument("--steps", type=int, default=60, help="gating: updates of each stage (60)")
     parser.add_argument("--each", type=int, default=6, help="gating: questions of a seed's update (6)")
-    parser.add_argument("--save", type=Path, default=Path("gates.safetensors"), help="gating: where the ranking goes")
-    parser.add_argument("--gates", type=Path, help="agreement: a ranking that gating saved")
+    parser.add_argument("--save", type=Path, default=Path("ranking.safetensors"), help="where the ranking goes")
+    parser.add_argument("--gates", type=Path, help="against: a ranking that gating saved")
+    parser.add_argument("--truth", type=Path, help="against: a ranking that agreement saved")
     parser.add_argument("--threads", type=int, default=1, help="torch threads (1: threads that wait for a core spin)")
     return parser.parse_args()
 

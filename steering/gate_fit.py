@@ -17,18 +17,24 @@ Loss = Callable[[Float[Tensor, "seeds layers heads"], int], Float[Tensor, "seeds
 @dataclass(frozen=True)
 class Stage:
     """steps: Adam updates. rates: learning rate at the first and last update, linear between. nudge: lambda, the weight
-    of the mean over heads of theta (positive: gates towards 1). clip: theta counts within +-clip only. norm: largest
-    gradient norm of one seed."""
+    of the mean over heads of theta (positive: gates towards 1). clip: how far theta is pushed. norm: largest gradient
+    norm of one seed. dead_zone: clip theta on both sides, as published: a gate that an earlier stage left beyond the
+    clip on the wrong side then feels no nudge, and hardly any loss through the flat end of the sigmoid, so it stays
+    there and counts as a role that no one measured."""
 
     steps: int
     rates: tuple[float, float]
     nudge: float = 0.0
     clip: float = 4.0
     norm: float = 1.0
+    dead_zone: bool = False
 
     def penalty(self, theta: Float[Tensor, "seeds layers heads"]) -> Float[Tensor, "seeds"]:
-        """`-lambda mean_heads clamp(theta, -clip, clip)`: what is added to each seed's loss."""
-        return -self.nudge * theta.clamp(-self.clip, self.clip).mean((1, 2))
+        """`-lambda mean_heads clipped theta`, what is added to each seed's loss: clipped where the nudge points to, or
+        on both sides with a dead zone."""
+        low = -self.clip if self.dead_zone or self.nudge < 0 else None
+        high = self.clip if self.dead_zone or self.nudge >= 0 else None
+        return -self.nudge * theta.clamp(low, high).mean((1, 2))
 
     def rate(self, step: int) -> float:
         first, last = self.rates

@@ -23,13 +23,17 @@ UNIT_MEANING = "1: needed even when all gates are nudged to 0; 0: not needed"
 
 @dataclass(frozen=True)
 class CausalHeadGating(Localiser):
-    """`min over G of  -mean log P(y | x; G) - lambda mean_heads clamp(logit G, -4, 4)`, G in (0, 1) per query head.
+    """`min over G of  -mean log P(y | x; G) - lambda mean_heads clip(logit G, 4)`, G in (0, 1) per query head.
 
     Source: Nam et al. 2025, arXiv 2505.13737, with the two-fit scheme: lambda = 0 from random gates, then lambda = +-
     `nudge` from there, giving G+ and G-. facilitation = G-, interference = 1 - G+, irrelevance = G+ (1 - G-); a head
     has a role in one seed when both gates say so: facilitating (hi, hi), interfering (lo, lo), irrelevant (hi, lo),
     and inconsistent (lo, hi), which the paper leaves outside. The released package calls interfering heads
     "irrelevant" (it reads the sign of lambda the other way round); `tests/originals/test_chg.py` shows it.
+    The published clip works on both sides, so that a gate which the first stage left beyond -4 never feels the nudge
+    up and is called interfering without having been asked; here theta is clipped where the nudge points to only. On a
+    model whose heads are known (`tests/heads/test_localisers_on_truth.py`) that is the difference between idle heads
+    called interfering and called irrelevant.
 
     The label is the role most seeds gave; roles differ between seeds, so `extra` holds every seed's gates
     (`g0`, `g_plus`, `g_minus`, `[seeds n]`), each role's frequency (`frequency`, `[4 n]` in the order of ROLES: always
@@ -69,7 +73,7 @@ class CausalHeadGating(Localiser):
     ) -> Ranking:
         """Contrastive CHG: one fit of gates that keep the answers of `retain` and lose those of `forget`.
 
-        `min over G of  mean max(log P(y_F | x_F; G) - log P(y_R | x_R; G), -5) - nudge mean_heads clamp(logit G, +-4)`,
+        `min over G of  mean max(log P(y_F | x_F; G) - log P(y_R | x_R; G), -5) - nudge mean_heads clip(logit G, 4)`,
         row i of one matched with row i of the other. nudge has no default: the paper's text says it is positive, its
         appendix says -0.1. Values are the mean gates over seeds: 0 where a head serves what is to be forgotten.
         """

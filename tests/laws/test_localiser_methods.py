@@ -497,6 +497,18 @@ def test_the_nudge_moves_gates_that_do_nothing_to_both_ends_of_the_clip():
     assert torch.equal(theta, start((2, 2, 3), 0)), "the given gates are not changed"
 
 
+@pytest.mark.parametrize(("nudge", "end"), [(0.1, 1), (-0.1, -1)])
+def test_a_gate_far_on_the_wrong_side_is_brought_back_unless_there_is_a_dead_zone(nudge, end):
+    """The published clip leaves it where an earlier stage put it, and its role is then nobody's measurement."""
+    lost = torch.full((1, 1, 2), -6.0 * end)
+
+    def nothing(gates, _):
+        return 0 * gates.sum((1, 2))
+
+    found, stuck = (fit_gates(lost, nothing, Stage(200, (0.5, 0.05), nudge, dead_zone=z))[0] for z in (False, True))
+    assert (found * end > 3.5).all() and torch.equal(stuck, lost)
+
+
 def test_each_seed_s_gradient_is_clipped_by_itself():
     """A seed with a huge loss must not slow its neighbours."""
 

@@ -63,7 +63,7 @@ def test_loss_and_gradient_are_the_published_ones(tiny_llama, nudge):
     assert (theta.abs() > CLIP).any() and (theta.abs() < CLIP).any()
     ours, theirs = theta.clone().requires_grad_(), theta[0].clone().requires_grad_()
     with frozen(tiny_llama):
-        mine = our_loss(tiny_llama)(torch.sigmoid(ours), 0) + Stage(1, (1, 1), nudge).penalty(ours)
+        mine = our_loss(tiny_llama)(torch.sigmoid(ours), 0) + Stage(1, (1, 1), nudge, dead_zone=True).penalty(ours)
         want = published_loss(tiny_llama, theirs, nudge)
         mine.sum().backward()
         want.backward()
@@ -75,7 +75,7 @@ def test_a_stage_is_the_published_stage(tiny_llama):
     """Adam at a constant rate of 1, gradients clipped to a norm of 1: the released code's defaults, five updates."""
     theta = start((1, 3, 4), 0)
     with frozen(tiny_llama):
-        mine, _ = fit_gates(theta, our_loss(tiny_llama), Stage(5, (1.0, 1.0), LAMBDA))
+        mine, _ = fit_gates(theta, our_loss(tiny_llama), Stage(5, (1.0, 1.0), LAMBDA, dead_zone=True))
         theirs = theta[0].clone().requires_grad_()
         adam = torch.optim.Adam([theirs], lr=1.0)
         for _ in range(5):
