@@ -1,0 +1,86 @@
+"""A recipe on a schedule: deployed on a live local Prefect server, run by a worker, published."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end.conftest import ROOT, environment
+from trimtab.store import Catalog
+
+pytestmark = [pytest.mark.slow]
+BIN = Path(sys.executable).parent
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory) -> Iterator[dict[str, str]]:
+    """The environment that reaches a server of its own."""
+    folder = tmp_path_factory.mktemp("server")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    url = f"http://127.0.0.1:{port}/api"
+    known = {**environment(folder), "PREFECT_API_URL": url, "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+    command = [str(BIN / "prefect"), "server", "start", "--host", "127.0.0.1", "--port", str(port), "--no-ui"]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    started = subprocess.Popen(command, env=known, start_new_session=True, **quiet)
+    try:
+        wait(lambda: urllib.request.urlopen(f"{url}/health", timeout=5).status == 200, 120)
+        yield known
+    finally:
+        stop(started)
+
+
+def wait(ready, seconds: float) -> None:
+    """Until it is, or an error that says what it was last."""
+    until, last = time.monotonic() + seconds, ""
+    while time.monotonic() < until:
+        try:
+            if ready():
+                return
+        except OSError as error:
+            last = str(error)
+        time.sleep(1)
+    raise AssertionError(f"not ready after {seconds} s: {last}")
+
+
+def stop(process: subprocess.Popen) -> None:
+    os.killpg(process.pid, signal.SIGTERM)
+    try:
+        process.wait(20)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def ask(url: str, body: dict | None = None):
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=20) as answer:
+        return json.loads(answer.read())
+
+
+def test_a_deployed_recipe_is_run_by_a_worker(server, tiny_recipe, tmp_path):
+    home, api = tmp_path / "home", server["PREFECT_API_URL"]
+    deploy = [str(BIN / "trimtab"), "--home", str(home), "deploy", str(tiny_recipe), "--cron", "0 3 * * *", "--json"]
+    done = subprocess.run(deploy, env=server, capture_output=True, text=True, timeout=180, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    made = json.loads(done.stdout)
+    assert made["name"] == "produce/tiny" and made["cron"] == "0 3 * * *"
+    known = ask(f"{api}/deployments/name/{made['name']}")
+    assert [s["schedule"]["cron"] for s in known["schedules"]] == ["0 3 * * *"]
+    worker = subprocess.Popen([str(BIN / "trimtab"), "worker"], env=server, cwd=tmp_path, start_new_session=True)
+    try:
+        run = ask(f"{api}/deployments/{known['id']}/create_flow_run", {})
+        wait(lambda: ask(f"{api}/flow_runs/{run['id']}")["state_type"] in ("COMPLETED", "FAILED", "CRASHED"), 420)
+    finally:
+        stop(worker)
+    assert ask(f"{api}/flow_runs/{run['id']}")["state_type"] == "COMPLETED"
+    assert "tiny" in Catalog(home / "catalog").names()
