@@ -11,7 +11,7 @@ from torch import Tensor
 from trimtab.steering.errors import BadQuestion
 from trimtab.steering.localisers.base import Localiser, heads
 from trimtab.steering.model.anatomy import Anatomy, out_weight
-from trimtab.steering.model.hooks import hooked
+from trimtab.steering.model.hooks import Read, hooked
 from trimtab.steering.model.site import Site
 from trimtab.steering.question import Question
 from trimtab.steering.ranking import Ranking
@@ -57,8 +57,12 @@ def _own_maps(anatomy: Anatomy, given: Int[Tensor, "n"], answers: Int[Tensor, "a
     seen: dict[int, Tensor] = {}
     sites = anatomy.sites(["resid_pre"], range(1, anatomy.n_layers))
     edits = [(Site("attn_out", 0), torch.zeros_like), *((site, lambda h: early["mlp"]) for site in sites)]
-    reads = [(Site("mlp_out", 0), lambda h: early.__setitem__("mlp", h))]
-    reads += [(z, lambda h, z=z: seen.__setitem__(z.block, h)) for z in anatomy.sites(["z"])]
+
+    def keep(block: int) -> Read:
+        return lambda z: seen.__setitem__(block, z)
+
+    reads: list[tuple[Site, Read]] = [(Site("mlp_out", 0), lambda h: early.__setitem__("mlp", h))]
+    reads += [(site, keep(site.block or 0)) for site in anatomy.sites(["z"])]
     with torch.no_grad(), hooked(anatomy, edits=edits, reads=reads):
         anatomy.base(input_ids=given[:, None], use_cache=False)
     inside = {id(m) for block in anatomy.blocks for m in block.modules()}
