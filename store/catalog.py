@@ -5,6 +5,7 @@ On disk one Icechunk repository:
     /artifacts/<name>/<version>    uint8 payload of all arrays; its attributes hold the record (header, ...)
     /moves/<name>/<number>         one move of an alias: alias, from, to, who, when
     /keys/<sha256 of key>          a stage key whose content was published before under another key
+    /deleted/<name>/<version>      who deleted a version, and when; its number is never given again
 
 A version's number is the path of a new node. Two publishers who take the same number meet in Icechunk's
 conflict detection, and the second takes the next one. Nothing is ever overwritten.
@@ -144,7 +145,8 @@ class Catalog:
             if record["digest"] == digest:
                 _note_key(session, draft.key, record)
                 return record["version"]
-        version = max(versions, default=0) + 1
+        gone = nodes.numbers(session, f"deleted/{draft.name}")
+        version = max([*versions, *gone], default=0) + 1
         nodes.add_array(session, f"artifacts/{draft.name}/{version}", draft.record(version), draft.payload)
         return version
 
@@ -210,12 +212,17 @@ class Catalog:
             newest = max(found, key=lambda record: (record["created"], record["version"]))
             return self._artifact(session, newest["name"], newest["version"])
         noted = nodes.attributes(session, _key_path(key))
-        return None if noted is None else self.get(noted["ref"])
+        try:
+            return None if noted is None else self.get(noted["ref"])
+        except NotFound:  # what the key gave was deleted
+            return None
 
     def names(self) -> list[str]:
         """Every name, sorted."""
         session = self._session()
-        return sorted(nodes.names(session, "artifacts")) if session else []
+        if session is None:
+            return []
+        return sorted(name for name, found in nodes.numbers_below(session, "artifacts").items() if found)
 
     def versions(self, name: str) -> list[int]:
         """The version numbers of a name, ascending. Raises NotFound for an unknown name."""
@@ -263,6 +270,39 @@ class Catalog:
         self.versions(name)
         session = self._session()
         return _moves(session, name) if session else []
+
+    # ---- deleting
+
+    def delete(self, ref: str, who: str | None = None) -> Artifact:
+        """Take a version out of the catalog; returns what it was. Its number is not used again.
+
+        Raises NotFound, and Conflict naming what still needs it: products made from it, or aliases.
+        """
+        artifact = self.get(ref)
+        path = f"{artifact.name}/{artifact.version}"
+
+        def remove(session: icechunk.Session) -> None:
+            self._refuse_needed(session, artifact)
+            nodes.remove(session, f"artifacts/{path}")
+            nodes.add_group(
+                session, f"deleted/{path}", {"digest": artifact.digest, "who": who or _who(), "when": _now()}
+            )
+
+        self._retry(f"delete {artifact.ref}", remove)
+        self._records.pop((artifact.name, artifact.version), None)
+        return artifact
+
+    def _refuse_needed(self, session: icechunk.Session, artifact: Artifact) -> None:
+        made = [
+            f"{record['name']}@{record['version']}"
+            for record in self._all(session)
+            if any(parent["ref"] == artifact.ref for parent in record["parents"])
+        ]
+        aliases = _aliases(_moves(session, artifact.name))
+        named = [f"{artifact.name}@{alias}" for alias, version in aliases.items() if version == artifact.version]
+        if made or named:
+            needed = ", ".join(sorted(made + named)[:8])
+            raise Conflict(f"{artifact.ref} cannot be deleted, {needed} still needs it; delete or move that first.")
 
     # ---- how
 

@@ -67,6 +67,11 @@ def add_group(session: icechunk.Session, path: str, record: dict[str, JSON]) -> 
     zarr.create_group(session.store, path=path, attributes={KEY: record})
 
 
+def remove(session: icechunk.Session, path: str) -> None:
+    """Take a node away, with everything below it."""
+    sync(session.store.delete_dir(path))
+
+
 def open_payload(session: icechunk.Session, path: str) -> zarr.Array:
     """The array of `add_array`, for reading."""
     return zarr.open_array(session.store, path=path, mode="r")
