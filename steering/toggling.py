@@ -54,7 +54,14 @@ def toggle_curves(
     if max(sizes) > plus[0].numel():
         raise BadRanking(f"{max(sizes)} heads cannot be toggled, the model has {plus[0].numel()}")
     scores = {"facilitation": minus, "interference": 1 - plus, "irrelevance": plus * (1 - minus)}
-    return tuple(_curve(anatomy, name, scores[name], plus, questions, tuple(sizes), budget) for name in SCORES)
+    found = []
+    for name in SCORES:
+        gates = _toggled(scores[name], plus, sizes)
+        logprobs = gated_logprobs(anatomy, gates, questions, budget)
+        off, on = logprobs.reshape(2, len(sizes), len(plus), len(questions))
+        held = (scores[name].flatten(1) >= 0.5).sum(1).cpu().numpy()
+        found.append(ToggleCurve(name, tuple(sizes), (off - on).mean(1), held))
+    return tuple(found)
 
 
 def _fitted(anatomy: Anatomy, ranking: Ranking) -> tuple[Tensor, Tensor]:
@@ -65,15 +72,13 @@ def _fitted(anatomy: Anatomy, ranking: Ranking) -> tuple[Tensor, Tensor]:
     return plus.to(device), minus.to(device)
 
 
-def _curve(anatomy, name: str, score: Tensor, plus: Tensor, questions, sizes: tuple[int, ...], budget) -> ToggleCurve:
+def _toggled(score: Tensor, plus: Tensor, sizes: Sequence[int]) -> Float[Tensor, "sets layers heads"]:
+    """G+ with each seed's first k heads by the score set to 0, for every size and seed; then the same set to 1."""
     order = score.flatten(1).argsort(1, descending=True)
     sets = [torch.zeros_like(order, dtype=torch.bool).scatter(1, order[:, :k], True).reshape_as(plus) for k in sizes]
     off = torch.stack([plus.masked_fill(chosen, 0.0) for chosen in sets])
     on = torch.stack([plus.masked_fill(chosen, 1.0) for chosen in sets])
-    gates = torch.cat([off, on]).flatten(0, 1)  # [2 * sizes * seeds, layers, heads]
-    logprobs = gated_logprobs(anatomy, gates, questions, budget).reshape(2, len(sizes), len(plus), len(questions))
-    difference = (logprobs[0] - logprobs[1]).mean(1)
-    return ToggleCurve(name, sizes, difference, (score.flatten(1) >= 0.5).sum(1).cpu().numpy())
+    return torch.cat([off, on]).flatten(0, 1)
 
 
 def gated_logprobs(

@@ -81,12 +81,7 @@ class CausalHeadGating(Localiser):
         self.check(forget)
         if len(retain) != len(forget):
             raise BadQuestion(f"{len(retain)} questions to retain and {len(forget)} to forget; each needs its partner")
-        kept, lost = (_Sampled(anatomy, side, self.questions_per_step, self.seed) for side in (retain, forget))
-
-        def loss(gates: Tensor, step: int) -> Tensor:
-            margin = kept.nll(gates, step) - lost.nll(gates, step)
-            return margin.clamp(min=-5).mean(1)
-
+        loss = self._contrast_loss(anatomy, retain, forget)
         with frozen(anatomy.model):
             theta, trace = self._fit(start(self._shape(anatomy), self.seed), loss, anatomy, nudge, self.fit_rates)
         gates = _gates(theta)
@@ -102,6 +97,14 @@ class CausalHeadGating(Localiser):
             questions=len(retain),
             settings={**asdict(self), "nudge": nudge},
         )
+
+    def _contrast_loss(self, anatomy: Anatomy, retain: Sequence[Question], forget: Sequence[Question]) -> Loss:
+        kept, lost = (_Sampled(anatomy, side, self.questions_per_step, self.seed) for side in (retain, forget))
+
+        def loss(gates: Tensor, step: int) -> Tensor:
+            return (kept.nll(gates, step) - lost.nll(gates, step)).clamp(min=-5).mean(1)
+
+        return loss
 
     def _shape(self, anatomy: Anatomy) -> tuple[int, int, int]:
         return self.seeds, anatomy.n_layers, anatomy.n_heads
