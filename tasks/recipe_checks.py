@@ -48,7 +48,7 @@ def _check_fields(fitter: type, fit: FitSpec) -> Iterator[Problem]:
     hints = get_type_hints(fitter)
     wrong = 0
     for name, value in fit.fields.items():
-        message = _field_problem(name, value, known, hints)
+        message = field_problem(name, value, known, hints)
         if message:
             wrong += 1
             yield ("fit", "fields", name), message
@@ -60,7 +60,8 @@ def _check_fields(fitter: type, fit: FitSpec) -> Iterator[Problem]:
         yield ("fit", "fields"), f"{fit.fitter}: {' '.join(str(error).split())}"
 
 
-def _field_problem(name: str, value: Any, known: Mapping[str, Any], hints: Mapping[str, Any]) -> str | None:
+def field_problem(name: str, value: Any, known: Mapping[str, Any], hints: Mapping[str, Any]) -> str | None:
+    """What is wrong with one field's value, or None. known, hints: of the dataclass."""
     if not known:
         return "unknown field; this fitter has none"
     if name not in known:

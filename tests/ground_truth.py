@@ -1,8 +1,8 @@
 """A transformer whose weights are written by hand, so that what each head does is known, not measured.
 
-GPT-2's architecture, three blocks of eight heads, no MLP weights. The stream has a slot for the token, the position,
-the token before, the answer, and spare room; every slot stands there twice, the second time negated, so that layer
-norm subtracts nothing. The task is induction: `. c a b d a` -> `b`.
+GPT-2's architecture, three blocks of eight heads, MLPs that do next to nothing. The stream has a slot for the token,
+the position, the token before, the answer, and spare room; every slot stands there twice, the second time negated, so
+that layer norm subtracts nothing. The task is induction: `. c a b d a` -> `b`.
 
     z.0.2  previous token   position i attends i - 1 and writes its token into the slot "token before"
     z.1.3  induction        attends where the token before is this token, and writes the token there as the answer
@@ -15,17 +15,22 @@ So: without z.0.2 nothing works; without z.1.3 the backup steps in; without both
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
 from torch import Tensor
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from trimtab.steering.model.site import Site
 from trimtab.steering.model.tokens import Role, Tokens
 from trimtab.steering.question import Question
 
-VOCAB, PLACES, SPARE = 10, 12, 6  # token 0 begins every text
+WORDS = tuple(".abcdefghi")
+VOCAB, PLACES, SPARE = len(WORDS), 12, 6  # token 0 begins every text
 D_HEAD, HEADS, BLOCKS = 12, 8, 3
 SLOTS = 3 * VOCAB + PLACES + SPARE
 WIDTH = 2 * SLOTS
@@ -77,6 +82,7 @@ def ground_truth() -> GPT2LMHeadModel:
         model.transformer.wpe.weight.copy_(_twice(_eye(PLACE)))
         model.lm_head.weight.copy_(GAIN * _twice(_eye(ANSWER)))
         _write(model, _heads())
+        _whisper(model)
     model.generation_config.eos_token_id = None
     model.generation_config.pad_token_id = 0
     return model
@@ -107,6 +113,33 @@ def other_questions(count: int = 16, seed: int = 1) -> list[Question]:
         first, *rest, wrong = (draw.permutation(VOCAB - 1)[:5] + 1).tolist()
         found.append(Question(_tokens([0, first, *rest]), (first,), None, (wrong,)))
     return found
+
+
+def saved(folder: Path) -> Path:
+    """The model in a folder, with a tokenizer whose words are `.` and `a` to `i`."""
+    words = {word: number for number, word in enumerate(WORDS)}
+    inner = Tokenizer(WordLevel(words, unk_token="."))
+    inner.pre_tokenizer = WhitespaceSplit()
+    ground_truth().save_pretrained(folder)
+    PreTrainedTokenizerFast(tokenizer_object=inner, unk_token=".", eos_token=".").save_pretrained(folder)
+    return folder
+
+
+def as_rows(asked: list[Question]) -> list[dict[str, str]]:
+    """Questions as rows of a task file, in the words of `saved`."""
+
+    def words(ids) -> str:
+        return " ".join(WORDS[int(i)] for i in ids)
+
+    return [
+        {
+            "prompt": words(q.clean.ids),
+            "answer": words(q.target),
+            "corrupted": words(q.corrupted.ids),
+            "wrong": words(q.wrong),
+        }
+        for q in asked
+    ]
 
 
 def _heads() -> Iterator[tuple[Site, Head]]:
@@ -141,6 +174,16 @@ def _write(model: GPT2LMHeadModel, heads: Iterator[tuple[Site, Head]]) -> None:
         for k, part in enumerate((head.query, head.key, head.value)):
             attention.c_attn.weight[:SLOTS, k * WIDTH + columns.start : k * WIDTH + columns.stop] = part
         attention.c_proj.weight[columns] = _twice(head.out) / SEEN[site.block]
+
+
+def _whisper(model: GPT2LMHeadModel) -> None:
+    """MLPs write a little into the spare slot: a point at which nothing could be changed would be refuted on load."""
+    noise = torch.Generator().manual_seed(2)
+    for block in model.transformer.h:
+        block.mlp.c_fc.weight.copy_(0.1 * torch.randn(WIDTH, 4, generator=noise))
+        written = torch.zeros(4, SLOTS)
+        written[:, REST] = 0.05 * torch.randn(4, SPARE, generator=noise)
+        block.mlp.c_proj.weight.copy_(_twice(written))
 
 
 def _tokens(ids: list[int]) -> Tokens:

@@ -41,7 +41,8 @@ def off_target(
     zero, mean, uniform, scale. Raises BadQuestion for resample and corrupted, and for texts of one token."""
     if ablator.operator.name in ("resample", "corrupted"):
         raise BadQuestion(f"operator '{ablator.operator}' has nothing to put into neutral text; use mean or zero")
-    questions = [as_question(text) for text in texts]
+    cut = min(CUT, int(getattr(ablator.anatomy.text_config, "max_position_embeddings", CUT)))
+    questions = [as_question(text, cut) for text in texts]
     found: list[list[np.ndarray]] = [[np.zeros(0)] * len(texts) for _ in sets]
     narrow = replace(ablator, budget=BUDGET)
     for batch in question_batches(questions, next(ablator.anatomy.model.parameters()).device, BUDGET):
@@ -56,9 +57,9 @@ def off_target(
     return _summary(found, bootstrap)
 
 
-def as_question(text: Tokens) -> Question:
-    """A text whose every token but the first is an answer to be forced."""
-    ids = text.ids[:CUT]
+def as_question(text: Tokens, cut: int = CUT) -> Question:
+    """A text of at most `cut` tokens whose every token but the first is an answer to be forced."""
+    ids = text.ids[:cut]
     if len(ids) < 2:
         raise BadQuestion("a neutral text of one token predicts nothing; give whole sentences")
     first = Tokens(ids[:1], 1, text.roles[:1], text.special[:1])

@@ -1,0 +1,40 @@
+"""localise: which heads do it, and is it true. Questions -> ranking -> ablated beside random sets -> report."""
+
+from dataclasses import dataclass
+
+from prefect import flow
+
+from trimtab.tasks.ablate import AblateSettings, ablate_task
+from trimtab.tasks.head_plan import HeadPlanSettings, head_plan_task
+from trimtab.tasks.head_recipe import load_head_recipe
+from trimtab.tasks.head_report import head_report_task
+from trimtab.tasks.rank import rank_task
+from trimtab.tasks.references import Reference
+
+
+@dataclass(frozen=True)
+class Localised:
+    """What one run made or found, and its report's path."""
+
+    made: Reference
+    report: str
+
+
+@flow(name="rank", flow_run_name="rank-{recipe}")
+def rank(recipe: str, home: str = ".trimtab", overrides: list[str] | None = None) -> Localised:
+    """Rank the heads of a head recipe. What the catalog already holds for the same recipe is not computed again."""
+    ranking = rank_task(load_head_recipe(recipe, overrides or []), home)
+    return Localised(ranking, head_report_task(home, ranking.ref))
+
+
+@flow(name="ablate", flow_run_name="ablate-{ranking}")
+def ablate(ranking: str, home: str = ".trimtab", settings: AblateSettings | None = None) -> Localised:
+    """Test a ranking's top heads on questions that it was not made on."""
+    verdict = ablate_task(ranking, home, settings or AblateSettings())
+    return Localised(verdict, head_report_task(home, verdict.ref))
+
+
+@flow(name="steer heads", flow_run_name="steer-heads-{ranking}")
+def steer_heads(ranking: str, home: str = ".trimtab", settings: HeadPlanSettings | None = None) -> Reference:
+    """Scale a ranking's top heads to a KL budget, beside random heads at the same price, and publish the plan."""
+    return head_plan_task(ranking, home, settings or HeadPlanSettings())

@@ -1,0 +1,46 @@
+"""The report of a ranking or an ablation: one HTML file, `reports/<name>@<version>.html`."""
+
+from pathlib import Path
+
+from prefect import task
+
+from trimtab.steering.ranking import Ranking
+from trimtab.store.lineage import lineage
+from trimtab.tasks.ablate import ranking_of
+from trimtab.tasks.errors import RecipeError
+from trimtab.tasks.head_recipe import make_head_recipe
+from trimtab.tasks.home import Home
+from trimtab.tasks.report import write_page
+from trimtab.tasks.reporting.heads_page import page
+
+
+@task(name="head report")
+def head_report_task(home: str, ref: str) -> str:
+    """See `head_report`."""
+    return str(head_report(Home.at(home), ref))
+
+
+def head_report(home: Home, ref: str) -> Path:
+    """Write the page of a ranking, or of an ablation with its ranking. Raises RecipeError for another kind."""
+    artifact = home.catalog.get(ref)
+    if artifact.kind not in ("ranking", "ablation"):
+        raise RecipeError(f"{artifact.ref} is a {artifact.kind}; only rankings and ablations have this report")
+    tested = artifact.kind == "ablation"
+    ranked = ranking_of(home, artifact.parents[0].ref) if tested else artifact
+    recipe = make_head_recipe(ranked.recipe)
+    settings = dict(artifact.header["settings"]) if tested else {}
+    tried = f"trimtab ablate {ranked.ref} --top {settings.get('top')} --operator {settings.get('operator')}"
+    about = {
+        "name": recipe.name,
+        "ref": artifact.ref,
+        "digest": artifact.digest,
+        "model": recipe.model.id,
+        "task": Path(recipe.task.path).stem,
+        "questions": str(ranked.header["questions"]),
+        "seconds to rank": str(ranked.header["seconds"]),
+        "command": tried if tested else f"trimtab rank {recipe.name}.yaml",
+        "versions": ", ".join(f"{name} {number}" for name, number in artifact.libraries.items()),
+        "lineage": str(lineage(home.catalog, artifact.ref)),
+    }
+    text = page(Ranking.unpack(ranked), artifact.header if tested else None, about)
+    return write_page(text, home.reports / f"{artifact.ref}.html")
