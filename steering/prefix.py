@@ -50,7 +50,7 @@ class Scorer:
     def forced(self, texts: Sequence[Tokens], plan: SteeringPlan | None = None) -> Iterator[Forced]:
         """One Forced per text, as `forced_logits`; not in order of texts (use `.example`), but in the same order
         for every plan. Falls back to whole passes for gated plans and one-token prompts."""
-        if _gated(plan) or any(text.prompt_length < 2 for text in texts):
+        if gated(plan) or any(text.prompt_length < 2 for text in texts):
             yield from forced_logits(self.model, texts, plan)
             return
         groups: dict[bytes, list[int]] = {}
@@ -61,6 +61,17 @@ class Scorer:
             prefix = self._prefix([prompts[k] for k in chosen], plan)
             numbers = [i for k in chosen for i in groups[_key(prompts[k])]]
             yield from self._continued(prefix, texts, numbers, plan)
+
+    def both(
+        self, texts: Sequence[Tokens], one: SteeringPlan | None, other: SteeringPlan | None
+    ) -> Iterator[tuple[Forced, Forced]]:
+        """The same text under two plans, in step. A gated plan takes whole passes, which batch in another order and
+        round otherwise, so its partner takes them too."""
+        if gated(one) or gated(other):
+            passes = (forced_logits(self.model, texts, plan) for plan in (one, other))
+        else:
+            passes = (self.forced(texts, plan) for plan in (one, other))
+        yield from zip(*passes, strict=True)
 
     def logprobs(self, texts: Sequence[Tokens], plan: SteeringPlan | None = None) -> np.ndarray:
         """`[n]` mean log-probability per completion token, nats; nan where a text has no completion."""
@@ -127,8 +138,8 @@ def _key(text: Tokens) -> bytes:
     return text.ids[: text.prompt_length].tobytes()
 
 
-def _gated(plan: SteeringPlan | None) -> bool:
-    """A gate decides on the prompt and holds for the answer: both must pass under one `plan.on`."""
+def gated(plan: SteeringPlan | None) -> bool:
+    """True when a gate decides in it: prompt and answer must then pass under one `plan.on`."""
     return plan is not None and any(isinstance(step.move, Gated) for step in plan.interventions)
 
 

@@ -2,7 +2,7 @@
 whose margin grows most is taken to the expensive steps."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -11,7 +11,7 @@ from trimtab.steering.judge.effect import AnswerPair
 from trimtab.steering.judge.trial import Progress, SearchSettings
 from trimtab.steering.judge.verdict import SitePoint
 from trimtab.steering.plan import SteeringPlan
-from trimtab.steering.prefix import Scorer
+from trimtab.steering.prefix import Scorer, gated
 from trimtab.steering.price.dose import FORCED, Calibration, Dosing, find_strength
 from trimtab.steering.price.kl import kl_divergence
 from trimtab.steering.scoring import Forced
@@ -37,12 +37,17 @@ class Probe:
     def __call__(self, plan: SteeringPlan | None) -> tuple[float, float]:
         """Mean KL, nats per token, and the mean margin; KL is inf when logits are not finite."""
         scores, kl = np.zeros(len(self.texts)), []
-        base = self._base or self.scorer.forced(self.texts)
-        for steered, plain in zip(self.scorer.forced(self.texts, plan), base, strict=True):
+        for steered, plain in self._passes(plan):
             scores[steered.example] = float(steered.logprobs().double().mean())
             kl.append(kl_divergence(steered.logits, plain.logits).cpu().numpy())
         spent = float(np.concatenate(kl).mean())
         return spent if math.isfinite(spent) else math.inf, float((scores[::2] - scores[1::2]).mean())
+
+    def _passes(self, plan: SteeringPlan | None) -> Iterator[tuple[Forced, Forced]]:
+        """Steered and plain, in step; the plain ones that were kept serve every plan without a gate."""
+        if gated(plan) or not self._base:
+            return self.scorer.both(self.texts, plan, None)
+        return zip(self.scorer.forced(self.texts, plan), self._base, strict=True)
 
 
 def search(

@@ -100,8 +100,8 @@ def _step(scorer: Scorer, plan: SteeringPlan, texts: Sequence[Tokens], step: flo
 
 
 def _variances(scorer: Scorer, plan: SteeringPlan, texts: Sequence[Tokens], step: float) -> np.ndarray:
-    passes = (scorer.forced(texts, plan.scaled(step)), scorer.forced(texts, plan.scaled(-step)))
-    found = [logit_variance(plus.logits, minus.logits, step) for plus, minus in zip(*passes, strict=True)]
+    passes = scorer.both(texts, plan.scaled(step), plan.scaled(-step))
+    found = [logit_variance(plus.logits, minus.logits, step) for plus, minus in passes]
     pooled = torch.cat(found).cpu().numpy() if found else np.zeros(0)
     if len(pooled) == 0:
         raise SteeringError("no text has a completion, so there is no next token to differentiate at; give completions")

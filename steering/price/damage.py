@@ -85,7 +85,7 @@ def neutral_damage(
     read = [as_answer(text) for text in texts]
     per_text = [np.zeros(0)] * len(texts)
     surprise, count = np.zeros(2), 0
-    for base, steered in zip(scorer.forced(read), scorer.forced(read, plan), strict=True):
+    for base, steered in scorer.both(read, None, plan):
         per_text[base.example] = kl_divergence(base.logits, steered.logits).cpu().numpy()
         surprise -= [float(pass_.logprobs().double().sum()) for pass_ in (base, steered)]
         count += len(base.targets)

@@ -77,8 +77,7 @@ def divergences(scorer: Scorer, texts: Sequence[Tokens], direction: Direction) -
     Two forward passes, in step; the logits of one batch are held at a time.
     """
     found = [np.zeros(0)] * len(texts)
-    passes = (scorer.forced(texts, direction.p), scorer.forced(texts, direction.q))
-    for p, q in zip(*passes, strict=True):
+    for p, q in scorer.both(texts, direction.p, direction.q):
         found[p.example] = kl_divergence(p.logits, q.logits).cpu().numpy()
     return found
 

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from trimtab.steering.conditions.controller import ControllerSettings, Taught, frozen, train_controller
+from trimtab.steering.conditions.controller import ControllerSettings, Taught, frozen, gated_by, train_controller
 from trimtab.steering.conditions.gate import GateSettings, fit_gate, rates_of, threshold_for
 from trimtab.steering.conditions.prompts import Labelled, Splits
 from trimtab.steering.conditions.selectivity import Arena
 from trimtab.steering.errors import BadRows, SteeringError, UnknownName
+from trimtab.steering.gates.linear import Linear
 from trimtab.steering.generate import Decoding
 from trimtab.steering.intervention import Intervention
 from trimtab.steering.model.anatomy import Anatomy
@@ -19,6 +20,7 @@ from trimtab.steering.moves.add import Add
 from trimtab.steering.moves.gated import Gated
 from trimtab.steering.plan import SteeringPlan
 from trimtab.steering.prefix import Scorer
+from trimtab.steering.price.kl import base_from_steered, divergences, steered_from_base
 
 SITES = [Site("resid_post", 0), Site("resid_post", 1)]
 
@@ -122,6 +124,19 @@ def test_frozen_lets_go_after_an_error(tiny_llama):
         assert not any(parameter.requires_grad for parameter in tiny_llama.parameters())
         raise ZeroDivisionError
     assert all(parameter.requires_grad for parameter in tiny_llama.parameters())
+
+
+def test_an_open_gate_costs_what_the_plan_costs(tiny_llama, plan, splits):
+    """Texts of many lengths: passes of gated and plain plans batch in another order."""
+    wide = Linear(weight=torch.ones(40), site=SITES[1], threshold=float("-inf"))
+    open_plan, draw = gated_by(plan, [wide] * 2), np.random.default_rng(9)
+    answers = (draw.integers(5, 45, size=int(draw.integers(1, 9))).tolist() for _ in splits.fit.prompts)
+    texts = [prompt.followed_by(ids) for prompt, ids in zip(splits.fit.prompts, answers, strict=True)]
+    scorer = Scorer(tiny_llama)
+    for direction in (steered_from_base, base_from_steered):
+        want, got = (divergences(scorer, texts, direction(one)) for one in (plan, open_plan))
+        for a, b in zip(want, got, strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-4)
 
 
 def test_a_gated_plan_spends_nothing_where_it_is_shut(tiny_llama, plan, splits):
