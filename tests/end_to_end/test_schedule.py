@@ -76,7 +76,10 @@ def test_a_deployed_recipe_is_run_by_a_worker(server, tiny_recipe, tmp_path):
     assert made["name"] == "produce/tiny" and made["cron"] == "0 3 * * *"
     known = ask(f"{api}/deployments/name/{made['name']}")
     assert [s["schedule"]["cron"] for s in known["schedules"]] == ["0 3 * * *"]
-    worker = subprocess.Popen([str(BIN / "trimtab"), "worker"], env=server, cwd=tmp_path, start_new_session=True)
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    worker = subprocess.Popen(
+        [str(BIN / "trimtab"), "worker"], env=server, cwd=tmp_path, start_new_session=True, **quiet
+    )
     try:
         run = ask(f"{api}/deployments/{known['id']}/create_flow_run", {})
         wait(lambda: ask(f"{api}/flow_runs/{run['id']}")["state_type"] in ("COMPLETED", "FAILED", "CRASHED"), 420)
