@@ -101,3 +101,8 @@ class GrowingIndex(Index):
         names = np.asarray(list(self._splits), dtype=np.str_)
         for piece in self._columns[name].pieces():
             yield names[piece] if name == "split" else piece
+
+    def read(self, name: str, start: int, stop: int) -> np.ndarray:
+        """Values start..stop of one of the arrays."""
+        values = self._columns[name].read(start, stop)
+        return np.asarray(list(self._splits), dtype=np.str_)[values] if name == "split" else values

@@ -19,6 +19,7 @@ from trimtab.tasks.models import fingerprints, model_of
 from trimtab.tasks.prompts import each_text
 from trimtab.tasks.recipe import Recipe
 from trimtab.tasks.references import CaptureReference
+from trimtab.tasks.reuse import copy_known
 from trimtab.tasks.spool import Spool
 
 
@@ -38,6 +39,7 @@ def capture_recipe(recipe: Recipe, home: Home, region_bytes: int | None = None) 
     if known is not None:
         return known
     work = collection_of(recipe, home, region_bytes)
+    copy_known(work, home)
     counted = fill(work, work.store.pending_regions())
     return publish_capture(recipe, home, work.store.finish(), (counted.computed, work.texts.tokens))
 

@@ -53,15 +53,14 @@ def digest_of(texts: Iterable[Text]) -> str:
     """sha256 over token ids, prompt lengths, labels, pairs and splits."""
     digest = hashlib.sha256()
     for text in texts:
-        add_to_digest(digest, text)
+        feed(digest, text.tokens, text.example.label, text.example.pair, text.example.split)
     return digest.hexdigest()
 
 
-def add_to_digest(digest: "hashlib._Hash", text: Text) -> None:
+def feed(digest: "hashlib._Hash", tokens: Tokens, label: int, pair: int, split: str) -> None:
     """One more text of `digest_of`."""
-    example = text.example
-    head = f"{text.tokens.prompt_length},{example.label},{example.pair},{example.split};"
-    digest.update(head.encode() + np.ascontiguousarray(text.tokens.ids, dtype="<i8").tobytes())
+    digest.update(f"{tokens.prompt_length},{label},{pair},{split};".encode())
+    digest.update(np.ascontiguousarray(tokens.ids, dtype="<i8").tobytes())
 
 
 def couples(texts: Sequence[Text], split: str) -> list[tuple[Text, Text]]:

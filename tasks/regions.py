@@ -15,6 +15,7 @@ from trimtab.tasks.filling import Collection, fill
 from trimtab.tasks.home import Home
 from trimtab.tasks.recipe import Recipe
 from trimtab.tasks.references import CaptureReference
+from trimtab.tasks.reuse import copy_known
 
 TASKS_PER_WORKER = 4  # so that a slow share does not keep the others waiting at the end
 MOST = 16  # regions in a share: what a killed worker can lose of finished work is still only the region in hand
@@ -41,6 +42,7 @@ def plan_task(recipe: Recipe, home: str, region_bytes: int | None = None) -> Cap
     if ready is not None:
         return CapturePlan(ready=ready)
     work = collection_of(recipe, place, region_bytes)
+    copy_known(work, place)
     return CapturePlan(work.store.location.url, int(work.store.capture.fields["threads"]), work.texts.tokens)
 
 

@@ -13,7 +13,7 @@ from trimtab.steering.model.tokens import Role, Tokens
 from trimtab.store import TokenIndex
 from trimtab.store.index import Column, GrowingIndex
 from trimtab.store.schema import Role as StoredRole
-from trimtab.tasks.prompts import Text, add_to_digest
+from trimtab.tasks.prompts import Text, feed
 
 BLOCK = 256  # texts
 STORED_ROLE = np.full(256, StoredRole.OTHER, np.uint8)
@@ -42,7 +42,7 @@ class Spool:
         digest = hashlib.sha256()
         for block in _blocks(texts):
             for text in block:
-                add_to_digest(digest, text)
+                feed(digest, text.tokens, text.example.label, text.example.pair, text.example.split)
                 self._add(text.tokens)
             self._extend(block)
         self.digest = digest.hexdigest()
@@ -66,6 +66,16 @@ class Spool:
     def rows(self, start: int, stop: int) -> np.ndarray:
         """[stop - start] how many rows each of these texts gives."""
         return self._rows.read(start, stop)
+
+    def digest_of_first(self, many: int) -> str:
+        """`digest` of the first texts alone."""
+        digest = hashlib.sha256()
+        for start in range(0, many, BLOCK):
+            stop = min(many, start + BLOCK)
+            marks = [self.index.read(name, start, stop) for name in ("label", "pair", "split")]
+            for text, *marked in zip(self.read(start, stop), *marks, strict=True):
+                feed(digest, text, *marked)
+        return digest.hexdigest()
 
     def _edges(self, start: int, stop: int) -> np.ndarray:
         if start == 0:
