@@ -1,14 +1,15 @@
 r"""What localisers find on the embedded model, how well they agree with activation patching, and what they cost.
 
     python benchmarks/localisers.py gating recipes/tasks/months.jsonl --save gates.safetensors
+    python benchmarks/localisers.py toggle recipes/tasks/months.jsonl --gates gates.safetensors
     python benchmarks/localisers.py agreement recipes/tasks/months.jsonl --save truth.safetensors [--questions 8]
     python benchmarks/localisers.py against recipes/tasks/months.jsonl --truth truth.safetensors \
         --gates gates.safetensors
 
-`gating` fits causal head gating on one half of the questions and toggles heads on the other. `agreement` ranks all
-heads and MLPs with every method on the same questions, beside the truth (denoising, one forward per unit and question);
-times are ratios to one bare forward and backward of those questions, in the same process. `against` compares what the
-two have saved, without a model.
+`gating` fits causal head gating on one half of the questions, `toggle` toggles heads on the other. `agreement` ranks
+all heads and MLPs with every method on the same questions, beside the truth (denoising, one forward per unit and
+question); times are ratios to one bare forward and backward of those questions, in the same process. `against` compares
+what the two have saved, without a model.
 """
 
 import argparse
@@ -48,13 +49,15 @@ def main() -> None:
     half = len(questions) // 2
     print(setting(args.threads), end="\n\n")
     if args.what == "gating":
-        gating(anatomy, questions[:half], questions[half : half + args.questions], args)
+        gating(anatomy, questions[:half], args)
+    elif args.what == "toggle":
+        toggle(anatomy, questions[half : half + args.questions], args)
     else:
         agreement(anatomy, questions[: args.questions], args)
 
 
-def gating(anatomy: Anatomy, train: Sequence[Question], held: Sequence[Question], args: argparse.Namespace) -> None:
-    """Fit, count roles, and toggle on questions that the fit never saw."""
+def gating(anatomy: Anatomy, train: Sequence[Question], args: argparse.Namespace) -> None:
+    """Fit and count roles."""
     method = CausalHeadGating(seeds=args.seeds, steps=args.steps, questions_per_step=args.each)
     found: list[Ranking] = []
     spent = timed(lambda: found.append(method.rank(anatomy, train)))
@@ -66,8 +69,14 @@ def gating(anatomy: Anatomy, train: Sequence[Question], held: Sequence[Question]
         f"{spent.cpu:.0f} s CPU)\n"
     )
     print_roles(ranking)
-    print(f"\nOff minus on, nats per token, {len(held)} held-out questions, 95% interval over questions:\n")
-    print_curves(toggle_curves(anatomy, ranking, held, SIZES))
+
+
+def toggle(anatomy: Anatomy, held: Sequence[Question], args: argparse.Namespace) -> None:
+    """Heads off and on inside the saved gates, on questions that the fit never saw."""
+    ranking = Ranking.unpack(load_plan(args.gates))
+    spent = timed(lambda: print_curves(toggle_curves(anatomy, ranking, held, SIZES)))
+    print(f"\n{args.task.stem}: off minus on, nats per token, {len(held)} held-out questions, 95% interval over them; "
+          f"{spent.cpu:.0f} s CPU")  # fmt: skip
 
 
 def print_roles(ranking: Ranking) -> None:
@@ -75,8 +84,12 @@ def print_roles(ranking: Ranking) -> None:
     print("| role | heads by majority | in every seed | in any seed |\n|---|---|---|---|")
     for role, row in zip(ROLES, ranking.extra["frequency"], strict=True):
         print(f"| {role} | {(ranking.labels or ()).count(role)} | {(row == 1).sum()} | {(row > 0).sum()} |")
-    ends = [np.round(stage[-10:].mean(0), 2).tolist() for stage in ranking.extra["nll"]]
-    print(f"\nnll of the last 10 updates by seed: lambda 0 {ends[0]}, + {ends[1]}, - {ends[2]}")
+    ends = [[round(float(x), 2) for x in stage[-10:].mean(0)] for stage in ranking.extra["nll"]]
+    fitted = int(ranking.extra["fitted"].sum())
+    print(
+        f"\n{fitted} of {len(ranking.extra['fitted'])} seeds fitted; nll of the model itself "
+        f"{ranking.extra['open_nll']:.2f}, of the last updates by seed: lambda 0 {ends[0]}, + {ends[1]}, - {ends[2]}"
+    )
 
 
 def print_curves(curves: Sequence[ToggleCurve]) -> None:
@@ -154,7 +167,7 @@ def _bare(anatomy: Anatomy, questions: Sequence[Question]) -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="localisers on the embedded model")
-    parser.add_argument("what", choices=("gating", "agreement", "against"))
+    parser.add_argument("what", choices=("gating", "toggle", "agreement", "against"))
     parser.add_argument("task", type=Path, help="questions, JSONL")
     parser.add_argument("--questions", type=int, default=8, help="questions ranked on, or toggled on (8)")
     parser.add_argument("--seeds", type=int, default=4, help="gating: seeds (4)")

@@ -7,6 +7,7 @@ clipping, and Adam works element by element, so fitting seeds together is fittin
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -62,3 +63,8 @@ def fit_gates(
         adam.step()
         trace.append(found.detach())
     return theta.detach(), torch.stack(trace)
+
+
+def usable(fitted: np.ndarray) -> np.ndarray:
+    """`[seeds]` which seeds' gates count: those that fitted, or all when none did."""
+    return fitted.astype(bool) if fitted.any() else np.ones(len(fitted), bool)

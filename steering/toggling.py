@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from trimtab.steering.errors import BadRanking
+from trimtab.steering.gate_fit import usable
 from trimtab.steering.head_gates import gated
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.question import PASS_BUDGET, Question, check_questions, question_batches
@@ -47,8 +48,9 @@ class ToggleCurve:
 def toggle_curves(
     anatomy: Anatomy, ranking: Ranking, questions: Sequence[Question], sizes: Sequence[int], budget: int = PASS_BUDGET
 ) -> tuple[ToggleCurve, ...]:
-    """One curve per role, on held-out questions. ranking: of causal head gating, with every seed's gates. budget:
-    tokens of a forward pass. Raises BadRanking when the gates are missing or a size exceeds the heads."""
+    """One curve per role, on held-out questions, over the seeds that fitted. ranking: of causal head gating, with every
+    seed's gates. budget: tokens of a forward pass. Raises BadRanking when the gates are missing or a size exceeds the
+    heads."""
     check_questions(questions)
     plus, minus = _fitted(anatomy, ranking)
     if max(sizes) > plus[0].numel():
@@ -69,7 +71,8 @@ def _fitted(anatomy: Anatomy, ranking: Ranking) -> tuple[Tensor, Tensor]:
         raise BadRanking(f"toggling needs the gates of causal_head_gating; this ranking is by {ranking.method}")
     shape, device = (-1, anatomy.n_layers, anatomy.n_heads), next(anatomy.model.parameters()).device
     plus, minus = (torch.from_numpy(np.array(ranking.extra[name])).reshape(shape) for name in ("g_plus", "g_minus"))
-    return plus.to(device), minus.to(device)
+    used = usable(ranking.extra.get("fitted", np.ones(len(plus))))
+    return plus[used].to(device), minus[used].to(device)
 
 
 def _toggled(score: Tensor, plus: Tensor, sizes: Sequence[int]) -> Float[Tensor, "sets layers heads"]:

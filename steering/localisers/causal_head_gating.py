@@ -10,12 +10,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from trimtab.steering.errors import BadQuestion
-from trimtab.steering.gate_fit import Loss, Stage, fit_gates, start
-from trimtab.steering.head_gates import frozen, gated
+from trimtab.steering.gate_fit import Loss, Stage, fit_gates, start, usable
+from trimtab.steering.head_gates import frozen, gated, ones
 from trimtab.steering.localisers.base import Localiser, heads
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.question import LOGPROB, Batch, Question
 from trimtab.steering.ranking import Ranking, bootstrapped
+from trimtab.steering.toggling import gated_logprobs
 
 ROLES = ("facilitating", "interfering", "irrelevant", "inconsistent")
 UNIT_MEANING = "1: needed even when all gates are nudged to 0; 0: not needed"
@@ -35,10 +36,13 @@ class CausalHeadGating(Localiser):
     model whose heads are known (`tests/heads/test_localisers_on_truth.py`) that is the difference between idle heads
     called interfering and called irrelevant.
 
-    The label is the role most seeds gave; roles differ between seeds, so `extra` holds every seed's gates
-    (`g0`, `g_plus`, `g_minus`, `[seeds n]`), each role's frequency (`frequency`, `[4 n]` in the order of ROLES: always
-    is 1, any is above 0) and the losses (`nll`, `[3 steps seeds]`). What an irrelevant head feels is lambda over the
-    number of heads (`nudge_per_head`, nats per unit of logit): compare that between models, not lambda.
+    A seed whose lambda = 0 fit ends more than `slack` nats above the model's own loss (all gates open) found nothing:
+    its gates are kept (`fitted` says which), but labels, frequencies and values are of the others; when no seed fitted,
+    of all, and `fitted` is 0 everywhere. The label is the role most seeds gave; roles differ between seeds, so `extra`
+    holds every seed's gates (`g0`, `g_plus`, `g_minus`, `[seeds n]`), each role's frequency (`frequency`, `[4 n]` in
+    the order of ROLES: always is 1, any is above 0) and the losses (`nll`, `[3 steps seeds]`). What an irrelevant head
+    feels is lambda over the number of heads (`nudge_per_head`, nats per unit of logit): compare that between models,
+    not lambda.
 
     seeds: fits, all in one batch. steps: updates of each of the three stages. questions_per_step: drawn anew for every
     seed and step. fit_rates, nudge_rates: Adam's rate, first to last update. Costs 3 x steps forwards and backwards of
@@ -56,6 +60,7 @@ class CausalHeadGating(Localiser):
     questions_per_step: int = 6
     fit_rates: tuple[float, float] = (0.5, 0.05)
     nudge_rates: tuple[float, float] = (0.5, 0.1)
+    slack: float = 1.0
     seed: int = 0
 
     def rank(self, anatomy: Anatomy, questions: Sequence[Question]) -> Ranking:
@@ -66,7 +71,10 @@ class CausalHeadGating(Localiser):
             plus, second = self._fit(shared, loss, anatomy, self.nudge)
             minus, third = self._fit(shared, loss, anatomy, -self.nudge)
         fitted = {"g0": _gates(shared), "g_plus": _gates(plus), "g_minus": _gates(minus)}
-        return self._ranking(anatomy, questions, fitted, torch.stack([first, second, third]))
+        found = self._usable(anatomy, questions, first)
+        return self._ranking(
+            anatomy, questions, fitted, {"nll": torch.stack([first, second, third]).cpu().numpy(), **found}
+        )
 
     def contrast(
         self, anatomy: Anatomy, retain: Sequence[Question], forget: Sequence[Question], nudge: float
@@ -116,23 +124,31 @@ class CausalHeadGating(Localiser):
         chosen = rates or (self.fit_rates if nudge is None else self.nudge_rates)
         return fit_gates(theta.to(device), loss, Stage(self.steps, chosen, nudge or 0.0))
 
-    def _ranking(self, anatomy, questions, fitted: dict[str, np.ndarray], trace: Tensor) -> Ranking:
-        labels = roles(fitted["g_plus"], fitted["g_minus"])
+    def _usable(self, anatomy: Anatomy, questions: Sequence[Question], trace: Tensor) -> dict[str, np.ndarray]:
+        """`fitted` `[seeds]`, 1 or 0, and `open_nll`, the model's own loss on the same questions."""
+        own = -gated_logprobs(anatomy, ones(anatomy), questions).mean()
+        ends = trace[-10:].mean(0).cpu().numpy()
+        return {"fitted": (ends <= own + self.slack).astype(np.float32), "open_nll": np.float32(own)}
+
+    def _ranking(self, anatomy, questions, gates: dict[str, np.ndarray], found: dict[str, np.ndarray]) -> Ranking:
+        used = usable(found["fitted"])
+        plus, minus = gates["g_plus"][used], gates["g_minus"][used]
+        labels = roles(plus, minus)
         frequency = np.stack([(labels == k).mean(0) for k in range(len(ROLES))]).astype(np.float32)
-        low, high = bootstrapped(fitted["g_minus"])
+        low, high = bootstrapped(minus)
         extra = {
-            **fitted,
-            "interference": 1 - fitted["g_plus"].mean(0),
-            "irrelevance": (fitted["g_plus"] * (1 - fitted["g_minus"])).mean(0),
+            **gates,
+            **found,
+            "interference": 1 - plus.mean(0),
+            "irrelevance": (plus * (1 - minus)).mean(0),
             "frequency": frequency,
-            "nll": trace.cpu().numpy(),
             "nudge_per_head": np.float32(self.nudge / labels.shape[1]),
         }
         return Ranking(
             method=self.method(),
             meaning=f"{self.meaning}; loss: minus {LOGPROB}",
             units=heads(anatomy),
-            values=fitted["g_minus"].mean(0),
+            values=minus.mean(0),
             low=low,
             high=high,
             labels=tuple(ROLES[k] for k in frequency.argmax(0)),

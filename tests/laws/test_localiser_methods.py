@@ -557,6 +557,21 @@ def test_gates_fit_the_answers_and_toggling_tells_roles_apart(known):
         toggle_curves(anatomy, ranking, questions, (99,))
 
 
+def test_a_seed_that_did_not_fit_is_kept_but_does_not_count(known):
+    """One update from random gates leaves some seeds far above the model's own loss."""
+    anatomy, questions, _ = known
+    short = {"seeds": 4, "steps": 1, "questions_per_step": 4}
+    loose = CausalHeadGating(**short, slack=99.0).rank(anatomy, questions)
+    assert loose.extra["fitted"].all() and loose.extra["open_nll"] > 0
+    ends = loose.extra["nll"][0, -1] - loose.extra["open_nll"]
+    strict = CausalHeadGating(**short, slack=float(np.median(ends))).rank(anatomy, questions)
+    kept = strict.extra["fitted"].astype(bool)
+    assert 0 < kept.sum() < 4 and np.array_equal(kept, ends <= np.median(ends))
+    np.testing.assert_allclose(strict.values, strict.extra["g_minus"][kept].mean(0), rtol=1e-6)
+    none = CausalHeadGating(**short, slack=-99.0).rank(anatomy, questions)
+    assert not none.extra["fitted"].any() and np.array_equal(none.values, loose.values)
+
+
 def test_toggling_needs_fitted_gates(llama):
     with pytest.raises(BadRanking, match=r"gates of causal_head_gating; this ranking is by relp"):
         toggle_curves(llama, RelP().rank(llama, QUESTIONS), QUESTIONS, (1,))
