@@ -94,7 +94,7 @@ def opened(home: str, site: str) -> Bench:
     recipe = load_features_recipe(RECIPE, [f"features.site={site}"])
     store = ActivationStore.open(capture_sentences(recipe, Home.at(home)).url)
     rows = rows_in(store, site, ["fit", "select", "report"])
-    offsets = np.concatenate([[0], np.cumsum(np.diff(store.layout.index.offsets))])
+    offsets = np.concatenate([[0], np.cumsum(np.diff(store.index.offsets))])
     print(f"{len(rows)} rows of width {rows.shape[1]} at {site}, {store.n_prompts} sentences\n", flush=True)
     return Bench(recipe, rows, offsets, sentences_of(recipe.data))
 

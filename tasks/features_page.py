@@ -23,7 +23,7 @@ def write_features_page(home: Home, ref: str, path: Path | None = None) -> Path:
     """Write `reports/<name>@<version>.features.html` (or `path`) and return it. Raises StoreError, RecipeError."""
     artifact, found = feature_set(home, ref)
     curve = [home.catalog.get(p.ref).header for p in artifact.parents]
-    points = next((header["curve"] for header in curve if "curve" in header), [])
+    points: list = next((header["curve"] for header in curve if "curve" in header), [])
     target = path or home.reports / f"{artifact.ref}.features.html"
     return write_page(page(about(artifact, found), readings(found), tree_of(found), points), target)
 

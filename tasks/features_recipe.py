@@ -124,9 +124,9 @@ class FeaturesRecipe(Part):
     @property
     def capture(self) -> CaptureSpec:
         """What is collected, in the words of any other recipe."""
-        blocks = "all" if self.site.block is None else (self.site.block,)
-        asked = self.features
-        return CaptureSpec(points=(self.site.point,), blocks=blocks, span=asked.span, dtype=asked.dtype)
+        asked, blocks = self.features, () if self.site.block is None else (self.site.block,)
+        point = (self.site.point,)
+        return CaptureSpec(points=point, blocks=blocks or "all", span=asked.span, dtype=asked.dtype)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types, every default written out. `make_features_recipe` reads it back."""

@@ -31,12 +31,12 @@ class StoredBlocks:
 
 def prompts_in(store: ActivationStore, splits: Sequence[str]) -> np.ndarray:
     """Numbers of the texts in these splits, ascending."""
-    return np.flatnonzero(np.isin(store.layout.index.split, list(splits)))
+    return np.flatnonzero(np.isin(store.index.split, list(splits)))
 
 
 def rows_in(store: ActivationStore, site: str, splits: Sequence[str]) -> Tensor:
     """Their rows, `[n d]` float32."""
-    rows = store.rows(site, Where(prompts=prompts_in(store, splits)))
+    rows = store.rows(site, Where(prompts=prompts_in(store, splits).tolist()))
     return torch.from_numpy(rows.reshape(len(rows), -1))
 
 
@@ -44,8 +44,8 @@ def fit_rows(
     store: ActivationStore, site: str, splits: Sequence[str], settings: SNMF, progress: Progress | None = None
 ) -> Factors:
     """Factorise the rows of some splits, out of core when they are more than a GiB."""
-    where = Where(prompts=prompts_in(store, splits))
-    count = int(where.row_mask(store.layout.index).sum())
+    where = Where(prompts=prompts_in(store, splits).tolist())
+    count = int(where.row_mask(store.index).sum())
     width = next(int(np.prod(spec.shape)) for spec in store.layout.specs if spec.name == site)
     if 4 * count * width <= IN_MEMORY:
         return fit_snmf(rows_in(store, site, splits), settings, progress)

@@ -59,7 +59,7 @@ def fit_features(recipe: FeaturesRecipe, home: Home, capture: CaptureReference, 
         packed.header,
         parents=[capture.ref, *([] if curve is None else [curve.ref])],
         recipe=recipe.to_json(),
-        metrics=metrics_of(found, concepts, shown["chosen"]),
+        metrics=metrics_of(found, concepts, point),
         key=key,
     )
     return Reference(artifact.ref, artifact.digest)
@@ -101,7 +101,7 @@ def effects_of(
 
 def token_table(recipe: FeaturesRecipe, store: ActivationStore, tokenizer: PreTrainedTokenizerBase) -> TokenTable:
     """Words around the rows that the features were fitted on."""
-    sentences, index = sentences_of(recipe.data), store.layout.index
+    sentences, index = sentences_of(recipe.data), store.index
     prompts = prompts_in(store, FITTED)
     rows = [np.arange(index.offsets[p], index.offsets[p + 1]) for p in prompts]
     words = []
@@ -119,15 +119,15 @@ def concepts_of(recipe: FeaturesRecipe, store: ActivationStore, found: FeatureSe
     splits = [*FITTED, "report"]
     sentences = sentences_of(recipe.data)
     named = [s for s in sentences if s.concept]
-    rows, counts = rows_in(store, recipe.features.site, splits), np.diff(store.layout.index.offsets)
+    rows, counts = rows_in(store, recipe.features.site, splits), np.diff(store.index.offsets)
     scores = sentence_scores(rows, np.concatenate([[0], np.cumsum(counts)]), found.features)
     scores = scores[np.array([bool(s.concept) for s in sentences])]
     return detect(scores, [s.concept for s in named], np.array([s.split == "report" for s in named]))
 
 
-def metrics_of(found: FeatureSet, concepts: tuple[Detected, ...], chosen: dict[str, Any] | None) -> dict[str, Any]:
+def metrics_of(found: FeatureSet, concepts: tuple[Detected, ...], chosen: Candidate | None) -> dict[str, Any]:
     """The numbers people compare versions by."""
-    held = {} if chosen is None else {"held_out": chosen["held_out"], "stability": chosen["stability"]}
+    held = {} if chosen is None else {"held_out": chosen.held_out, "stability": chosen.stability}
     metrics = {
         "site": str(found.site),
         "rank": len(found),

@@ -29,7 +29,7 @@ def features(
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the browser's page here instead.")] = None,
     as_json: JSON = False,
 ) -> None:
-    """List a feature set's features, or write its browser page."""
+    """List a feature set, or write its browser page."""
     home = Home.at(ctx.obj)
     if html is not None:
         return typer.echo(str(write_features_page(home, ref, html)))

@@ -1,10 +1,10 @@
 """ls, show, captures, lineage, verify, promote: what the catalog holds."""
 
+import importlib
 from typing import Annotated, Any
 
 import typer
 
-from trimtab.flows.commands.feature_output import show_feature
 from trimtab.flows.commands.output import JSON, echo_fields, echo_json, echo_table, echo_tree, size
 from trimtab.tasks import catalog_views as views
 from trimtab.tasks.home import Home
@@ -41,7 +41,8 @@ def show(
 ) -> None:
     """One version: header, price, verdict, parents, recipe."""
     if feature is not None:
-        return show_feature(Home.at(ctx.obj), ref, feature, as_json)
+        one = importlib.import_module("trimtab.flows.commands.feature_output")  # brings torch, which lists do without
+        return one.show_feature(Home.at(ctx.obj), ref, feature, as_json)
     found = views.details(Home.at(ctx.obj), ref)
     if as_json:
         return echo_json(found)

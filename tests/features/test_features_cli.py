@@ -95,7 +95,7 @@ def test_asking_again_computes_nothing(home, recipe, monkeypatch):
 
 def test_the_rows_are_those_of_the_sentences_without_their_first_tokens(home, recipe):
     store = ActivationStore.open(home.catalog.get("tiny.capture").header["location"])
-    index, sentences = store.layout.index, sentences_of(recipe.data)
+    index, sentences = store.index, sentences_of(recipe.data)
     assert np.asarray(index.position).min() == 1 and index.n_prompts == len(sentences)
     assert list(index.split) == [s.split for s in sentences]
 

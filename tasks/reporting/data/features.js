@@ -106,7 +106,7 @@ function hierarchy() {
 function overview() {
   chosen = null;
   const parts = [el("h2", {}, "Overview")], m = data.about.metrics || {};
-  parts.push(el("p", { class: "facts" }, Object.entries(m).map(([k, v]) => `${k} ${typeof v === "number" ? num(v) : v}`).join("   ")));
+  parts.push(el("p", { class: "facts" }, Object.entries(m).map(([k, v]) => `${k} ${typeof v === "number" ? num(v) : v}`).join(" · ")));
   if (data.about.concepts.length) parts.push(el("h3", {}, "Concepts"), detected(data.about.concepts));
   if (data.curve.length) parts.push(el("h3", {}, "Rank and sparsity"), curve());
   $("one").replaceChildren(...parts); draw();
