@@ -4,7 +4,7 @@ A tensor or a gate that several interventions share is written once, and shared 
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -84,7 +84,7 @@ class PartReader:
 
     def _field(self, held: Mapping[str, Any]) -> Any:
         ((kind, value),) = held.items()
-        read = {
+        read: dict[str, Callable[[Any], Any]] = {
             "array": self._tensor,
             "move": self.part,
             "gate": lambda header: self._once("gate", header),
