@@ -12,7 +12,7 @@ import resource
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -32,6 +32,7 @@ from trimtab.steering.judge.effect import AnswerPair, Margins
 from trimtab.steering.model.tokens import PromptFormat, tokenize
 from trimtab.steering.prefix import Scorer
 from trimtab.steering.price.dose import Calibration, Decoding, Dosing, dose_on
+from trimtab.steering.price.result import Dose, Interval
 from trimtab.store import ActivationStore
 from trimtab.tasks.features_capture import capture_sentences
 from trimtab.tasks.features_recipe import load_features_recipe
@@ -339,27 +340,19 @@ def steer(bench: Bench, wanted: Sequence[str], budgets: Sequence[float]) -> None
         margins = Margins(scorer, pairs_of(bench, tokenizer, concept))
         for name, vector in directions.chosen(sets, bench, concept).items():
             plan = directions.plan(bench.recipe.site, vector)  # type: ignore[attr-defined]
-            for sign in (1, -1):
-                for budget in budgets:
-                    dosed, dose = dose_on(calibration, plan, budget, Dosing(tolerance=0.2, sign=sign, cap=8))
-                    got = f"{dose.achieved:.3f}" + ("" if dose.reachable else " (unreachable)")
-                    effect = margins.effect(margins.of(dosed)).margin
-                    text = (
-                        generate(model, [prompts[1]], dosed, Decoding(14, 0.0, 0))[0] if budget == budgets[-1] else []
-                    )
-                    shown = " ".join(str(tokenizer.decode(text)).replace("|", "/").split())
-                    interval = f"{effect.mean:+.3f} [{effect.low:+.3f}, {effect.high:+.3f}]"
-                    line(
-                        concept,
-                        name,
-                        f"{sign:+d}",
-                        budget,
-                        got,
-                        f"{dose.strength:.3g}",
-                        interval,
-                        len(margins.pairs),
-                        shown,
-                    )
+            for sign, budget in product((1, -1), budgets):
+                dosed, dose = dose_on(calibration, plan, budget, Dosing(tolerance=0.2, sign=sign, cap=8))
+                text = generate(model, [prompts[1]], dosed, Decoding(14, 0.0, 0))[0]
+                shown = " ".join(str(tokenizer.decode(text)).replace("|", "/").split())
+                effect = margins.effect(margins.of(dosed)).margin
+                line(concept, name, *cells(sign, dose, effect), len(margins.pairs), shown)
+
+
+def cells(sign: int, dose: Dose, effect: Interval) -> tuple[str, ...]:
+    """What one dose cost and did."""
+    got = f"{dose.achieved:.3f}" + ("" if dose.reachable else " (unreachable)")
+    interval = f"{effect.mean:+.3f} [{effect.low:+.3f}, {effect.high:+.3f}]"
+    return (f"{sign:+d}", f"{dose.asked:g}", got, f"{dose.strength:.3g}", interval)
 
 
 def pairs_of(bench: Bench, tokenizer, concept: str, count: int = 16) -> list[AnswerPair]:

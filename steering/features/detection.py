@@ -68,35 +68,50 @@ def detect(
     scores: Float[np.ndarray, "s k"], labels: Sequence[str], held_out: np.ndarray, nulls: int = NULLS, seed: int = 0
 ) -> tuple[Detected, ...]:
     """Each concept against all other sentences. held_out: `[s]` bool. Raises SteeringError when a half lacks one."""
-    names = np.asarray(labels)
-    fit, rest = rankdata(scores[~held_out], axis=0), scores[held_out]
-    ranks, draw = rankdata(rest, axis=0), np.random.default_rng(seed)
+    names, draw = np.asarray(labels), np.random.default_rng(seed)
+    halves = _Halves(rankdata(scores[~held_out], axis=0), scores[held_out], rankdata(scores[held_out], axis=0))
     found = []
     for concept in sorted(set(labels)):
         inside, outside = (names == concept)[~held_out], (names == concept)[held_out]
-        for half, mask in (("fit", inside), ("held-out", outside)):
-            if not 0 < mask.sum() < len(mask):
-                raise SteeringError(
-                    f"concept '{concept}': {int(mask.sum())} of {len(mask)} sentences in the {half} half; both kinds "
-                    f"are needed"
-                )
-        best = int(_auroc(fit, inside).argmax())
-        luck = [_shuffled(fit, ranks, inside, outside, draw) for _ in range(nulls)]
-        low, high = _interval(rest[:, best], outside, draw)
-        found.append(
-            Detected(
-                concept,
-                best,
-                float(_auroc(ranks[:, [best]], outside)[0]),
-                low,
-                high,
-                float(np.mean(luck)),
-                float(np.quantile(luck, 0.95)),
-                _log_ratio(rest[:, best], outside),
-                (int(outside.sum()), int((~outside).sum())),
-            )
-        )
+        _check_both_kinds(concept, inside, outside)
+        found.append(_detected(concept, halves, (inside, outside), nulls, draw))
     return tuple(found)
+
+
+@dataclass(frozen=True, eq=False)
+class _Halves:
+    """fit: ranks of the scores to choose on. rest, ranks: held-out scores and their ranks. All `[s k]`."""
+
+    fit: np.ndarray
+    rest: np.ndarray
+    ranks: np.ndarray
+
+
+def _detected(concept: str, halves: _Halves, masks: tuple, nulls: int, draw: np.random.Generator) -> Detected:
+    inside, outside = masks
+    best = int(_auroc(halves.fit, inside).argmax())
+    luck = [_shuffled(halves, inside, outside, draw) for _ in range(nulls)]
+    low, high = _interval(halves.rest[:, best], outside, draw)
+    return Detected(
+        concept,
+        best,
+        float(_auroc(halves.ranks[:, [best]], outside)[0]),
+        low,
+        high,
+        float(np.mean(luck)),
+        float(np.quantile(luck, 0.95)),
+        _log_ratio(halves.rest[:, best], outside),
+        (int(outside.sum()), int((~outside).sum())),
+    )
+
+
+def _check_both_kinds(concept: str, inside: np.ndarray, outside: np.ndarray) -> None:
+    for half, mask in (("fit", inside), ("held-out", outside)):
+        if not 0 < mask.sum() < len(mask):
+            raise SteeringError(
+                f"concept '{concept}': {int(mask.sum())} of {len(mask)} sentences in the {half} half; both kinds are "
+                f"needed"
+            )
 
 
 def _auroc(ranks: Float[np.ndarray, "s k"], positive: np.ndarray) -> Float[np.ndarray, "k"]:
@@ -104,9 +119,9 @@ def _auroc(ranks: Float[np.ndarray, "s k"], positive: np.ndarray) -> Float[np.nd
     return (ranks[positive].sum(0) - p * (p + 1) / 2) / (p * q)
 
 
-def _shuffled(fit: np.ndarray, ranks: np.ndarray, inside: np.ndarray, outside: np.ndarray, draw) -> float:
-    best = int(_auroc(fit, draw.permutation(inside)).argmax())
-    return float(_auroc(ranks[:, [best]], draw.permutation(outside))[0])
+def _shuffled(halves: _Halves, inside: np.ndarray, outside: np.ndarray, draw: np.random.Generator) -> float:
+    best = int(_auroc(halves.fit, draw.permutation(inside)).argmax())
+    return float(_auroc(halves.ranks[:, [best]], draw.permutation(outside))[0])
 
 
 def _interval(scores: np.ndarray, positive: np.ndarray, draw, draws: int = 500) -> tuple[float, float]:
