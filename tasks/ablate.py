@@ -43,13 +43,15 @@ SIZES = (0, 1, 2, 3, 5, 10, 20, 40)
 @dataclass(frozen=True)
 class AblateSettings:
     """top: heads of the ranking, best first. operator: see `operators.py`. random: matched sets, for the verdict;
-    curve_random: for each point of the curves. questions: at most this many of the held-out half. heads: also every
+    curve_random: for each point of the curves. company: how many of the next heads in the ranking are asked whether
+    they stand in for the set. questions: at most this many of the held-out half. heads: also every
     head alone, with Holm and Benjamini-Hochberg. neutral: texts for the off-target cost."""
 
     top: int = 10
     operator: str = "mean"
     random: int = 99
     curve_random: int = 9
+    company: int = 10
     questions: int = 24
     heads: bool = False
     neutral: int = 12
@@ -107,7 +109,9 @@ def ranking_of(home: Home, ref: str) -> Artifact:
     """The artifact of a ranking. Raises RecipeError when it is another kind."""
     artifact = home.catalog.get(ref)
     if artifact.kind != "ranking":
-        raise RecipeError(f"{artifact.ref} is a {artifact.kind}, not a ranking; `trimtab ls --kind ranking` lists them")
+        raise RecipeError(
+            f"{artifact.ref} is of kind {artifact.kind}, not a ranking; `trimtab ls --kind ranking` lists them"
+        )
     return artifact
 
 
@@ -150,7 +154,8 @@ def measured(
     """Header and arrays of the artifact."""
     chosen = trial.order[: settings.top]
     _progress(0)
-    verdict = judge_set(trial.ablator, trial.questions, chosen, trial.universe, Standard(random=settings.random))
+    standard, company = Standard(random=settings.random), trial.order[settings.top : settings.top + settings.company]
+    verdict = judge_set(trial.ablator, trial.questions, chosen, trial.universe, standard, company)
     _progress(1)
     drawn = _curves(trial, settings)
     _progress(2)

@@ -44,7 +44,8 @@ class QuestionFile:
 
 def read_questions(path: Path, name: str | None = None) -> QuestionFile:
     """Rows of a file. Raises DataError: one line per bad row (5 at most), each naming file and line."""
-    shown, problems = name or str(path), []
+    shown = name or str(path)
+    problems: list[str] = []
     rows: list[QuestionRow] = []
     seen: dict[str, str] = {}
     for number, given in read_jsonl(path, shown):

@@ -28,7 +28,7 @@ def rank(
     overrides: SET = None,
     as_json: JSON = False,
 ) -> None:
-    """Rank every head of the model by what it does for a task."""
+    """Rank a model's heads by what they do for a task."""
     load_head_recipe(recipe, overrides or [])  # before anything is started or written
     home = Home.at(ctx.obj)
     with shown_progress(quiet=as_json):
@@ -58,7 +58,7 @@ def ablate(
     ] = None,
     as_json: JSON = False,
 ) -> None:
-    """Test a ranking's top heads: necessary, sufficient, redundant or idle, beside random sets."""
+    """Test a ranking's top heads beside random sets of heads. Necessary, sufficient, redundant or idle?"""
     home = Home.at(ctx.obj)
     settings = AblateSettings(top, operator, random, questions=questions, heads=heads)
     steered = None if kl is None else HeadPlanSettings(top, kl, random=max(1, min(random, 19)), questions=questions)

@@ -1,6 +1,7 @@
 """The page of a ranking of heads, and of its ablation when there is one."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ from trimtab.steering.model.site import Site
 from trimtab.steering.ranking import Ranking
 from trimtab.tasks.reporting.charts import cumulative, heat
 from trimtab.tasks.reporting.html import Child, Html, details, el, note, p, table
-from trimtab.tasks.reporting.numbers import number, percent
+from trimtab.tasks.reporting.numbers import number, percent, plural
 from trimtab.tasks.reporting.page import contents, document
 from trimtab.tasks.reporting.sections import Section, legend
 from trimtab.tasks.reporting.svg import figure
@@ -102,7 +103,7 @@ def _verdict(ablation: Mapping[str, Any]) -> Section:
         f"without all {verdict['universe']} heads {_interval(verdict['empty'])}; {ablation['questions']} questions "
         f"that the ranking was not made on."
     )
-    heads = details(f"The {len(verdict['units'])} heads", p(", ".join(verdict["units"])))
+    heads = details(f"Tested: {plural(len(verdict['units']), 'head')}", p(", ".join(verdict["units"])))
     return Section(
         "verdict", "Verdict", "Necessary? Sufficient?", [lead, table("Both directions", columns, rows), heads]
     )
@@ -110,13 +111,14 @@ def _verdict(ablation: Mapping[str, Any]) -> Section:
 
 def _curves(ablation: Mapping[str, Any]) -> Section:
     names = {"without": "first k heads taken out", "alone": "nothing but the first k heads"}
-    charts = [
-        figure(lambda width, name=name, label=label: cumulative.draw(ablation["curves"][name], width, label))
-        for name, label in names.items()
-    ]
+    charts = [figure(partial(_curve, ablation["curves"][name], label)) for name, label in names.items()]
     sets = ablation["settings"]["curve_random"]
     band = legend((("k-plan", "the ranking, with its 95% interval"), ("k-random", f"90% of {sets} random sets")))
     return Section("curves", "Curves", "Head after head", [*charts, el("figcaption", {}, band)])
+
+
+def _curve(curve: Mapping[str, Any], label: str, width: int) -> Html:
+    return cumulative.draw(curve, width, label)
 
 
 def _cost(ablation: Mapping[str, Any]) -> Section:

@@ -54,6 +54,7 @@ def test_the_verdict_is_a_version_whose_parent_is_the_ranking(home):
     tested, ranked = catalog.get("copy.ablation"), catalog.get("copy@1")
     assert [parent.ref for parent in tested.parents] == [ranked.ref]
     verdict = tested.header["verdict"]
+    assert verdict["word"] == "redundant" and verdict["partners"][0]["unit"] == "z.2.1"
     assert verdict["units"] == ["z.1.3"] and len(verdict["necessity"]["random"]) == 19
     assert set(tested.header["others"]) == {"copy", "other"} and tested.header["off_target"]["tokens"] > 0
     assert tested.arrays["curve/without"].shape == (len(tested.header["curves"]["without"]["sizes"]), 24)
@@ -141,7 +142,7 @@ def test_a_mistake_in_a_recipe_is_one_line(recipe, tmp_path, capsys, words, says
     ("words", "says"),
     [
         (["nothing"], "nothing"),
-        (["copy.ablation"], "is a ablation, not a ranking"),
+        (["copy.ablation"], "is of kind ablation, not a ranking"),
         (["copy", "--operator", "zeroo"], "unknown operator 'zeroo'"),
         (["copy", "--top", "99"], "--top 99"),
         (["copy", "--top", "0"], "--top 0"),
