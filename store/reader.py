@@ -16,6 +16,7 @@ from trimtab.store.chunks import AT_ONCE, read_chunks
 from trimtab.store.errors import Invalid, Mismatch, NotFound, StoreError, nearest
 from trimtab.store.layout import COMPLETE, Layout, read_array
 from trimtab.store.moments import Statistics
+from trimtab.store.quantiles import Quantiles
 from trimtab.store.schema import ArraySpec, RowIndex
 from trimtab.store.where import Where
 from trimtab.store.writing import from_bfloat16
@@ -44,6 +45,27 @@ class ContrastRows:
     @property
     def sites(self) -> tuple[str, ...]:
         return tuple(self.rows)
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """How rows are shuffled. size: rows of a batch. seed: of the order. buffer_rows: rows that are mixed. part, of:
+    which part of the epoch, when several workers share it."""
+
+    size: int
+    seed: int = 0
+    buffer_rows: int = 65536
+    part: int = 0
+    of: int = 1
+
+    def mine(self, rows: np.ndarray, chunk_rows: int) -> np.ndarray:
+        """The rows of this part: those of every `of`-th chunk that holds any, in an order drawn from the seed."""
+        if self.of == 1:
+            return rows
+        chunk = rows // chunk_rows
+        numbers = np.unique(chunk)
+        dealt = np.random.default_rng(self.seed).permutation(len(numbers)) % self.of
+        return rows[dealt[np.searchsorted(numbers, chunk)] == self.part]
 
 
 @dataclass(frozen=True)
@@ -155,14 +177,19 @@ class Readable:
         Chunks are visited in random order and mixed in a buffer of `buffer_rows` rows (plus one chunk), of
         which a random half leaves at a time. With `buffer_rows` >= all rows it is a uniform permutation.
         """
-        slot, rng = self._slot(site), np.random.default_rng(seed)
+        return self.epoch(site, Epoch(size, seed, buffer_rows), where)
+
+    def epoch(self, site: str, order: Epoch, where: Where | dict | None = None) -> Iterator[np.ndarray]:
+        """`shuffled`, or one part of it: parts hold different chunks, and all of them together every row once."""
+        slot, rng = self._slot(site), np.random.default_rng((order.seed, order.part))
         rows = np.flatnonzero(Where.of(where).row_mask(self.index))
+        rows, size, buffer_rows = order.mine(rows, slot.spec.chunk_rows), order.size, order.buffer_rows
         room = min(len(rows), buffer_rows + slot.spec.chunk_rows)
         pool, held = np.empty((room, *_shape(slot)), slot.spec.stored_dtype), 0
         for _, values in self._chunks(slot, rows, rng):
             pool[held : held + len(values)] = values
             held += len(values)
-            if held >= buffer_rows:
+            while held >= max(1, buffer_rows):  # once is not enough where chunks are large beside the buffer
                 drawn = rng.permutation(held)[: max(size, held // 2) // size * size]
                 yield from _cut(pool, drawn, size, slot)
                 held = _close_gaps(pool, drawn, held)
@@ -177,6 +204,16 @@ class Readable:
         for _, values in self._chunks(slot, rows):
             flat = _decode(values, slot, "float32").reshape(len(values), width)
             total = total.merge(Statistics.of(flat))
+        return total
+
+    def quantiles(self, site: str, where: Where | dict | None = None) -> Quantiles:
+        """Quantiles of each column of the selected rows, in one pass; per-head rows count as [n, head * d_head]."""
+        slot = self._slot(site)
+        rows = np.flatnonzero(Where.of(where).row_mask(self.index))
+        width = int(np.prod(_shape(slot)))
+        total = Quantiles.nothing(width)
+        for _, values in self._chunks(slot, rows):
+            total = total.merge(Quantiles.of(_decode(values, slot, "float32").reshape(len(values), width)))
         return total
 
     def to_xarray(self) -> "xarray.Dataset":
