@@ -170,19 +170,21 @@ def month_text(template: str, start: int) -> tuple[str, str]:
 
 
 def induction(tokenizer) -> list[Row]:
-    """A line of unrelated words, begun once more. Corrupted: another word stood behind the repeated one."""
+    """A line of unrelated words, begun once more. Corrupted: the word behind the repeated one and a later one changed
+    places, so that both answers stand in both prompts, and copying any word of the line does not tell them apart."""
     draw, rows = random.Random(2), []
     usable = [word for word in WORDS if len(tokenizer(" " + word)["input_ids"]) == 1]
     for number in range(80):
-        length = 5 + number % 4
-        *words, other = draw.sample(usable, length + 1)
-        at = draw.randrange(1, length - 1)
-        changed = [*words[: at + 1], other, *words[at + 2 :]]
+        words = draw.sample(usable, 5 + number % 4)
+        at = draw.randrange(1, len(words) - 2)
+        other = draw.randrange(at + 2, len(words))
+        changed = list(words)
+        changed[at + 1], changed[other] = words[other], words[at + 1]
         times = 1 + number % 2
         template = ("once", "twice")[number % 2]
         lead = ("", "Words: ", "List of items: ", "Repeat: ")[number // 2 % 4]
         texts = [lead + " ".join(line * times + line[: at + 1]) for line in (words, changed)]
-        row = {"prompt": texts[0], "answer": words[at + 1], "corrupted": texts[1], "wrong": other}
+        row = {"prompt": texts[0], "answer": words[at + 1], "corrupted": texts[1], "wrong": words[other]}
         if fits(tokenizer, row):
             rows.append({**row, "template": template})
     return rows
