@@ -117,10 +117,10 @@ def judged_texts(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Texts:
 
 
 def settings_of(recipe: Recipe) -> JudgeSettings:
-    """The judge's settings from the recipe's section. Doses are calibrated on half as many prompts, and half as long
-    rollouts, as the price is taken on: each of the placebos needs several."""
+    """The judge's settings from the recipe's section. Doses are calibrated on half as many prompts as the price is
+    taken on, each of the placebos needs several; on answers as long, because KL changes along an answer."""
     how = recipe.judge
-    calibration = Decoding(max(how.tokens // 2, 1))
+    calibration = Decoding(how.tokens)
     return JudgeSettings(
         dose=DoseSettings(max(how.prompts // 2, 2), calibration, tolerance=recipe.budget.tolerance),
         price=PriceSettings(prompts=how.prompts, decoding=Decoding(how.tokens, seed=1000)),
