@@ -104,9 +104,7 @@ ROWS: dict[str, Callable[[Verdict], str]] = {
     ),
     "A/B questions right": capability,
     "ablation of the direction": ablated,
-    "pairs: search finalists / report / placebos": lambda v: (
-        f"{max(p.get('pairs', 0) for p in v['search'])} / {v['splits']['report_pairs']} / {v['splits']['placebo_pairs']}"
-    ),
+    "pairs of the report, of placebos": lambda v: f"{v['splits']['report_pairs']}, {v['splits']['placebo_pairs']}",
 }
 
 

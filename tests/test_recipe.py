@@ -9,15 +9,19 @@ from pathlib import Path
 import pytest
 
 from trimtab.steering.errors import SteeringError
+from trimtab.tasks.condition_recipe import ConditionRecipe, labelled_rows
 from trimtab.tasks.data_files import ClassRow, PairRow, read_class, read_pairs, split_of
 from trimtab.tasks.examples import capability_items, examples_of, neutral_texts
 from trimtab.tasks.files import DATA
 from trimtab.tasks.methods import methods
 from trimtab.tasks.recipe import DataError, Recipe, RecipeError, load_recipe, make_recipe, recipe_schema
+from trimtab.tasks.recipe_file import has_section, read_recipe
 from trimtab.tasks.recipe_models import LANGUAGES
 from trimtab.tasks.starter import write_starter
 
-RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
+ALL = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
+OTHERS = ("condition", "features")  # sections of recipes of other kinds
+RECIPES = [path for path in ALL if not any(has_section(path, section) for section in OTHERS)]
 STAGES = ("capture", "fit", "validate")
 WHOLE = """\
 name: tone
@@ -227,6 +231,16 @@ def test_the_recipes_that_come_with_trimtab(path):
     examples = examples_of(recipe.data)
     assert recipe.name == path.stem
     assert sum(example.label > 0 for example in examples) >= 150
+
+
+@pytest.mark.parametrize("path", [p for p in ALL if has_section(p, "condition")], ids=lambda path: path.stem)
+def test_the_conditions_that_come_with_trimtab(path):
+    recipe = read_recipe(ConditionRecipe, path)
+    rows = labelled_rows(recipe.data)
+    assert recipe.name == path.stem
+    for split in rows.values():
+        wanted = sum(label for _, label in split)
+        assert min(wanted, len(split) - wanted) >= 12, "too few to fit, to promise a rate, or to report"
 
 
 def test_the_starter_is_a_recipe(tmp_path):
