@@ -40,6 +40,14 @@ class RankSpec(Part):
     questions: int = Field(default=24, ge=FEWEST, le=10_000)
 
 
+@dataclasses.dataclass(frozen=True)
+class Plain:
+    """How prompts become text when a plan of heads answers them: as the questions did, without a chat template."""
+
+    chat: bool = False
+    system: None = None
+
+
 class HeadRecipe(Part):
     """name: under which the ranking is published. task: JSONL of questions. others: tasks that the heads should not
     serve. neutral: texts for the off-target cost, null for the packaged ones. seed: of the split."""
@@ -70,6 +78,11 @@ class HeadRecipe(Part):
             text = "; ".join(f"{'.'.join(key)}: {what}" for key, what in problems)
             raise PydanticCustomError(CROSS, "{text}", {"text": text, "problems": problems})
         return self
+
+    @property
+    def data(self) -> Plain:
+        """What `trimtab steer` asks of a recipe's data."""
+        return Plain()
 
     @property
     def key(self) -> str:

@@ -20,6 +20,7 @@ from trimtab.store import Artifact
 from trimtab.tasks.errors import RecipeError
 from trimtab.tasks.feature_views import split_ref
 from trimtab.tasks.features_recipe import make_features_recipe
+from trimtab.tasks.head_recipe import make_head_recipe
 from trimtab.tasks.home import Home
 from trimtab.tasks.models import model_of
 from trimtab.tasks.prompts import form_of
@@ -106,7 +107,8 @@ def plan_of(artifact: Artifact, number: int | None) -> tuple[SteeringPlan, Any]:
     if number is not None or artifact.kind != "plan":
         wanted, kind = ("plan", "plan") if number is None else ("feature set", KIND)
         raise RecipeError(f"{artifact.ref} is a {artifact.kind}, not a {wanted}; `trimtab ls --kind {kind}` lists them")
-    return SteeringPlan.unpack(artifact), make_recipe(artifact.recipe)
+    of_heads = isinstance(artifact.recipe, dict) and "task" in artifact.recipe
+    return SteeringPlan.unpack(artifact), (make_head_recipe if of_heads else make_recipe)(artifact.recipe)  # type: ignore[arg-type]
 
 
 def dosed_strength(

@@ -21,10 +21,10 @@ def blocks(language: str) -> list[str]:
 
 
 def commands() -> list[list[str]]:
-    """The README's trimtab commands that need nothing but a home. `run`, `deploy` and `worker` have tests elsewhere."""
+    """The README's trimtab commands that need nothing but a home. The others have tests elsewhere."""
     lines = [line for block in blocks("console") for line in block.splitlines()]
     words = [shlex.split(line.removeprefix("$ "), comments=True) for line in lines if line.startswith("$ trimtab")]
-    return [found[1:] for found in words if found[1] not in ("run", "deploy", "worker")]
+    return [found[1:] for found in words if found[1] not in ("run", "deploy", "worker", "rank", "ablate")]
 
 
 def test_the_plan_is_priced_judged_and_dosed(real_home):

@@ -84,6 +84,9 @@ def test_a_plan_of_heads_is_published_beside_random_heads(home, capsys):
     (step,) = SteeringPlan.unpack(artifact).interventions
     assert artifact.kind == "plan" and str(step.site) == "z.1.3"
     assert [parent.ref for parent in artifact.parents] == ["copy@1"]
+    code, said = run(home, capsys, "steer", made["ref"], ". a b c d b", "--tokens", "1", "--strength", "-20", "--json")
+    (answer,) = json.loads(said.out)["answers"]
+    assert code == 0 and answer["base"].strip() == "c" and answer["steered"].strip() != "c"
 
 
 class Loads(HTMLParser):
