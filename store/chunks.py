@@ -70,7 +70,7 @@ def _key(spec: ArraySpec, number: int) -> str:
 
 async def _put(store: icechunk.IcechunkStore, spec: ArraySpec, number: int, rows: np.ndarray) -> None:
     if len(rows) < spec.chunk_rows:  # the array's last chunk is stored whole
-        padded = np.zeros((spec.chunk_rows, *spec.shape), spec.stored_dtype)
+        padded = np.zeros((spec.chunk_rows, *spec.stored_shape), spec.stored_dtype)
         padded[: len(rows)] = rows
         rows = padded
     raw = await asyncio.to_thread(_encode, spec, rows)
@@ -95,13 +95,13 @@ async def _get(store: icechunk.IcechunkStore, spec: ArraySpec, number: int) -> n
     raw = found.as_numpy_array()
     if spec.codec == "small":
         raw = np.frombuffer(await asyncio.to_thread(blosc.decompress, raw), np.uint8)
-    return raw.view(spec.stored_dtype).reshape(spec.chunk_rows, *spec.shape)
+    return raw.view(spec.stored_dtype).reshape(spec.chunk_rows, *spec.stored_shape)
 
 
 async def _patch(store: icechunk.IcechunkStore, number: int, parts: Sequence[Piece]) -> None:
     spec = parts[0][0]
     found = await _get(store, spec, number)
-    block = np.zeros((spec.chunk_rows, *spec.shape), spec.stored_dtype) if found is None else found.copy()
+    block = np.zeros((spec.chunk_rows, *spec.stored_shape), spec.stored_dtype) if found is None else found.copy()
     for _, inside, rows in parts:
         block[inside : inside + len(rows)] = rows
     await _put(store, spec, number, block)

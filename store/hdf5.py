@@ -32,7 +32,7 @@ def export_hdf5(
     """Write a finished capture, or the given sites and rows of it, to one file; returns its path.
 
     A selection becomes a capture of its own whose fields name its source. Memory: one region.
-    Raises StoreError when the capture is not complete, Invalid when the file exists.
+    Raises StoreError when the capture is not complete, Invalid when the file exists or a site is stored as int8.
     """
     target = Path(path)
     if target.exists():
@@ -77,6 +77,9 @@ def import_hdf5(path: str | os.PathLike[str], location: Location | str) -> Activ
 def _selection(store: ActivationStore, sites: Sequence[str] | None, where: Where) -> tuple[Layout, np.ndarray]:
     """The layout of what is exported, and the numbers of its rows in `store`."""
     digest = store.digest  # raises while incomplete
+    lossy = [spec.name for spec in store.layout.specs if spec.dtype == "int8" and spec.name in (sites or store.sites)]
+    if lossy:
+        raise Invalid(f"{', '.join(lossy[:4])}: int8 rows are not exported; their recorded error would be lost.")
     if sites is None and where == Where():
         return store.layout, np.arange(store.n_rows)
     if not where.row_mask(store.index).any():
@@ -128,7 +131,7 @@ def _write_header(file: h5py.File, store: ActivationStore, layout: Layout) -> No
 
 def _write_rows(file: h5py.File, store: ActivationStore, layout: Layout, rows: np.ndarray) -> None:
     for spec in layout.specs:
-        data = file.create_dataset(f"sites/{spec.name}", (len(rows), *spec.shape), spec.stored_dtype)
+        data = file.create_dataset(f"sites/{spec.name}", (len(rows), *spec.stored_shape), spec.stored_dtype)
         data.attrs["trimtab_dtype"] = spec.dtype
         data.attrs["dims"] = ["row", *spec.dims]
         for region in layout.regions:

@@ -49,6 +49,11 @@ class Layout:
         """Bytes of all site arrays before compression."""
         return self.index.n_rows * sum(spec.row_bytes for spec in self.specs)
 
+    @property
+    def lossy(self) -> bool:
+        """True when a site is stored with an error, which is then recorded."""
+        return any(spec.dtype == "int8" for spec in self.specs)
+
     def spec(self, site: str) -> ArraySpec:
         """The spec of a stored site. Raises NotFound."""
         for spec in self.specs:
@@ -112,13 +117,23 @@ def write_template(store: icechunk.IcechunkStore, layout: Layout) -> None:
         compressors=None,
         dimension_names=("region", "site", "byte"),
     )
+    if layout.lossy:
+        root.create_array(
+            "regions/error",
+            shape=(regions, sites, 2),
+            chunks=(1, sites, 2),
+            dtype="f8",
+            fill_value=0,
+            compressors=None,
+            dimension_names=("region", "site", "squares"),
+        )
 
 
 def _create_site(root: zarr.Group, spec: ArraySpec, n_rows: int) -> None:
     root.create_array(
         spec.name,
-        shape=(n_rows, *spec.shape),
-        chunks=(spec.chunk_rows, *spec.shape),
+        shape=(n_rows, *spec.stored_shape),
+        chunks=(spec.chunk_rows, *spec.stored_shape),
         dtype=spec.stored_dtype,
         fill_value=0,
         compressors=_compressor(spec),

@@ -12,6 +12,7 @@ import icechunk
 import numpy as np
 import zarr
 
+from trimtab.store.blocks import decode
 from trimtab.store.chunks import AT_ONCE, read_chunks
 from trimtab.store.errors import Invalid, Mismatch, NotFound, StoreError, nearest
 from trimtab.store.layout import COMPLETE, Layout, read_array
@@ -159,7 +160,7 @@ class Readable:
         """The selected rows in order, float32 [<= size, ...] at a time."""
         slot = self._slot(site)
         rows = np.flatnonzero(Where.of(where).row_mask(self.index))
-        left = np.empty((0, *_shape(slot)), slot.spec.stored_dtype)
+        left = np.empty((0, *_stored_shape(slot)), slot.spec.stored_dtype)
         for _, values in self._chunks(slot, rows):
             values = np.concatenate([left, values]) if len(left) else values
             whole = len(values) // size * size
@@ -185,7 +186,7 @@ class Readable:
         rows = np.flatnonzero(Where.of(where).row_mask(self.index))
         rows, size, buffer_rows = order.mine(rows, slot.spec.chunk_rows), order.size, order.buffer_rows
         room = min(len(rows), buffer_rows + slot.spec.chunk_rows)
-        pool, held = np.empty((room, *_shape(slot)), slot.spec.stored_dtype), 0
+        pool, held = np.empty((room, *_stored_shape(slot)), slot.spec.stored_dtype), 0
         for _, values in self._chunks(slot, rows, rng):
             pool[held : held + len(values)] = values
             held += len(values)
@@ -215,6 +216,15 @@ class Readable:
         for _, values in self._chunks(slot, rows):
             total = total.merge(Quantiles.of(_decode(values, slot, "float32").reshape(len(values), width)))
         return total
+
+    def error(self, site: str) -> float:
+        """Root of the squared error of all stored rows over their squared values: 0 but for int8. Recorded when they
+        were written. Raises NotFound."""
+        number = self.layout.sites.index(self.layout.spec(site).name)
+        if self.layout.spec(site).dtype != "int8":
+            return 0.0
+        lost, whole = read_array(self._root, "regions/error")[:, number].sum(axis=0)
+        return float(np.sqrt(lost / whole)) if whole else 0.0
 
     def to_xarray(self) -> "xarray.Dataset":
         """All arrays with their dimension names, read lazily. bfloat16 arrays appear as their uint16 bits."""
@@ -283,7 +293,7 @@ class Readable:
     def _gather(self, slot: _Slot, rows: np.ndarray, dtype: str | None) -> np.ndarray:
         """Rows of sorted numbers, in the asked dtype."""
         kept = slot.spec.stored_dtype if dtype is None else np.dtype(dtype)
-        out = np.empty((len(rows), *_shape(slot)), kept)
+        out = np.empty((len(rows), *(_stored_shape(slot) if dtype is None else _shape(slot))), kept)
         for where, values in self._chunks(slot, rows):
             out[where] = _decode(values, slot, dtype)
         return out
@@ -303,11 +313,17 @@ def _shape(slot: _Slot) -> tuple[int, ...]:
     return slot.spec.shape if slot.head is None else slot.spec.shape[1:]
 
 
+def _stored_shape(slot: _Slot) -> tuple[int, ...]:
+    return slot.spec.stored_shape if slot.head is None else slot.spec.stored_shape[1:]
+
+
 def _decode(values: np.ndarray, slot: _Slot, dtype: str | None) -> np.ndarray:
     if dtype is None:
         return values
     if slot.spec.dtype == "bfloat16":
         values = from_bfloat16(values)
+    elif slot.spec.dtype == "int8":
+        values = decode(values, slot.spec.shape[-1])
     return values.astype(dtype, copy=False)
 
 

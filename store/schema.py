@@ -22,6 +22,7 @@ from types import MappingProxyType
 
 import numpy as np
 
+from trimtab.store.blocks import packed_width
 from trimtab.store.digests import JSON, frozen_json, json_digest, pieces_digest, texts_digest
 from trimtab.store.errors import Invalid
 
@@ -29,7 +30,7 @@ CHUNK_BYTES = 4 * 2**20
 SMALLEST_CHUNK_BYTES = 2**20
 REGION_BYTES = 128 * 2**20
 
-STORED = {"float32": "float32", "float16": "float16", "bfloat16": "uint16"}
+STORED = {"float32": "float32", "float16": "float16", "bfloat16": "uint16", "int8": "uint8"}
 CODECS = ("none", "small")
 
 
@@ -94,7 +95,8 @@ def _short(value: JSON) -> str:
 class ArraySpec:
     """One site's array: `shape` and `dims` are those behind the row dimension.
 
-    dtype: float32, float16 or bfloat16 (kept exact as uint16).  chunk_rows: 0 = computed from the sizes.
+    dtype: float32, float16, bfloat16 (kept exact as uint16), or int8 (lossy; blocks of 32, see blocks.py).
+    chunk_rows: 0 = computed from the sizes.
     codec: "none" (fastest) or "small" (1.44x smaller for bfloat16, 1.15x for float16; reads 2-3x slower).
     """
 
@@ -132,9 +134,14 @@ class ArraySpec:
         return np.dtype(STORED[self.dtype])
 
     @property
+    def stored_shape(self) -> tuple[int, ...]:
+        """Shape of one row on disk: int8 rows carry their scales behind the numbers."""
+        return (*self.shape[:-1], packed_width(self.shape[-1])) if self.dtype == "int8" else self.shape
+
+    @property
     def row_bytes(self) -> int:
         """Bytes of one row."""
-        return math.prod(self.shape) * self.stored_dtype.itemsize
+        return math.prod(self.stored_shape) * self.stored_dtype.itemsize
 
 
 INDEX_ROW = {"token_id": np.int32, "position": np.int32, "role": np.uint8, "special": np.bool_}

@@ -16,6 +16,7 @@ import icechunk
 import numpy as np
 import zarr
 
+from trimtab.store.blocks import BLOCK, encode, errors, scales_of
 from trimtab.store.chunks import Piece, patch_chunks, whole_chunks
 from trimtab.store.digests import array_bytes
 from trimtab.store.errors import Conflict, Invalid, Mismatch, NotFound
@@ -23,7 +24,12 @@ from trimtab.store.location import BRANCH, Location, sound
 from trimtab.store.schema import ArraySpec, Region
 
 TRIES = 100
-LARGEST = {"float16": 65504.0, "float32": float(np.finfo(np.float32).max), "bfloat16": 3.3895313892515355e38}
+LARGEST = {
+    "int8": 127 * 65504.0,
+    "float16": 65504.0,
+    "float32": float(np.finfo(np.float32).max),
+    "bfloat16": 3.3895313892515355e38,
+}
 EXPONENT = {"float16": 0x7C00, "float32": 0x7F800000, "bfloat16": 0x7F80}
 
 
@@ -33,7 +39,8 @@ class RegionBuffer:
     def __init__(self, region: Region, specs: Sequence[ArraySpec]) -> None:
         self.region = region
         self.specs = {spec.name: spec for spec in specs}
-        self.arrays = {s.name: np.empty((region.n_rows, *s.shape), s.stored_dtype) for s in specs}
+        self.arrays = {s.name: np.empty((region.n_rows, *s.stored_shape), s.stored_dtype) for s in specs}
+        self.errors = {s.name: np.zeros((region.n_rows, 2)) for s in specs if s.dtype == "int8"}
         self._written = {spec.name: np.zeros(region.n_rows, dtype=np.uint8) for spec in specs}
 
     def write(self, site: str, rows: slice | int | np.ndarray, array: np.ndarray) -> None:
@@ -49,6 +56,8 @@ class RegionBuffer:
         here = self._place(spec, rows, array)
         values = to_stored(array, spec)
         _refuse_non_finite(values, array, spec, rows)
+        if spec.dtype == "int8":
+            self.errors[site][here] = errors(array, values)
         if self._written[site][here].any():
             raise Mismatch(f"{site}: {_range(rows)} were written before; every row is written exactly once.")
         self.arrays[site][here] = values
@@ -100,6 +109,9 @@ def _range(rows: slice | np.ndarray) -> str:
 
 def to_stored(array: np.ndarray, spec: ArraySpec) -> np.ndarray:
     """`array` in the dtype on disk; float values for a bfloat16 site are rounded to nearest even."""
+    if spec.dtype == "int8" and np.issubdtype(array.dtype, np.floating):
+        with np.errstate(over="ignore", invalid="ignore"):
+            return encode(array)
     if spec.dtype != "bfloat16":
         if not np.issubdtype(array.dtype, np.floating):
             raise Invalid(f"{spec.name}: stores {spec.dtype}, got {array.dtype}; give floats.")
@@ -127,6 +139,8 @@ def from_bfloat16(bits: np.ndarray) -> np.ndarray:
 
 def finite(stored: np.ndarray, spec: ArraySpec) -> np.ndarray:
     """Elementwise: is this stored value finite? (By its exponent's bits: five times np.isfinite's speed.)"""
+    if spec.dtype == "int8":
+        return np.isfinite(scales_of(stored, spec.shape[-1]))
     bits = stored.view(np.uint32 if spec.dtype == "float32" else np.uint16)
     exponent = bits.dtype.type(EXPONENT[spec.dtype])
     return np.bitwise_and(bits, exponent) != exponent
@@ -137,7 +151,7 @@ def _refuse_non_finite(stored: np.ndarray, given: np.ndarray, spec: ArraySpec, r
     if ok.all():
         return
     place = np.argwhere(~ok)[0]
-    value = given[tuple(place)]
+    value = given[tuple(place)] if spec.dtype != "int8" else _worst(given[tuple(place[:-1])], int(place[-1]))
     if given.dtype == np.uint16:
         value = from_bfloat16(value.reshape(1))[0]
     wider = {"float16": "bfloat16 or float32"}.get(spec.dtype, "float32")
@@ -152,16 +166,25 @@ def _refuse_non_finite(stored: np.ndarray, given: np.ndarray, spec: ArraySpec, r
     )
 
 
+def _worst(row: np.ndarray, block: int) -> np.floating:
+    """The value that a block of int8 cannot hold."""
+    values = row[block * BLOCK : (block + 1) * BLOCK]
+    broken = values[~np.isfinite(values)]
+    return broken[0] if len(broken) else values[np.abs(values).argmax()]
+
+
 @dataclass
 class RegionResult:
     """A written, not yet committed region: what the committer still has to do.
 
-    fragments: rows for chunks that are shared with neighbours.  digests: uint8 [site, 32].
+    fragments: rows for chunks that are shared with neighbours.  digests: uint8 [site, 32].  errors: float64 [site, 2],
+    summed in the order of the rows, so that it does not depend on the order of writing.
     """
 
     number: int
     fragments: list[Piece]
     digests: np.ndarray
+    errors: np.ndarray
 
 
 def owned(region: Region, rows: int, total: int) -> tuple[int, int]:
@@ -189,7 +212,8 @@ def write_region(store: icechunk.IcechunkStore | None, buffer: RegionBuffer, tot
         if store is not None:
             whole_chunks(store, whole)
         table = np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32)
-    return RegionResult(buffer.region.number, fragments, table)
+    sums = [buffer.errors[name].sum(axis=0) if name in buffer.errors else np.zeros(2) for name in buffer.arrays]
+    return RegionResult(buffer.region.number, fragments, table, np.stack(sums))
 
 
 def _sha256(array: np.ndarray) -> bytes:
@@ -225,6 +249,7 @@ def commit_regions(
             digests = zarr.open_array(session.store, path="regions/digest", mode="r+")
             if not _enter_digests(location, digests, results):
                 return session.snapshot_id
+            _enter_errors(session.store, results)
             session.merge(*forks)
             patch_chunks(session.store, [piece for result in results for piece in result.fragments])
             try:
@@ -248,3 +273,12 @@ def _enter_digests(location: Location, digests: zarr.Array, results: Sequence[Re
                 "merged. Two runs that should be equal are not: check seeds, threads and dtype."
             )
     return new
+
+
+def _enter_errors(store: icechunk.IcechunkStore, results: Sequence[RegionResult]) -> None:
+    """What int8 cost, where anything is stored so."""
+    if not any(result.errors.any() for result in results):
+        return
+    array = zarr.open_array(store, path="regions/error", mode="r+")
+    for result in results:
+        array[result.number] = result.errors

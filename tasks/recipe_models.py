@@ -205,7 +205,7 @@ class CaptureSpec(Part):
     points: tuple[str, ...] = ("resid_post", "z")
     blocks: Blocks = "all"
     span: SpanText = "generated"
-    dtype: Literal["float16", "bfloat16", "float32"] = "float16"
+    dtype: Literal["float16", "bfloat16", "float32", "int8"] = "float16"
     pool: Literal["mean"] | None = None
     region_mb: int | None = Field(default=None, ge=1, le=65536)
 

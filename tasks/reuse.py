@@ -41,6 +41,8 @@ def _begins(work: Collection, header) -> bool:
 
 def _copy(old: ActivationStore, work: Collection) -> int:
     store, copied = work.store, 0
+    if store.layout.lossy:  # the recorded error is of the values before they were rounded
+        return 0
     known = {(region.prompt_start, region.prompt_stop): region for region in old.layout.regions}
     digests = old.region_digests()
     for region in store.pending_regions():
