@@ -232,11 +232,18 @@ def _names(units: Sequence[Unit]) -> set[str]:
 
 
 def _share(side: Side) -> str:
-    return f"{side.share.mean:.0%} [{side.share.low:.0%}, {side.share.high:.0%}]"
+    return f"{_percent(side.share.mean)} [{_percent(side.share.low)}, {_percent(side.share.high)}]"
 
 
 def _beside(side: Side) -> str:
     if not side.random:
         return "no random sets were tried, so nothing says that these units matter"
     low, high = np.quantile(side.random, [0.05, 0.95])
-    return f"{len(side.random)} random sets of the same blocks: {low:.0%} to {high:.0%}, rank p = {side.p:.2g}"
+    return (
+        f"{len(side.random)} random sets of the same blocks: {_percent(low)} to {_percent(high)}, rank p = {side.p:.2g}"
+    )
+
+
+def _percent(share: float) -> str:
+    """Without a sign on what rounds to 0."""
+    return f"{round(share, 2) + 0.0:.0%}"
