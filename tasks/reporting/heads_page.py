@@ -49,8 +49,9 @@ def _headline(ranking: Ranking, ablation: Mapping[str, Any] | None, about: Mappi
 def _map(ranking: Ranking, ablation: Mapping[str, Any] | None) -> Section:
     chosen = [] if ablation is None else [_place(Site.parse(u)) for u in ablation["verdict"]["units"]]
     values = _values(ranking, ranking.values)
-    caption = el("figcaption", {}, legend((("for", "above 0"), ("against", "below 0"))),
-                 "Full colour is the largest size." + (" Outlined: the heads that were tested." if chosen else ""))  # fmt: skip
+    tested = " Outlined: the heads that were tested." if chosen else ""
+    colours = legend((("for", "above 0"), ("against", "below 0")))
+    caption = el("figcaption", {}, colours, f"Full colour is the largest size.{tested}")
     chart = figure(lambda width: heat.heads(values, width, ranking.method, chosen), caption)
     return Section("map", "Heads", "Which heads, by block", [note(ranking.meaning), chart])
 
