@@ -34,7 +34,7 @@ def collect_shares(recipe: Recipe, home: str, plan: CapturePlan, workers: int, r
     tokens ran through the model."""
     computed, shares = 0, shares_of(plan, workers)
     while shares:
-        round_of = collect_round.with_options(task_runner=runner_of(runner, workers))
+        round_of = collect_round.with_options(task_runner=runner_of(runner, workers))  # type: ignore[arg-type]
         tokens, lost = round_of(recipe, home, plan, shares)
         left = shares_of(plan, workers)
         if sum(map(len, left)) >= sum(map(len, shares)) and lost is not None:
