@@ -56,7 +56,8 @@ def result(anatomy: Anatomy, text: Tokens, block: int) -> Tensor:
         weight = out_weight(projection).float().reshape(anatomy.n_heads, anatomy.d_head, -1)
         z = rows[sites[0]].float().reshape(-1, anatomy.n_heads, anatomy.d_head)
         written = torch.einsum("shk,hkd->shd", z, weight)
-        total = written.sum(1) if projection.bias is None else written.sum(1) + projection.bias.float()
+        bias = getattr(projection, "bias", None)
+        total = written.sum(1) if bias is None else written.sum(1) + bias.float()
         _same(anatomy, rows[sites[1]], total, f"attn_out.{block} = sum of result.{block}")
     return written.cpu()
 
