@@ -10,7 +10,10 @@ from trimtab.store.lineage import Node, lineage
 from trimtab.store.verify import verify
 from trimtab.tasks.home import Home
 
-HEADLINE = ("site", "strength", "kl_held_out", "effect", "beats_random", "rank", "held_out", "auroc")
+HEADLINE = (
+    "site", "strength", "kl_held_out", "effect", "beats_random", "rank", "held_out", "auroc",
+    "method", "top", "word", "necessity", "sufficiency", "gain",
+)  # fmt: skip
 Json = dict[str, Any]
 
 

@@ -18,7 +18,7 @@ SHORT = 12
 def ls(
     ctx: typer.Context,
     every: Annotated[bool, typer.Option("--all", "-a", help="Every version, not just the newest.")] = False,
-    kind: Annotated[str | None, typer.Option(help="Only this kind: plan, capture, candidates, verdict.")] = None,
+    kind: Annotated[str | None, typer.Option(help="Only this kind: plan, capture, verdict, ranking, ...")] = None,
     as_json: JSON = False,
 ) -> None:
     """What is in the catalog."""

@@ -7,9 +7,11 @@ import pytest
 
 from trimtab.steering.model.load import embedded_folder
 from trimtab.tasks.errors import DataError
+from trimtab.tasks.head_recipe import load_head_recipe, make_head_recipe
 from trimtab.tasks.questions import questions_of, read_questions
 
 TASKS = sorted((Path(__file__).parents[2] / "recipes" / "tasks").glob("*.jsonl"))
+RECIPES = sorted((Path(__file__).parents[2] / "recipes" / "heads").glob("*.yaml"))
 GOOD = [
     {
         "prompt": f"The capital number {k} is",
@@ -42,6 +44,17 @@ def test_every_task_file_gives_questions_fit_for_patching(path, tokenizer):
     for question in questions:
         assert question.corrupted is not None and question.wrong is not None
         assert not (question.clean.ids == question.corrupted.ids).all()
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_head_recipe_loads_and_splits_its_questions(path):
+    recipe = load_head_recipe(path)
+    first, second = recipe.halves()
+    assert not {row.prompt for row in first} & {row.prompt for row in second}
+    assert min(len(first), len(second)) >= 24
+    assert make_head_recipe(recipe.to_json()).key == recipe.key
+    assert load_head_recipe(path, ["name=another"]).key == recipe.key
+    assert load_head_recipe(path, ["rank.questions=9"]).key != recipe.key
 
 
 def test_the_answer_follows_the_prompt_with_a_space(tmp_path, tokenizer):
