@@ -80,8 +80,8 @@ def main() -> None:
     parser.add_argument("--rank", type=int, default=256)
     parser.add_argument("--ranks", type=int, nargs="+", default=[25, 100, 200])
     parser.add_argument("--methods", default="", help="of rebuild: those with this in their name")
-    parser.add_argument("--concepts", nargs="+", default=["months", "colours", "food"])
-    parser.add_argument("--budgets", type=float, nargs="+", default=[0.1, 0.35])
+    parser.add_argument("--concepts", nargs="+", default=["months", "food", "music"])
+    parser.add_argument("--budgets", type=float, nargs="+", default=[0.25, 0.05])
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     print(setting(args.threads), end="\n\n", flush=True)
@@ -348,11 +348,12 @@ def steer(bench: Bench, wanted: Sequence[str], budgets: Sequence[float]) -> None
     calibration = Calibration(scorer, prompts * 2, Decoding(12, 1.0, 0))
     sets = directions.candidates(bench.split(*CHOSEN), OURS)
     head("concept", "direction", "sign", "KL asked", "KL got", "strength", "margin change [95%]", "pairs", "sample")
-    for concept in wanted:
-        margins = Margins(scorer, pairs_of(bench, tokenizer, concept))
+    measured = {c: Margins(scorer, pairs_of(bench, tokenizer, c)) for c in wanted}
+    for budget, concept in product(budgets, wanted):
+        margins = measured[concept]
         for name, vector in directions.chosen(sets, bench, concept).items():
             plan = directions.plan(bench.recipe.site, vector)  # type: ignore[attr-defined]
-            for sign, budget in product((1, -1), budgets):
+            for sign in (1, -1):
                 dosed, dose = dose_on(calibration, plan, budget, Dosing(tolerance=0.2, sign=sign, cap=8))
                 text = generate(model, [prompts[1]], dosed, Decoding(14, 0.0, 0))[0]
                 shown = " ".join(str(tokenizer.decode(text)).replace("|", "/").split())
