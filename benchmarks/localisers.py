@@ -105,7 +105,7 @@ def print_curves(curves: Sequence[ToggleCurve]) -> None:
 def agreement(anatomy: Anatomy, questions: Sequence[Question], args: argparse.Namespace) -> None:
     """Every method against denoising, over heads and over MLPs, with its time over a bare forward and backward."""
     bare = min((timed(lambda: _bare(anatomy, questions)) for _ in range(3)), key=lambda s: s.cpu)
-    rows, times = _ranked(anatomy, questions)
+    rows, times = _ranked(anatomy, questions, args.indirect)
     truth = rows.pop("activation_patching")
     save_plan(truth.pack(), args.save)
     print(
@@ -122,18 +122,15 @@ def agreement(anatomy: Anatomy, questions: Sequence[Question], args: argparse.Na
     print("\ntop heads by denoising:", ", ".join(f"{u} {truth.value(u):+.2f}" for u in truth.top(TOP)))
 
 
-def _ranked(anatomy: Anatomy, questions: Sequence[Question]) -> tuple[dict[str, Ranking], dict[str, float]]:
+def _ranked(
+    anatomy: Anatomy, questions: Sequence[Question], indirect: bool
+) -> tuple[dict[str, Ranking], dict[str, float]]:
     methods: dict[str, Localiser] = {
         name: LOCALISERS[name]()
-        for name in (
-            "activation_patching",
-            "attribution_patching",
-            "atp_star",
-            "relp",
-            "direct_logit",
-            "indirect_effect",
-        )
+        for name in ("activation_patching", "attribution_patching", "atp_star", "relp", "direct_logit")
     }
+    if indirect:
+        methods["indirect_effect"] = LOCALISERS["indirect_effect"]()
     methods["relp, attention rule too"] = RelP(("norm", "activation", "half", "attention"))
     found: dict[str, Ranking] = {}
     spent: dict[str, float] = {}
@@ -176,6 +173,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--save", type=Path, default=Path("ranking.safetensors"), help="where the ranking goes")
     parser.add_argument("--gates", type=Path, help="against: a ranking that gating saved")
     parser.add_argument("--truth", type=Path, help="against: a ranking that agreement saved")
+    parser.add_argument("--indirect", action="store_true", help="agreement: indirect effects too, as slow as the truth")
     parser.add_argument("--threads", type=int, default=1, help="torch threads (1: threads that wait for a core spin)")
     return parser.parse_args()
 
