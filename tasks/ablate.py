@@ -18,6 +18,7 @@ from trimtab.steering.ablation.runs import Ablator
 from trimtab.steering.ablation.sets import FEWEST, matched_sets
 from trimtab.steering.ablation.units import Unit, head_units, unit_of
 from trimtab.steering.ablation.verdict import Standard, judge_set
+from trimtab.steering.errors import BadQuestion
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.tokens import PromptFormat, tokenize
 from trimtab.steering.question import Question
@@ -197,8 +198,11 @@ def _off_target(trial: HeadTrial, recipe: HeadRecipe, chosen: Sequence[Unit], se
     return _plain(off_target(trial.ablator, tokens, [list(chosen), *beside]))
 
 
-def _others(trial: HeadTrial, recipe: HeadRecipe, chosen: Sequence[Unit], settings: AblateSettings) -> dict[str, float]:
-    """Share lost of this task and of the others without the set; each task has a reference of its own."""
+def _others(
+    trial: HeadTrial, recipe: HeadRecipe, chosen: Sequence[Unit], settings: AblateSettings
+) -> dict[str, float | None]:
+    """Share lost of this task and of the others without the set, None where the model does not do a task at all; each
+    task has a reference of its own."""
     if not recipe.others:
         return {}
     names, ablators, tasks = [recipe.task.path], [trial.ablator], [list(trial.questions)]
@@ -208,8 +212,13 @@ def _others(trial: HeadTrial, recipe: HeadRecipe, chosen: Sequence[Unit], settin
         names.append(file.path)
         ablators.append(Ablator.of(trial.anatomy, settings.operator, reference, trial.universe))
         tasks.append(asked)
-    shares = specificity(ablators, tasks, [list(chosen)])[0]
-    return {_stem(name): float(share) for name, share in zip(names, shares, strict=True)}
+    found: dict[str, float | None] = {}
+    for name, ablator, asked in zip(names, ablators, tasks, strict=True):
+        try:
+            found[_stem(name)] = float(specificity([ablator], [asked], [list(chosen)])[0, 0])
+        except BadQuestion:
+            found[_stem(name)] = None
+    return found
 
 
 def _curve_json(curve: Curve) -> dict[str, Any]:

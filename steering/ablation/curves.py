@@ -11,7 +11,7 @@ from trimtab.steering.ablation.multiple import benjamini_hochberg, holm, sign_fl
 from trimtab.steering.ablation.runs import Ablator
 from trimtab.steering.ablation.sets import matched_sets
 from trimtab.steering.ablation.units import Unit
-from trimtab.steering.errors import BadRanking
+from trimtab.steering.errors import BadQuestion, BadRanking
 from trimtab.steering.question import Question
 from trimtab.steering.ranking import bootstrapped
 
@@ -104,9 +104,12 @@ def specificity(
     ablators: Sequence[Ablator], tasks: Sequence[Sequence[Question]], sets: Sequence[Sequence[Unit]]
 ) -> Float[np.ndarray, "sets tasks"]:
     """Share of each task's metric that is lost without each set: task A's set on task B. An ablator per task, since the
-    reference is the task's own. A set that costs other tasks as much as its own is infrastructure, not that task's."""
+    reference is the task's own. A set that costs other tasks as much as its own is infrastructure, not that task's.
+    Raises BadQuestion for a task whose metric is not above 0 to begin with: a share of it says nothing."""
     columns = []
     for ablator, questions in zip(ablators, tasks, strict=True):
         found = ablator.metrics(questions, [[], *sets]).mean(1)
+        if found[0] <= 0:
+            raise BadQuestion(f"a task has a mean metric of {found[0]:.3g}: the model does not do it; leave it out")
         columns.append((found[0] - found[1:]) / found[0])
     return np.stack(columns, 1)

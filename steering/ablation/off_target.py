@@ -37,8 +37,9 @@ class OffTarget:
 def off_target(
     ablator: Ablator, texts: Sequence[Tokens], sets: Sequence[Set], bootstrap: Bootstrap = BOOTSTRAP
 ) -> OffTarget:
-    """Of the first set, with the others beside it. The operator must not need anything of the texts but the reference:
-    zero, mean, uniform, scale. Raises BadQuestion for resample and corrupted, and for texts of one token."""
+    """Of the first set, with the others beside it. The operator must not need anything of the texts: zero, uniform,
+    scale, or mean, whose reference stays the task's. Raises BadQuestion for resample and corrupted, and for texts of
+    one token."""
     if ablator.operator.name in ("resample", "corrupted"):
         raise BadQuestion(f"operator '{ablator.operator}' has nothing to put into neutral text; use mean or zero")
     cut = min(CUT, int(getattr(ablator.anatomy.text_config, "max_position_embeddings", CUT)))

@@ -126,7 +126,8 @@ def judge_set(
         )
     lost, kept = whole - found[2 : 2 + len(without)], found[2 + len(without) :] - empty
     necessity, sufficiency = (_side(effects, whole - empty, standard) for effects in (lost, kept))
-    partners = partners_of(ablator, questions, chosen, company, standard) if len(company) else ()
+    total = float((whole - empty).mean())
+    partners = partners_of(ablator, questions, chosen, company, total, standard) if len(company) else ()
     word = word_for(necessity, sufficiency, standard, bool(partners))
     made = SetVerdict(
         units=tuple(unit.name for unit in chosen),
@@ -145,17 +146,22 @@ def judge_set(
 
 
 def partners_of(
-    ablator: Ablator, questions: Sequence[Question], chosen: Sequence[Unit], company: Sequence[Unit], standard: Standard
+    ablator: Ablator,
+    questions: Sequence[Question],
+    chosen: Sequence[Unit],
+    company: Sequence[Unit],
+    total: float,
+    standard: Standard,
 ) -> tuple[Partner, ...]:
     """Units whose loss together with the set is larger than both losses added, by what counts as necessary: what one of
-    them does, the other does when it is gone. Best first."""
+    them does, the other does when it is gone. Best first. total: what all units together carry, nats."""
     others = [unit for unit in company if unit.name not in _names(chosen)]
     sets = [[], list(chosen), *[[unit] for unit in others], *[[*chosen, unit] for unit in others]]
     found = ablator.metrics(questions, sets)
     lost = found[0] - found[1:]
     single = np.maximum(lost, 0)  # what is gained without an interfering unit is no work of another
     beyond = (lost[1 + len(others) :] - single[0] - single[1 : 1 + len(others)]).T
-    p, shares = holm(sign_flip_p(beyond)), beyond.mean(0) / found[0].mean()
+    p, shares = holm(sign_flip_p(beyond)), beyond.mean(0) / total
     kept = [k for k in np.argsort(-shares) if shares[k] >= standard.share and p[k] <= standard.alpha]
     return tuple(Partner(others[k].name, float(shares[k]), float(p[k])) for k in kept)
 
