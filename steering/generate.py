@@ -1,7 +1,7 @@
 """generate: text from prompts, with or without a plan. Every row draws from its own seeded stream, so what a prompt
 is answered does not depend on its batch."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -38,15 +38,15 @@ def generate(
     written: list[list[int]] = []
     for start in range(0, len(prompts), batch):
         rows = prompts[start : start + batch]
-        draw = _Draw(decoding, [decoding.seed + start + k for k in range(len(rows))])
+        draw = Draw(decoding, [decoding.seed + start + k for k in range(len(rows))])
         lengths = [row.prompt_length for row in rows]
         steered = nullcontext() if plan is None else plan.on(model, prompt_lengths=lengths)
         with torch.inference_mode(), steered:
-            written += _decode(model, rows, draw, decoding.max_new_tokens)
+            written += decode(model, rows, draw, decoding.max_new_tokens)
     return written
 
 
-class _Draw:
+class Draw:
     """One token per row from its own stream. Streams live on the CPU, so devices agree."""
 
     def __init__(self, decoding: Decoding, seeds: list[int]):
@@ -61,7 +61,15 @@ class _Draw:
         return (logits.float().cpu() / self._temperature + gumbel).argmax(-1)
 
 
-def _decode(model: PreTrainedModel, rows: Sequence[Tokens], draw: _Draw, limit: int) -> list[list[int]]:
+def decode(
+    model: PreTrainedModel,
+    rows: Sequence[Tokens],
+    draw: Draw,
+    limit: int,
+    seen: Callable[[Tensor], object] = lambda logits: None,
+) -> list[list[int]]:
+    """Token ids written after each row's prompt, all rows in one batch, until each has ended or has `limit` tokens.
+    seen: called with the logits `[b v]` of every step."""
     device = next(model.parameters()).device
     padded = pad_left([row.ids[: row.prompt_length] for row in rows], device)
     ids, mask, positions = padded.ids, padded.mask, padded.positions
@@ -78,6 +86,7 @@ def _decode(model: PreTrainedModel, rows: Sequence[Tokens], draw: _Draw, limit: 
             logits_to_keep=1,
         )
         cache, token = out.past_key_values, draw(out.logits[:, -1])
+        seen(out.logits[:, -1])
         for k, t in enumerate(token.tolist()):
             open_rows[k] = open_rows[k] and t not in ends
             if open_rows[k]:

@@ -15,7 +15,7 @@ from trimtab.steering.model.tokens import Tokens
 from trimtab.steering.plan import SteeringPlan
 from trimtab.steering.prefix import Scorer
 from trimtab.steering.price.damage import PricedOn, price_with
-from trimtab.steering.price.dose import Calibration, Dosing, dose_on
+from trimtab.steering.price.dose import Calibration, Dosing, dose_together
 from trimtab.steering.price.kl import kl_divergence, roll_out
 from trimtab.steering.price.result import Dose, Price
 
@@ -77,9 +77,15 @@ class Bench:
 
     def dosed(self, plan: SteeringPlan, guess: float | None = None, tolerance: float | None = None):
         """The plan at the budget, and how the strength was found."""
+        return self.dosed_together([plan], guess, tolerance)[0]
+
+    def dosed_together(
+        self, plans: Sequence[SteeringPlan], guess: float | None = None, tolerance: float | None = None
+    ) -> list[tuple[SteeringPlan, Dose]]:
+        """Several plans at the budget, whose rollouts are written side by side."""
         how = self.settings.dose
         dosing = Dosing(tolerance=how.tolerance if tolerance is None else tolerance, cap=how.cap, guess=guess)
-        return dose_on(self.calibration, plan, self.trial.budget, dosing)
+        return dose_together(self.calibration, plans, self.trial.budget, dosing)
 
     def written(self, plan: SteeringPlan | None) -> list[Tokens]:
         """What the model writes under the plan for the held-out prompts."""

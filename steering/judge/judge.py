@@ -5,14 +5,15 @@ the same `dose`, and every claim of the verdict is an interval's.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import groupby
 
 from trimtab.steering.generate import Decoding, generate
 from trimtab.steering.judge.ablation import AblationSettings, Asked, ablate, residual_direction
 from trimtab.steering.judge.bench import Bench, Guesses, Judged, prompted_kl
 from trimtab.steering.judge.effect import margins
-from trimtab.steering.judge.placebo import placebos
+from trimtab.steering.judge.placebo import Placebo, placebos
 from trimtab.steering.judge.search import best_site, search
 from trimtab.steering.judge.trial import Progress, Trial
 from trimtab.steering.judge.verdict import AblationResult, Contender, CurvePoint, Generation, SitePoint, Verdict
@@ -125,13 +126,23 @@ def _placebos(bench: Bench, candidate: SteeringPlan, dose: Dose, progress: Progr
     made = placebos(candidate, trial.contrast, trial.fitter, how.placebos, how.seed)
     guesses, found = Guesses(), []
     guesses.add("flip", dose)
-    for done, placebo in enumerate(made):
-        progress("placebos", done, len(made))
-        dosed, spent = bench.dosed(placebo.plan, guesses.of(placebo.kind), how.dose.placebo_tolerance)
-        guesses.add(placebo.kind, spent)
-        found.append(bench.measured(placebo.name, placebo.kind, dosed, spent, bench.some_margins(dosed)))
+    for group in _groups(made, how.together):
+        progress("placebos", len(found), len(made))
+        kind = group[0].kind
+        doses = bench.dosed_together([one.plan for one in group], guesses.of(kind), how.dose.placebo_tolerance)
+        for placebo, (dosed, spent) in zip(group, doses, strict=True):
+            guesses.add(kind, spent)
+            found.append(bench.measured(placebo.name, kind, dosed, spent, bench.some_margins(dosed)))
     progress("placebos", len(made), len(made))
     return found
+
+
+def _groups(made: Sequence[Placebo], together: int) -> Iterator[list[Placebo]]:
+    """Placebos of one kind: the first alone, whose strength the others begin at, then `together` at a time."""
+    for _, alike in groupby(made, key=lambda placebo: placebo.kind):
+        first, *others = alike
+        yield [first]
+        yield from (others[k : k + together] for k in range(0, len(others), together))
 
 
 def _curve(bench: Bench, judged: Sequence[Judged], progress: Progress) -> tuple[CurvePoint, ...]:

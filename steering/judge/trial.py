@@ -70,7 +70,8 @@ class AblationChoice:
 class JudgeSettings:
     """report_pairs, placebo_pairs: held-out pairs for the plan, and the first of them for its placebos and curve.
     completion_tokens: only the first tokens of each completion are scored (None: all). curve: KL targets, nats.
-    generations, generation_tokens: greedy answers shown side by side. seed: of placebos and rollouts."""
+    generations, generation_tokens: greedy answers shown side by side. seed: of placebos and rollouts. together:
+    placebos that are dosed side by side."""
 
     search: SearchSettings = SearchSettings()
     dose: DoseSettings = DoseSettings()
@@ -83,6 +84,7 @@ class JudgeSettings:
     curve: tuple[float, ...] = (0.03, 0.1, 0.3)
     generations: int = 6
     generation_tokens: int = 48
+    together: int = 6
     seed: int = 0
     bootstrap: Bootstrap = BOOTSTRAP
 

@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-import numpy as np
 from transformers import PreTrainedModel
 
 from trimtab.steering.errors import SteeringError
@@ -20,8 +19,9 @@ from trimtab.steering.model.tokens import Tokens
 from trimtab.steering.plan import SteeringPlan
 from trimtab.steering.prefix import Scorer
 from trimtab.steering.price.closed_form import fisher_strength, fisher_variances
-from trimtab.steering.price.kl import divergences, roll_out, rollout_divergences, steered_from_base
+from trimtab.steering.price.kl import divergences, roll_out, steered_from_base
 from trimtab.steering.price.result import Dose
+from trimtab.steering.price.rollouts import mean_divergence, rolled_divergences
 
 ROLLOUTS = "rollouts"
 FORCED = "forced"
@@ -81,14 +81,27 @@ class Calibration:
 
     def kl(self, plan: SteeringPlan) -> float:
         """Mean nats per token; inf when the steered logits are not finite."""
+        return self.kls([plan])[0]
+
+    @property
+    def cost(self) -> int:
+        """Passes of one verification."""
+        return 2 if self.on == FORCED else self.decoding.max_new_tokens + 1
+
+    def kls(self, plans: Sequence[SteeringPlan]) -> list[float]:
+        """The same for several plans, which write side by side. Strength 0 is the identity to the bit and costs 0."""
+        moving = [plan for plan in plans if any(step.strength for step in plan.interventions)]
+        spent = iter(self._measured(moving) if moving else [])
+        return [next(spent) if plan in moving else 0.0 for plan in plans]
+
+    def _measured(self, plans: Sequence[SteeringPlan]) -> list[float]:
+        self.passes += self.cost * len(plans)
         if self.on == FORCED:
-            per_text = divergences(self.scorer, self.prompts, steered_from_base(plan))
-            self.passes += 2
-        else:
-            per_text = rollout_divergences(self.scorer, plan, self.prompts, self.decoding)
-            self.passes += self.decoding.max_new_tokens + 2
-        values = np.concatenate(per_text)
-        return float(values.mean()) if np.isfinite(values).all() and len(values) else math.inf
+            return [self._forced(plan) for plan in plans]
+        return [mean_divergence(found) for found in rolled_divergences(self.scorer, plans, self.prompts, self.decoding)]
+
+    def _forced(self, plan: SteeringPlan) -> float:
+        return mean_divergence(divergences(self.scorer, self.prompts, steered_from_base(plan)))
 
     def guess(self, plan: SteeringPlan, budget: float, quantile: float | None = None) -> float:
         """Strength of the Fisher closed form on the base texts; inf when the plan moves no logit."""
@@ -133,23 +146,59 @@ def dose_on(
     calibration: Calibration, plan: SteeringPlan, target: float, how: Dosing = Dosing()
 ) -> tuple[SteeringPlan, Dose]:
     """`dose` with the calibration shared between plans, so that base texts and prompt caches are made once."""
+    return dose_together(calibration, [plan], target, how)[0]
+
+
+def dose_together(
+    calibration: Calibration, plans: Sequence[SteeringPlan], target: float, how: Dosing = Dosing()
+) -> list[tuple[SteeringPlan, Dose]]:
+    """Several plans at one budget: each is searched for itself, and all of a round's verifications run side by side."""
     check_budget(target)
-    before, side = calibration.passes, plan.scaled(how.sign)
-    guess = calibration.guess(side, target, how.quantile) if how.guess is None else abs(how.guess)
-    if not 0 < guess < math.inf:
-        found, guess = Found(0.0, 0.0, False, ()), 0.0
-    else:
-        found = find_strength(lambda g: calibration.kl(side.scaled(g)), target, guess, how)
-    result = Dose(
-        asked=target,
-        achieved=found.achieved,
-        strength=how.sign * found.strength,
-        reachable=found.reachable,
-        first_guess=how.sign * guess,
-        forwards=calibration.passes - before,
-        history=tuple((how.sign * g, kl) for g, kl in found.history),
-    )
-    return side.scaled(found.strength), result
+    courses = [_Course(calibration, plan.scaled(how.sign), target, how) for plan in plans]
+    for _ in range(how.cap):
+        waiting = [course for course in courses if not course.done]
+        if not waiting:
+            break
+        for course, kl in zip(waiting, calibration.kls([course.next for course in waiting]), strict=True):
+            course.add(kl)
+    return [course.result() for course in courses]
+
+
+class _Course:
+    """One plan on its way to the budget. next: what to measure; add: what it cost."""
+
+    def __init__(self, calibration: Calibration, side: SteeringPlan, target: float, how: Dosing):
+        before = calibration.passes
+        guess = calibration.guess(side, target, how.quantile) if how.guess is None else abs(how.guess)
+        self._passes, self._each = calibration.passes - before, calibration.cost
+        self._side, self._how = side, how
+        self.done = not 0 < guess < math.inf
+        self._guess = self._strength = 0.0 if self.done else guess
+        self._search = _Search(target, how.tolerance)
+
+    @property
+    def next(self) -> SteeringPlan:
+        return self._side.scaled(self._strength)
+
+    def add(self, kl: float) -> None:
+        self._passes += self._each
+        self._search.add(self._strength, kl)
+        self.done = self._search.hit or self._search.stuck()
+        if not self.done:
+            self._strength = self._search.following()
+
+    def result(self) -> tuple[SteeringPlan, Dose]:
+        found, sign = self._search.result(), self._how.sign
+        dose = Dose(
+            asked=self._search.target,
+            achieved=found.achieved,
+            strength=sign * found.strength,
+            reachable=found.reachable,
+            first_guess=sign * self._guess,
+            forwards=self._passes,
+            history=tuple((sign * g, kl) for g, kl in found.history),
+        )
+        return self._side.scaled(found.strength), dose
 
 
 def find_strength(measure: Callable[[float], float], target: float, guess: float, how: Dosing) -> Found:

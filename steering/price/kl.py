@@ -126,8 +126,14 @@ def roll_out(
     An answer that stopped by itself gets one token more: stopping was a choice of the next token too, and a plan that
     only makes answers end early would cost nothing without it. (The KL there does not depend on which token it is.)
     """
+    return finished(model, prompts, generate(model, prompts, plan, decoding), decoding)
+
+
+def finished(
+    model: PreTrainedModel, prompts: Sequence[Tokens], written: Sequence[list[int]], decoding: Decoding
+) -> list[Tokens]:
+    """Prompts with what was written, and the end where the model chose to end."""
     end = _end_token(model)
-    written = generate(model, prompts, plan, decoding)
     stopped = [ids if len(ids) == decoding.max_new_tokens else [*ids, end] for ids in written]
     return [prompt.followed_by(ids) for prompt, ids in zip(prompts, stopped, strict=True)]
 

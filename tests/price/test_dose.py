@@ -13,8 +13,9 @@ from trimtab.steering.model.site import Site
 from trimtab.steering.moves.add import Add
 from trimtab.steering.plan import SteeringPlan
 from trimtab.steering.prefix import Scorer
-from trimtab.steering.price.dose import FORCED, Calibration, Dosing, dose, dose_on, find_strength
-from trimtab.steering.price.kl import rollout_kl
+from trimtab.steering.price.dose import FORCED, Calibration, Dosing, dose, dose_on, dose_together, find_strength
+from trimtab.steering.price.kl import rollout_divergences, rollout_kl
+from trimtab.steering.price.rollouts import rolled_divergences
 
 
 class Curve:
@@ -166,3 +167,18 @@ def test_strength_zero_costs_nothing(tiny, texts, make_plan):
 def test_bad_input(tiny, texts, make_plan, wrong, words):
     with pytest.raises(SteeringError, match=words):
         wrong(tiny, make_plan(), texts)
+
+
+def test_side_by_side_is_one_by_one(tiny, texts, make_plan):
+    """Several plans in one batch write the same texts, cost the same and get the same doses as each for itself."""
+    scorer, decoding, prompts = Scorer(tiny), Decoding(max_new_tokens=5), [text.prompt for text in texts]
+    plans = [make_plan(seed=k).scaled(0.5 + k / 2) for k in range(4)]
+    together = rolled_divergences(scorer, plans, prompts, decoding)
+    for plan, found in zip(plans, together, strict=True):
+        for got, want in zip(found, rollout_divergences(scorer, plan, prompts, decoding), strict=True):
+            np.testing.assert_allclose(got, want, atol=2e-4)
+    calibration, how = Calibration(scorer, prompts, decoding), Dosing(tolerance=0.1, guess=0.5)
+    apart = [dose_on(calibration, plan, 0.05, how)[1] for plan in plans]
+    for one, other in zip(dose_together(calibration, plans, 0.05, how), apart, strict=True):
+        assert one[1].reachable == other.reachable and one[1].forwards == other.forwards
+        assert one[1].strength == pytest.approx(other.strength, rel=1e-2)
