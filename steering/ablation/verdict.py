@@ -10,7 +10,7 @@ stand beside them (Wang et al. 2211.00593; Miller et al. 2407.08734: the task ca
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -114,21 +114,15 @@ def judge_set(
     universe is too small for random sets.
     """
     random = matched_sets(universe, chosen, standard.random, standard.seed) if standard.random else []
-    taken = [_names(one) for one in (chosen, *random)]
-    without = [list(chosen), *random]
-    alone = [[unit for unit in universe if unit.name not in names] for names in taken]
-    found = ablator.metrics(questions, [[], list(universe), *without, *alone])
-    whole, empty = found[0], found[1]
-    if whole.mean() - empty.mean() <= 0:
+    whole, empty, without, alone = _measured(ablator, questions, [chosen, *random], universe)
+    total = float((whole - empty).mean())
+    if total <= 0:
         raise BadQuestion(
             f"operator '{ablator.operator}' on all {len(universe)} units moves the metric from {whole.mean():.3g} to "
             f"{empty.mean():.3g}: nothing is lost that a set could be necessary for; use another operator or task"
         )
-    lost, kept = whole - found[2 : 2 + len(without)], found[2 + len(without) :] - empty
-    necessity, sufficiency = (_side(effects, whole - empty, standard) for effects in (lost, kept))
-    total = float((whole - empty).mean())
+    sides = [_side(effects, whole - empty, standard) for effects in (whole - without, alone - empty)]
     partners = partners_of(ablator, questions, chosen, company, total, standard) if len(company) else ()
-    word = word_for(necessity, sufficiency, standard, bool(partners))
     made = SetVerdict(
         units=tuple(unit.name for unit in chosen),
         universe=len(universe),
@@ -136,13 +130,24 @@ def judge_set(
         metric=metric_name(questions),
         whole=mean_interval(whole, standard.bootstrap),
         empty=mean_interval(empty, standard.bootstrap),
-        necessity=necessity,
-        sufficiency=sufficiency,
-        word=word,
+        necessity=sides[0],
+        sufficiency=sides[1],
+        word=word_for(sides[0], sides[1], standard, bool(partners)),
         partners=partners,
         sentence="",
     )
-    return SetVerdict(**{**vars(made), "sentence": sentence(made)})
+    return replace(made, sentence=sentence(made))
+
+
+def _measured(
+    ablator: Ablator, questions: Sequence[Question], sets: Sequence[Sequence[Unit]], universe: Sequence[Unit]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Metric of the whole model and without the universe, `[questions]`; without each set, and with it alone, `[sets
+    questions]`."""
+    taken = [_names(one) for one in sets]
+    outside = [[unit for unit in universe if unit.name not in names] for names in taken]
+    found = ablator.metrics(questions, [[], list(universe), *sets, *outside])
+    return found[0], found[1], found[2 : 2 + len(sets)], found[2 + len(sets) :]
 
 
 def partners_of(
