@@ -18,7 +18,7 @@ from trimtab.steering.errors import SteeringError
 from trimtab.steering.generate import Decoding, generate
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.site import Site
-from trimtab.steering.model.tokens import PromptFormat, Tokens, tokenize
+from trimtab.steering.model.tokens import PromptFormat, Role, Tokens, tokenize
 from trimtab.steering.plan import SteeringPlan
 from trimtab.steering.prefix import Scorer
 from trimtab.steering.price.dose import Calibration, Dosing, dose_on
@@ -217,9 +217,15 @@ def _answers(study: Study, plan: SteeringPlan) -> list[dict[str, Any]]:
         written = [generate(study.model, prompts, one, decoding) for one in (None, study.plan, plan)]
         for prompt, *ids in zip(prompts, *written, strict=True):
             texts = [str(study.tokenizer.decode(answer, skip_special_tokens=True)).strip() for answer in ids]
-            said = study.tokenizer.decode(prompt.ids[~prompt.special].tolist(), skip_special_tokens=True)
+            said = prompt.ids[np.isin(prompt.roles, (Role.USER, Role.TEXT))].tolist()
             names = ("base", "fixed", "conditional")
-            found.append({"prompt": str(said).strip(), "wanted": wanted, **dict(zip(names, texts, strict=True))})
+            found.append(
+                {
+                    "prompt": str(study.tokenizer.decode(said)).strip(),
+                    "wanted": wanted,
+                    **dict(zip(names, texts, strict=True)),
+                }
+            )
     return found
 
 

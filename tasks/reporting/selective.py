@@ -42,7 +42,7 @@ def compared(header: Mapping[str, Any]) -> Section:
     found: Sequence[Mapping[str, Any]] = header["contenders"]
     sides = legend((("k-plan", "wanted"), ("s1", "not wanted")))
     effect = charts.dots(found, "effect", "change of the behavioural score")
-    price = charts.dots(found, "kl", f"KL(steered || base), {NATS} per token")
+    price = charts.dots(found, "kl", f"KL(steered || base), {NATS}")
     halves = el("div.halves", NO_ATTRIBUTES, *(el("div.half", NO_ATTRIBUTES, chart) for chart in (effect, price)))
     head = ("plan", "effect, wanted", "effect, not wanted", "KL, wanted", "KL, not wanted", "touched", "mean KL")
     rows = [_cells(one) for one in found]
@@ -72,18 +72,25 @@ def read(header: Mapping[str, Any]) -> Section:
 
 def answered(header: Mapping[str, Any]) -> Section:
     """The same prompts answered by the base model, the fixed plan and the conditional one."""
-    head = ("prompt", "wanted", "base", "fixed", "conditional")
-    rows = [
-        (one["prompt"], "yes" if one["wanted"] else "no", one["base"], one["fixed"], one["conditional"])
-        for one in header["answers"]
-    ]
-    return Section("answers", "Answers", "Held-out prompts, greedy answers", table("Answers", head, rows))
+    lead = note("Greedy answers to held-out prompts: by the untouched model, the fixed plan, and the conditional one.")
+    cards = el("div.cards", NO_ATTRIBUTES, [_card(one) for one in header["answers"]])
+    return Section("answers", "Text", "Answers where it is wanted, and where it is not", [lead, cards])
 
 
 def asked(header: Mapping[str, Any]) -> Section:
     """The recipe."""
     rows = [(key, str(value)) for key, value in header["condition"].items()]
     return Section("asked", "Recipe", "What was asked", table("Recipe", ("key", "value"), rows))
+
+
+def _card(one: Mapping[str, Any]) -> Html:
+    label = "wanted " if one["wanted"] else "not wanted "
+    answers = [
+        el("div.answer.steered" if name == "conditional" else "div.answer", {}, el("b", {}, name),
+           el("div.words", {}, one[name]))
+        for name in ("base", "fixed", "conditional")
+    ]  # fmt: skip
+    return el("article.three", NO_ATTRIBUTES, el("div.prompt", {}, el("b", {}, label), one["prompt"]), *answers)
 
 
 def _learned(about: Mapping[str, Any]) -> list[Html]:

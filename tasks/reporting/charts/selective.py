@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from trimtab.steering.model.site import Site
 from trimtab.steering.price.result import Interval
 from trimtab.tasks.reporting.html import Html, el
 from trimtab.tasks.reporting.numbers import bounds, estimate
@@ -10,6 +11,7 @@ from trimtab.tasks.reporting.scale import Scale, linear
 from trimtab.tasks.reporting.svg import (
     HALF,
     circle,
+    diamond,
     drawing,
     framed,
     hover,
@@ -34,15 +36,22 @@ def dots(contenders: Sequence[Mapping[str, Any]], quantity: str, label: str, wid
 
 
 def by_block(values: Mapping[str, float], chosen: str, width: int = HALF) -> Html:
-    """AUROC of the probe at each site, in the order in which they were read."""
+    """AUROC of the probe at each site, by block."""
+    values = dict(sorted(values.items(), key=lambda item: _depth(item[0])))
     frame = framed(width, 220, (12, 16, 46, 52))
     x = linear([0.0, max(len(values) - 1, 1)], frame.left, frame.right, pad=0.02)
     y = linear([0.5, 1.0, *values.values()], frame.bottom, frame.top)
     points = [(x(n), y(value)) for n, value in enumerate(values.values())]
-    ring = [circle(points[n], 5, "mark") for n, site in enumerate(values) if site == chosen]
+    ring = [diamond(points[n], 6, "dot") for n, site in enumerate(values) if site == chosen]
     curve = el("g", {"class": "k-plan"}, polyline(points, "curve"), ring)
-    axes = (x_axis(frame, x, "sites read, in order", 6), y_axis(frame, y, "AUROC, validation", 5))
+    axes = (x_axis(frame, x, "site read, by block", 6), y_axis(frame, y, "AUROC, validation", 5))
     return drawing(frame, "How well each site tells the prompts apart", *axes, curve)
+
+
+def _depth(site: str) -> tuple[int, str]:
+    """Names come sorted as text from the catalog: `resid_post.9` after `resid_post.29`."""
+    parsed = Site.parse(site)
+    return -1 if parsed.block is None else parsed.block, parsed.point
 
 
 def _row(one: Mapping[str, Any], quantity: str, top: float, x: Scale) -> Html:
@@ -52,9 +61,10 @@ def _row(one: Mapping[str, Any], quantity: str, top: float, x: Scale) -> Html:
 
 def _mark(one: Mapping[str, Any], side: str, style: str, quantity: str, at: tuple[float, Scale]) -> Html:
     value, (y, x) = _interval(one, side, quantity), at
-    shapes = el("g", {"class": style}, circle((x(value.mean), y), 5, "mark"))
-    whisker = line((x(value.low), y), (x(value.high), y), "whisker dark")
-    return hover(f"{one['name']}, {side}: {estimate(value)}", whisker, shapes)
+    at = (x(value.mean), y)
+    dot = diamond(at, 6, "dot") if side == "wanted" else circle(at, 4.5, "dot")
+    whisker = line((x(value.low), y), (x(value.high), y), "whisker")
+    return hover(f"{one['name']}, {side}: {estimate(value)}", el("g", {"class": style}, whisker, dot))
 
 
 def _interval(one: Mapping[str, Any], side: str, quantity: str) -> Interval:
