@@ -62,11 +62,9 @@ def read(header: Mapping[str, Any]) -> Section:
         ("AUROC of the prompt's length alone", f"{about['length_auroc']:.3f}"),
     ]
     charted = charts.by_block(gate["by_site"], gate["site"])
-    body = [
-        el("figure", NO_ATTRIBUTES, charted),
-        table("On the held-out prompts", ("what", "value"), rows),
-        *_learned(about),
-    ]
+    facts = table("On the held-out prompts", ("what", "value"), rows)
+    sides = [el("div.half", NO_ATTRIBUTES, part) for part in (charted, facts)]
+    body = [el("div.halves", NO_ATTRIBUTES, *sides), *_learned(about)]
     return Section("read", "Gate", f"What it reads: {gate['site']}", body)
 
 
