@@ -124,7 +124,7 @@ def _partners(bench: Bench, prompts: Sequence[Tokens]) -> list[Tokens]:
 def _placebos(bench: Bench, candidate: SteeringPlan, dose: Dose, progress: Progress) -> list[Judged]:
     trial, how = bench.trial, bench.settings
     made = placebos(candidate, trial.contrast, trial.fitter, how.placebos, how.seed)
-    guesses, found = Guesses(), []
+    guesses, found = Guesses(), list[Judged]()
     guesses.add("flip", dose)
     for group in _groups(made, how.together):
         progress("placebos", len(found), len(made))

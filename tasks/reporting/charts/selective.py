@@ -61,8 +61,8 @@ def _row(one: Mapping[str, Any], quantity: str, top: float, x: Scale) -> Html:
 
 def _mark(one: Mapping[str, Any], side: str, style: str, quantity: str, at: tuple[float, Scale]) -> Html:
     value, (y, x) = _interval(one, side, quantity), at
-    at = (x(value.mean), y)
-    dot = diamond(at, 6, "dot") if side == "wanted" else circle(at, 4.5, "dot")
+    centre = (x(value.mean), y)
+    dot = diamond(centre, 6, "dot") if side == "wanted" else circle(centre, 4.5, "dot")
     whisker = line((x(value.low), y), (x(value.high), y), "whisker")
     return hover(f"{one['name']}, {side}: {estimate(value)}", el("g", {"class": style}, whisker, dot))
 
