@@ -27,8 +27,9 @@ def trimtab(*arguments: str, home: Path, timeout: float = 600) -> subprocess.Com
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """A Prefect home of its own; one thread, because the test runner uses both cores."""
-    return {**os.environ, "PREFECT_HOME": str(folder / "prefect"), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+    """A Prefect home of its own, the logging a user has; one thread, because the test runner uses both cores."""
+    users = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_LOGGING")}
+    return {**users, "PREFECT_HOME": str(folder / "prefect"), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
 
 
 def settings(overrides: list[str]) -> list[str]:

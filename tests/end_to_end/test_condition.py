@@ -57,6 +57,7 @@ def test_asking_twice_computes_nothing_and_the_plan_steers(gated, recipe, tiny_h
 
 def test_a_controller_is_trained_and_published(recipe, tiny_home):
     asked = [*SMALL, "condition.kind=controller", "controller.steps=4", "controller.tokens=6"]
+    asked += ["condition.false_positive_rate=0.9"]  # a random model has nothing to tell the prompts apart by
     asked += ["controller.patch=tiny.mean_difference@1", "controller.blocks=1-2", "name=tiny-controlled"]
     done = trimtab("run", str(recipe), "--json", *settings(asked), home=tiny_home)
     assert done.returncode == 0, done.stderr
