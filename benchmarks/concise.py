@@ -1,95 +1,86 @@
-"""Tokens saved against accuracy kept: a conciseness plan on questions that the model can answer.
+"""Tokens saved against accuracy kept, of published conciseness plans, as tables.
 
-    python benchmarks/concise.py HOME concise@latest recipes/concise_questions.jsonl [--questions 60] [--tokens 64]
+    trimtab run recipes/concise.yaml
+    python benchmarks/concise.py table HOME concise
 
-Questions are kept when the unsteered greedy answer holds the right one; they had no part in fitting or dosing. Beside
-the plan: the plain words of the recipe's system prompt, and the base answers cut to the plan's mean length. A right
-answer is the expected text as whole words, number words read as numbers.
+The same fitted on public reasoning (`../shared/data/cot_pairs`: GSM8K solutions as equations against sub-questions and
+sentences), asked the same questions:
+
+    python benchmarks/concise.py write DIR && trimtab run DIR/concise-gsm8k.yaml
+
+`table` reads the catalog and computes nothing.
 """
 
 import argparse
 import json
-import re
 from pathlib import Path
 
-import numpy as np
-import torch
-from ratio import setting
-
-from trimtab.steering.generate import Decoding, generate
-from trimtab.steering.judge.statistics import mean_interval, paired_difference
-from trimtab.steering.model.tokens import tokenize
-from trimtab.steering.plan import SteeringPlan
 from trimtab.tasks.home import Home
-from trimtab.tasks.models import model_of
-from trimtab.tasks.prompts import form_of
-from trimtab.tasks.recipe import make_recipe
+from trimtab.tasks.reporting.numbers import estimate
+from trimtab.tasks.reporting.reading import read_verdict
 
-FACTORS = (0.5, 1.0, 1.5, 2.0)
-WORDS = """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen
-seventeen eighteen nineteen twenty"""
-NUMBERS = {word: str(n) for n, word in enumerate(WORDS.split())}
+ROOT = Path(__file__).resolve().parents[1]
+SOURCE = ROOT.parent / "shared" / "data" / "cot_pairs" / "gsm8k_verbose_concise.jsonl"
+MOST = 160  # as many pairs as recipes/concise.jsonl has
+SHORT = 400  # characters of the longer solution: long ones cost time and teach nothing more
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("home")
-    parser.add_argument("plan")
-    parser.add_argument("file", type=Path)
-    for name, default in (("questions", 60), ("tokens", 64), ("threads", 2)):
-        parser.add_argument(f"--{name}", type=int, default=default)
+    commands = parser.add_subparsers(dest="command", required=True)
+    table = commands.add_parser("table")
+    table.add_argument("home")
+    table.add_argument("names", nargs="+")
+    commands.add_parser("write").add_argument("folder", type=Path)
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    artifact = Home.at(args.home).catalog.get(args.plan)
-    recipe, plan = make_recipe(artifact.recipe), SteeringPlan.unpack(artifact)
-    model, tokenizer = model_of(recipe.model)
-    rows = [json.loads(line) for line in args.file.read_text().splitlines()][: args.questions]
-    decoding = Decoding(args.tokens, temperature=0.0)
+    if args.command == "write":
+        return write(args.folder)
+    for name in args.names:
+        show(args.home, name)
 
-    def answers(plan, rows, system=None):
-        prompts = [tokenize(tokenizer, row["question"], form=form_of(recipe, system)) for row in rows]
-        return generate(model, prompts, plan, decoding)
 
-    def right(written, rows) -> np.ndarray:
-        texts = [tokenizer.decode(ids, skip_special_tokens=True) for ids in written]
-        return np.array([holds(text, row["answer"]) for text, row in zip(texts, rows, strict=True)], float)
-
-    base = answers(None, rows)
-    able = right(base, rows) > 0
-    rows, base = (
-        [r for r, ok in zip(rows, able, strict=True) if ok],
-        [b for b, ok in zip(base, able, strict=True) if ok],
+def show(home: str, name: str) -> None:
+    """One plan's table."""
+    artifact = Home.at(home).catalog.get(f"{name}.verdict")
+    verdict = read_verdict(artifact.header["verdict"])
+    found = verdict.answering
+    if found is None:
+        raise SystemExit(f"{artifact.ref}: its recipe names no judge.questions, so nothing was asked")
+    print(
+        f"**{name}**: `{verdict.site}`, {estimate(verdict.price.budget.mean)} nats per token on held-out prompts; "
+        f"{found.able} of {found.asked} questions answered rightly unsteered, in {found.tokens:.1f} tokens (greedy, "
+        f"at most {found.limit})\n"
     )
-    length = np.array([len(ids) for ids in base], float)
-    print(setting(args.threads), end="\n\n")
-    print(f"**{artifact.ref}**: {len(rows)} of {len(able)} questions that the model answers rightly, greedy, at most ")
-    print(f"{args.tokens} tokens; the unsteered answers have {length.mean():.1f} tokens\n")
-    print("| answered by | tokens | tokens saved | accuracy kept | accuracy of base answers cut to as many tokens |")
+    print("| answered by | tokens | tokens saved | still right | base answers cut to as many tokens |")
     print("|---|---|---|---|---|")
-
-    def line(name: str, written) -> None:
-        tokens = np.array([len(ids) for ids in written], float)
-        saved, kept = paired_difference(length, tokens), mean_interval(right(written, rows))
-        cut = mean_interval(right([ids[: round(tokens.mean())] for ids in base], rows))
-        print(f"| {name} | {tokens.mean():.1f} | {shown(saved)} | {shown(kept, 2)} | {shown(cut, 2)} |")
-
-    for factor in FACTORS:
-        line(f"plan at {factor:g} x its strength", answers(plan.scaled(factor), rows))
-    line("system prompt", answers(None, rows, recipe.judge.system_prompt))
+    for one in found.points:
+        cells = (estimate(one.tokens), estimate(one.saved, True), estimate(one.kept), estimate(one.cut))
+        print(f"| {one.name} | {' | '.join(cells)} |")
+    print()
 
 
-def holds(text: str, answer: str) -> bool:
-    """Whether the expected answer stands in the text as whole words."""
-    return f" {normal(answer)} " in f" {normal(text)} "
-
-
-def normal(text: str) -> str:
-    words = re.findall(r"[a-z]+|\d+(?:[.,]\d+)*", text.lower())
-    return " ".join(NUMBERS.get(word, word.replace(",", "")) for word in words)
-
-
-def shown(value, digits: int = 1) -> str:
-    return f"{value.mean:.{digits}f} [{value.low:.{digits}f}, {value.high:.{digits}f}]"
+def write(folder: Path) -> None:
+    """A recipe like `concise.yaml` over public pairs."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = [json.loads(line) for line in SOURCE.read_text("utf-8").splitlines()]
+    short = [row for row in rows if len(row["verbose"]) <= SHORT][:MOST]
+    pairs = [
+        {
+            "prompt": row["question"],
+            "positive": row["concise"].replace("Answer:", "The answer is"),
+            "negative": row["verbose"],
+        }
+        for row in short
+    ]
+    lines = "".join(json.dumps(pair, ensure_ascii=False) + "\n" for pair in pairs)
+    (folder / "gsm8k.jsonl").write_text(lines, "utf-8")
+    recipe = (ROOT / "recipes" / "concise.yaml").read_text("utf-8")
+    recipe = recipe.replace("name: concise", "name: concise-gsm8k").replace(
+        "pairs: concise.jsonl", "pairs: gsm8k.jsonl"
+    )
+    recipe = recipe.replace("concise_questions.jsonl", str(ROOT / "recipes" / "concise_questions.jsonl"))
+    (folder / "concise-gsm8k.yaml").write_text(recipe, "utf-8")
+    print(folder / "concise-gsm8k.yaml")
 
 
 if __name__ == "__main__":

@@ -106,6 +106,14 @@ def check_data(data: Data, span: str) -> None:
         )
 
 
+@dataclass(frozen=True)
+class KnownQuestion:
+    """One question with the words that a right answer holds."""
+
+    question: str
+    answer: str
+
+
 def neutral_texts(judge: JudgeSpec) -> tuple[str, ...]:
     """Text that has nothing to do with the behaviour: `{text}` per line. Raises DataError."""
     path = _file(judge.neutral, "neutral.jsonl")
@@ -125,6 +133,18 @@ def capability_items(judge: JudgeSpec) -> tuple[Item, ...]:
         where = f"{path}:{number}"
         check_keys(given, keys, (), where)
         found.append(Item(*(text_of(given, key, where) for key in keys)))
+    return _enough(found, path)
+
+
+def known_questions(judge: JudgeSpec) -> tuple[KnownQuestion, ...]:
+    """`{question, answer}` per line; none when the recipe names no file. Raises DataError."""
+    if judge.questions is None:
+        return ()
+    path, found, keys = _unchanged(judge.questions), [], ("question", "answer")
+    for number, given in read_jsonl(path):
+        where = f"{path}:{number}"
+        check_keys(given, keys, (), where)
+        found.append(KnownQuestion(*(text_of(given, key, where) for key in keys)))
     return _enough(found, path)
 
 
@@ -154,6 +174,7 @@ def check_judge(judge: JudgeSpec) -> None:
         neutral_texts(judge)
     if judge.capability is not None:
         capability_items(judge)
+    known_questions(judge)
     if judge.behaviour is not None and judge.behaviour.lexicon is not None:
         read_lexicon(judge.behaviour.lexicon)
 

@@ -105,9 +105,10 @@ class Recipe(Part):
     def canonical(self) -> dict[str, Any]:
         """What the digest sees: files by content, a model folder by its bytes, a device by its kind."""
         found = canonical_form(self.to_json(), self.model)
-        for later in ("pool", "region_mb"):  # recipes that do not use what came later keep their digest
-            if found["capture"][later] is None:
-                del found["capture"][later]
+        # recipes that do not use what came later keep their digest
+        for section, later in (("capture", "pool"), ("capture", "region_mb"), ("judge", "questions")):
+            if found[section][later] is None:
+                del found[section][later]
         return found
 
     @property

@@ -291,7 +291,8 @@ class Placebos(Part):
 class JudgeSpec(Part):
     """behaviour: score of generated text, or null. neutral, capability: files, null for the packaged ones.
     system_prompt: the prompt baseline, and what asks for the behaviour in the ablation test. prompts, tokens: of
-    rollouts. curve: KL budgets at which the effect is drawn."""
+    rollouts. curve: KL budgets at which the effect is drawn. questions: `{question, answer}` per line, on which tokens
+    saved are set against accuracy kept, or null."""
 
     behaviour: Behaviour | None = None
     neutral: FileField | None = None
@@ -301,6 +302,7 @@ class JudgeSpec(Part):
     prompts: int = Field(default=20, ge=2, le=10_000)
     tokens: int = Field(default=32, ge=1, le=4096)
     curve: tuple[Positive, ...] = (0.03, 0.1, 0.3)
+    questions: FileField | None = None
 
     @field_validator("curve")
     @classmethod

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trimtab.steering.fitters import FITTERS
 from trimtab.steering.generate import Decoding
 from trimtab.steering.intervention import Intervention
+from trimtab.steering.judge.answering import KnownAnswer
 from trimtab.steering.judge.behaviour import Behaviour, Brevity, Language, Lexicon
 from trimtab.steering.judge.effect import AnswerPair
 from trimtab.steering.judge.judge import dosed_plan, judge
@@ -21,7 +22,7 @@ from trimtab.steering.plan import SteeringPlan
 from trimtab.steering.prefix import Scorer
 from trimtab.steering.price.damage import CapabilityItem
 from trimtab.store import ActivationStore
-from trimtab.tasks.examples import capability_items, function_words, neutral_texts, read_lexicon
+from trimtab.tasks.examples import capability_items, function_words, known_questions, neutral_texts, read_lexicon
 from trimtab.tasks.fit import contrast_of
 from trimtab.tasks.home import Home
 from trimtab.tasks.models import model_of
@@ -113,6 +114,7 @@ def judged_texts(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Texts:
         neutral=[tokenize(tokenizer, text, form=PLAIN) for text in neutral_texts(recipe.judge)],
         asked=asked,
         capability=_capability(recipe, tokenizer),
+        known=_known(recipe, tokenizer),
     )
 
 
@@ -177,4 +179,18 @@ def _capability(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> list[Capa
             tokenize(tokenizer, item.question, item.incorrect, form),
         )
         for item in capability_items(recipe.judge)
+    ]
+
+
+def _known(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> list[KnownAnswer]:
+    """The questions with known answers, each also with the system prompt that asks for the behaviour."""
+    form, request = form_of(recipe), recipe.judge.system_prompt
+    asking = form_of(recipe, request) if request and recipe.data.chat else None
+    return [
+        KnownAnswer(
+            tokenize(tokenizer, known.question, form=form),
+            known.answer,
+            None if asking is None else tokenize(tokenizer, known.question, form=asking),
+        )
+        for known in known_questions(recipe.judge)
     ]

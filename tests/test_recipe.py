@@ -11,7 +11,7 @@ import pytest
 from trimtab.steering.errors import SteeringError
 from trimtab.tasks.condition_recipe import ConditionRecipe, labelled_rows
 from trimtab.tasks.data_files import ClassRow, PairRow, read_class, read_pairs, split_of
-from trimtab.tasks.examples import capability_items, examples_of, neutral_texts
+from trimtab.tasks.examples import capability_items, examples_of, known_questions, neutral_texts
 from trimtab.tasks.files import DATA
 from trimtab.tasks.methods import methods
 from trimtab.tasks.recipe import DataError, Recipe, RecipeError, load_recipe, make_recipe, recipe_schema
@@ -174,6 +174,18 @@ def test_two_gpus_are_one_kind_of_device(folder):
 def test_defaults_written_out_change_no_digest(folder):
     settings = ["fit.point=resid_post", "capture.dtype=float16", "budget.tolerance=0.1", "capture.blocks=[10,8,9]"]
     assert load_recipe(folder / "recipe.yaml").digest == load_recipe(folder / "recipe.yaml", settings).digest
+
+
+def test_questions_with_known_answers(folder):
+    (folder / "qa.jsonl").write_text('{"question": "2 + 3?", "answer": "5"}\n{"question": "3 + 3?", "answer": "6"}\n')
+    asking = ["judge.questions=qa.jsonl"]
+    plain, asked = load_recipe(folder / "recipe.yaml"), load_recipe(folder / "recipe.yaml", asking)
+    assert known_questions(plain.judge) == ()
+    assert [one.answer for one in known_questions(asked.judge)] == ["5", "6"]
+    assert asked.stage("fit") == plain.stage("fit") and asked.stage("validate") != plain.stage("validate")
+    (folder / "qa.jsonl").write_text('{"question": "2 + 3?"}\n')
+    with pytest.raises(DataError, match="qa.jsonl:1: .*answer"):
+        load_recipe(folder / "recipe.yaml", asking)
 
 
 def test_a_model_folder_counts_by_its_content(folder):

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Mapping
+from dataclasses import replace
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
@@ -17,6 +18,8 @@ import pytest
 
 from trimtab.steering.judge.verdict import (
     AblationResult,
+    Answering,
+    AnsweringPoint,
     Contender,
     CurvePoint,
     Effect,
@@ -285,6 +288,27 @@ def test_every_section_in_order() -> None:
     page = Page(render(verdict().to_json(), PROVENANCE))
     assert [i for i in page.ids if i in SECTIONS] == list(SECTIONS)
     assert len(page.ids) == len(set(page.ids))
+
+
+def test_answers_are_drawn_where_questions_were_asked() -> None:
+    points = [
+        AnsweringPoint(
+            f"plan, {k:g} × its strength",
+            "plan",
+            around(40 / k, 3),
+            around(9 * k, 2),
+            around(0.9, 0.08),
+            around(0.5, 0.1),
+        )
+        for k in (0.5, 1, 2)
+    ]
+    asked = replace(verdict(), answering=Answering(60, 48, 64, 41.0, tuple(points)))
+    page = Page(render(asked.to_json(), PROVENANCE))
+    assert page.ids.index("ablation") < page.ids.index("answers") < page.ids.index("generations")
+    assert "answers 48 of 60 questions rightly" in " ".join(page.text)
+    assert read_verdict(json.loads(json.dumps(asked.to_json()))) == asked
+    few = replace(verdict(), answering=Answering(60, 1, 64, 41.0, ()))
+    assert "Too few questions" in " ".join(Page(render(few.to_json(), PROVENANCE)).text)
 
 
 def test_same_input_same_bytes_also_through_json_text() -> None:

@@ -11,12 +11,21 @@ from itertools import groupby
 
 from trimtab.steering.generate import Decoding, generate
 from trimtab.steering.judge.ablation import AblationSettings, Asked, ablate, residual_direction
+from trimtab.steering.judge.answering import Examiner
 from trimtab.steering.judge.bench import Bench, Guesses, Judged, prompted_kl
 from trimtab.steering.judge.effect import margins
 from trimtab.steering.judge.placebo import Placebo, placebos
 from trimtab.steering.judge.search import best_site, search
 from trimtab.steering.judge.trial import Progress, Trial
-from trimtab.steering.judge.verdict import AblationResult, Contender, CurvePoint, Generation, SitePoint, Verdict
+from trimtab.steering.judge.verdict import (
+    AblationResult,
+    Answering,
+    Contender,
+    CurvePoint,
+    Generation,
+    SitePoint,
+    Verdict,
+)
 from trimtab.steering.judge.wording import beats_random, sentence
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.tokens import Role, Tokens
@@ -57,6 +66,7 @@ def judge(trial: Trial, progress: Progress = lambda stage, done, total: None) ->
         generations=_generations(bench, chosen, progress),
         splits=_splits(bench),
         behaviour_metric=None if trial.behaviour is None else trial.behaviour.metric,
+        answering=_answering(bench, chosen, progress),
     )
     verdict = replace(verdict, beats_random=beats_random(verdict.contenders))
     return replace(verdict, sentence=sentence(verdict))
@@ -204,6 +214,15 @@ def _generations(bench: Bench, chosen: SteeringPlan, progress: Progress) -> tupl
         Generation(_shown(trial, p), trial.decode(b), trial.decode(s), float(kl.mean()) if len(kl) else 0.0)
         for p, b, s, kl in zip(prompts, base, steered, spent, strict=True)
     )
+
+
+def _answering(bench: Bench, chosen: SteeringPlan, progress: Progress) -> Answering | None:
+    """Tokens against accuracy; None when no questions with known answers were given."""
+    trial, how = bench.trial, bench.settings
+    if not trial.texts.known:
+        return None
+    examiner = Examiner(trial.model, trial.decode, how.answering, how.bootstrap)
+    return examiner.answering(trial.texts.known, chosen, progress)
 
 
 def _shown(trial: Trial, prompt: Tokens) -> str:

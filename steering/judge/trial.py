@@ -9,6 +9,7 @@ from trimtab.steering.contrast import Contrast
 from trimtab.steering.errors import SteeringError
 from trimtab.steering.fitters.base import Fitter
 from trimtab.steering.generate import Decoding
+from trimtab.steering.judge.answering import AnsweringSettings, KnownAnswer
 from trimtab.steering.judge.behaviour import Behaviour
 from trimtab.steering.judge.effect import AnswerPair
 from trimtab.steering.judge.placebo import PlaceboCounts
@@ -84,6 +85,7 @@ class JudgeSettings:
     curve: tuple[float, ...] = (0.03, 0.1, 0.3)
     generations: int = 6
     generation_tokens: int = 48
+    answering: AnsweringSettings = AnsweringSettings()
     together: int = 6
     seed: int = 0
     bootstrap: Bootstrap = BOOTSTRAP
@@ -93,13 +95,15 @@ class JudgeSettings:
 class Texts:
     """The texts of a judgement. select: pairs on which site and strength are chosen. report: pairs never seen before.
     asked: the report pairs with a prompt that asks for the behaviour, in the same order (empty: no prompt baseline and
-    no ablation). neutral: plain texts. capability: A/B items (may be empty)."""
+    no ablation). neutral: plain texts. capability: A/B items (may be empty). known: questions with known answers (may
+    be empty: then nothing is said of tokens against accuracy)."""
 
     select: Sequence[AnswerPair]
     report: Sequence[AnswerPair]
     neutral: Sequence[Tokens]
     asked: Sequence[AnswerPair] = ()
     capability: Sequence[CapabilityItem] = ()
+    known: Sequence[KnownAnswer] = ()
 
     def __post_init__(self) -> None:
         needed = {"selection pairs": self.select, "report pairs": self.report, "neutral texts": self.neutral}

@@ -85,6 +85,33 @@ class Generation:
 
 
 @dataclass(frozen=True)
+class AnsweringPoint:
+    """One way of answering. tokens: length of its greedy answers. saved: tokens fewer than the base model's own,
+    paired. kept: share still right. cut: share of the base model's answers that are still right when cut to as many
+    tokens. kind: plan or system_prompt."""
+
+    name: str
+    kind: str
+    tokens: Interval
+    saved: Interval
+    kept: Interval
+    cut: Interval
+
+
+@dataclass(frozen=True)
+class Answering:
+    """Tokens against accuracy on questions with known answers. asked, able: how many were put to the base model and how
+    many it answered rightly; the points are over these. limit: tokens of an answer at most. tokens: mean length of the
+    base model's right answers."""
+
+    asked: int
+    able: int
+    limit: int
+    tokens: float
+    points: tuple[AnsweringPoint, ...]
+
+
+@dataclass(frozen=True)
 class Verdict:
     """Everything a validation run found. beats_random: the plan's margin exceeds that of every random and
     covariance-matched placebo with intervals of the difference above 0. sentence: the verdict in plain words."""
@@ -103,6 +130,7 @@ class Verdict:
     generations: tuple[Generation, ...]
     splits: dict[str, int]
     behaviour_metric: str | None = None
+    answering: Answering | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types, nested like the fields."""

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from trimtab.steering.judge.statistics import rank_p_value
-from trimtab.steering.judge.verdict import Contender, Verdict
+from trimtab.steering.judge.verdict import Answering, AnsweringPoint, Contender, Verdict
 from trimtab.steering.price.result import Interval
 
 NULLS = ("random", "covariance")
@@ -20,7 +20,9 @@ def sentence(verdict: Verdict) -> str:
     """What was found, in the order: price, effect, random placebos, other placebos, prompt, ablation, damage."""
     plan = verdict.contenders[0]
     clauses = (_price(verdict), _effect(verdict, plan), _nulls(verdict, plan), _others(verdict), _prompt(verdict))
-    return " ".join(clause for clause in (*clauses, _ablation(verdict), _damage(verdict)) if clause)
+    return " ".join(
+        clause for clause in (*clauses, _ablation(verdict), _damage(verdict), _answering(verdict)) if clause
+    )
 
 
 def _price(verdict: Verdict) -> str:
@@ -128,6 +130,29 @@ def _damage(verdict: Verdict) -> str:
     if price.capability_base is None or price.capability_steered is None:
         return f"{text}."
     return f"{text}, simple questions right from {price.capability_base:.0%} to {price.capability_steered:.0%}."
+
+
+def _answering(verdict: Verdict) -> str:
+    found = verdict.answering
+    if found is None:
+        return ""
+    known = f"{found.able} of {found.asked} questions that the model answers rightly by itself"
+    if not found.points:
+        return f"Tokens against accuracy could not be measured: there are only {known}."
+    return f"Of {known}, " + "; ".join(_answered(one) for one in found.points if one.name in _told(found)) + "."
+
+
+def _told(found: Answering) -> list[str]:
+    """The plan at the strength nearest to its dose, and the prompt."""
+    plans = [one.name for one in found.points if one.kind == "plan"]
+    at_dose = [name for name in plans if name.startswith("plan, 1 ")] or plans[:1]
+    return at_dose + [one.name for one in found.points if one.kind != "plan"]
+
+
+def _answered(one: AnsweringPoint) -> str:
+    who = "the plan" if one.kind == "plan" else "the system prompt"
+    saved = f"{one.saved.mean:.1f} [{one.saved.low:.1f}, {one.saved.high:.1f}] tokens an answer"
+    return f"{who} keeps {one.kept.mean:.0%} right and saves {saved} (cut off at that length, {one.cut.mean:.0%})"
 
 
 def _nats(value: Interval) -> str:

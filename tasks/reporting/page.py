@@ -15,6 +15,7 @@ from trimtab.tasks.reporting.reading import read_verdict
 from trimtab.tasks.reporting.sections import (
     Section,
     ablated,
+    answered,
     billed,
     contended,
     curved,
@@ -51,7 +52,7 @@ def document(title: str, main: Sequence[Html], numbers: Mapping[str, Any]) -> st
 
 
 def sections(verdict: Verdict, provenance: Mapping[str, Any]) -> list[Section]:
-    """In reading order, all of them, also those with nothing to show."""
+    """In reading order, all of them, also those with nothing to show; answers only where questions were asked."""
     return [
         searched(verdict),
         contended(verdict),
@@ -59,6 +60,7 @@ def sections(verdict: Verdict, provenance: Mapping[str, Any]) -> list[Section]:
         spread(verdict),
         dosed(verdict),
         ablated(verdict),
+        *([answered(verdict)] if verdict.answering else []),
         generated(verdict, words(provenance.get("lexicon"))),
         billed(verdict),
         provenance_section(provenance, verdict.splits),

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from trimtab.steering.judge.verdict import AblationResult, Contender, Generation, Verdict
 from trimtab.steering.price.result import KL, Interval
-from trimtab.tasks.reporting.charts import ablation, curve, dose, forest, search, tokens
+from trimtab.tasks.reporting.charts import ablation, answering, curve, dose, forest, search, tokens
 from trimtab.tasks.reporting.html import NO_ATTRIBUTES, Child, Html, code, details, el, note, p, table
 from trimtab.tasks.reporting.marking import marked
 from trimtab.tasks.reporting.numbers import MISSING, NATS, estimate, finite, number, percent, plural, shorten
@@ -254,6 +254,29 @@ def _card(one: Generation, lexicon: Sequence[str]) -> Html:
             el("div.words", {}, marked(one.steered, lexicon)),
         ),
     )
+
+
+def answered(verdict: Verdict) -> Section:
+    """Tokens against accuracy."""
+    title, found = "What brevity costs: tokens against accuracy", verdict.answering
+    if found is None or not found.points:
+        asked = "No questions with known answers were asked." if found is None else "Too few questions were answered."
+        return Section("answers", "Answers", title, note(asked))
+    lead = note(
+        f"The unsteered model answers {found.able} of {found.asked} questions rightly (greedy, at most {found.limit} "
+        f"tokens); only these can be lost. A plan earns its tokens when its diamonds stand above the base model's own "
+        f"answers cut off at the same length, and above what asking in words keeps."
+    )
+    kinds = (("k-plan", "this plan"), ("k-system_prompt", "system prompt"), ("k-random", "base answers cut off"))
+    present = {f"k-{one.kind}" for one in found.points} | {"k-random"}
+    key = legend((style, words) for style, words in kinds if style in present)
+    head = ("answered by", "tokens", "tokens saved", "still right", "base answers cut to as many tokens")
+    rows = [
+        (one.name, estimate(one.tokens), estimate(one.saved, True), estimate(one.kept), estimate(one.cut))
+        for one in found.points
+    ]
+    chart = figure(lambda width: answering.draw(found, width), key)
+    return Section("answers", "Answers", title, [lead, chart, table("Tokens against accuracy", head, rows)])
 
 
 def billed(verdict: Verdict) -> Section:

@@ -11,6 +11,7 @@ from trimtab.steering.contrast import Contrast, Pair
 from trimtab.steering.errors import SteeringError
 from trimtab.steering.fitters.mean_difference import MeanDifference
 from trimtab.steering.generate import Decoding
+from trimtab.steering.judge.answering import AnsweringSettings, KnownAnswer
 from trimtab.steering.judge.behaviour import Lexicon
 from trimtab.steering.judge.effect import AnswerPair
 from trimtab.steering.judge.judge import dosed_plan, judge
@@ -182,6 +183,16 @@ def test_without_a_request_or_a_behaviour(trial):
     assert found.ablation is None and found.behaviour_metric is None and found.price.capability_base is None
     assert [one.kind for one in found.contenders] == ["plan"]
     assert not found.beats_random and "No random placebo was tried" in found.sentence
+
+
+def test_known_answers_are_asked_of_the_dosed_plan(trial):
+    quick = replace(SETTINGS, placebos=PlaceboCounts(0, 0, 0, 0), curve=(), ablation=AblationChoice(0, 0))
+    made = trial(2.0, settings=replace(quick, answering=AnsweringSettings(questions=6, tokens=6)))
+    known = [KnownAnswer(pair.positive.prompt, "x") for pair in made.texts.report]
+    found = judge(replace(made, texts=replace(made.texts, known=known)))
+    assert found.answering.asked == 6 and found.answering.limit == 6 and len(found.answering.points) == 4
+    assert "questions that the model answers rightly by itself" in found.sentence
+    assert judge(made).answering is None
 
 
 def test_an_unreachable_budget_is_said(trial):

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from trimtab.steering.judge.verdict import AblationResult, Contender, Effect, Verdict
+from trimtab.steering.judge.verdict import AblationResult, Answering, AnsweringPoint, Contender, Effect, Verdict
 from trimtab.steering.judge.wording import beats_random, sentence
 from trimtab.steering.price.result import KL, Dose, Interval, Price
 
@@ -109,3 +109,15 @@ def test_ablation():
 def test_damage():
     text = sentence(verdict())
     assert "perplexity goes from 10 to 11" in text and "right from 90% to 85%" in text
+
+
+def test_tokens_against_accuracy_are_said_at_the_dose():
+    def point(name: str, kind: str, kept: float) -> AnsweringPoint:
+        return AnsweringPoint(name, kind, around(20.0), around(9.0), around(kept), around(0.4))
+
+    weak, dosed = point("plan, 0.5 × its strength", "plan", 0.99), point("plan, 1 × its strength", "plan", 0.9)
+    prompt = point("system prompt", "system_prompt", 0.8)
+    said = sentence(verdict(answering=Answering(60, 40, 64, 29.0, (weak, dosed, prompt))))
+    assert "Of 40 of 60 questions" in said and "the plan keeps 90% right and saves 9.0" in said
+    assert "the system prompt keeps 80%" in said and "99%" not in said
+    assert "could not be measured" in sentence(verdict(answering=Answering(60, 1, 64, 29.0, ())))
