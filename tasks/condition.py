@@ -10,7 +10,7 @@ import numpy as np
 from prefect import task
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from trimtab.steering.conditions.controller import ControllerSettings, Taught, gated_by, train_controller
+from trimtab.steering.conditions.controller import START, ControllerSettings, Taught, gated_by, train_controller
 from trimtab.steering.conditions.gate import GateSettings, fit_gate
 from trimtab.steering.conditions.prompts import Labelled, Splits
 from trimtab.steering.conditions.selectivity import Arena, Selective
@@ -186,7 +186,9 @@ def _controlled(study: Study) -> tuple[SteeringPlan, dict[str, Any]]:
         how.hidden, how.steps, how.batch, how.learning_rate, how.tokens, budget,
         false_positive_rate=asked.false_positive_rate, pool=asked.pool, seed=how.seed,
     )  # fmt: skip
-    taught = Taught(study.patch, study.plan)
+    # untrained, the controller holds every intervention at START: from the budget on, what it learns is where
+    patch = _dosed(matching, study.patch, wanted, budget).scaled(1 / START)
+    taught = Taught(patch, study.plan)
     fitted = train_controller(study.model, taught, study.splits, study.sites, settings, report)
     plan = _dosed(matching, fitted.plan, wanted, budget)
     learned = {
@@ -199,9 +201,9 @@ def _controlled(study: Study) -> tuple[SteeringPlan, dict[str, Any]]:
 
 
 def _dosed(arena: Arena, plan: SteeringPlan, prompts: Sequence[Tokens], target: float) -> SteeringPlan:
-    """At the price asked, or as near below as it gets."""
+    """At the price asked, or as near below as it gets; at strength 0 for the price of a condition that never opens."""
     if target <= 0:
-        raise SteeringError("the condition spends nothing on any validation prompt, so there is no price to compare at")
+        return plan.scaled(0.0)
     return dose_on(_calibration(arena, prompts), plan, target, Dosing(tolerance=0.15))[0]
 
 

@@ -34,6 +34,8 @@ from trimtab.steering.moves.gated import Gated
 from trimtab.steering.plan import SteeringPlan
 from trimtab.steering.price.kl import roll_out
 
+START = 0.25  # a new controller's factor for every intervention: the patch should cost the budget there
+
 Progress = Callable[[str, int, int], None]
 
 
@@ -162,7 +164,7 @@ class _Course:
         taught = [name for name in (f.name for f in fields(Network)) if name not in ("mean", "scale")]
         leaves = {name: getattr(network, name).clone().requires_grad_(True) for name in taught}
         learning = replace(network, **leaves)
-        adam = torch.optim.Adam(list(leaves.values()), lr=how.learning_rate)
+        adam = torch.optim.Adam(_rates(leaves, how.learning_rate))
         draw, history = np.random.default_rng(how.seed), []
         for k in range(how.steps):
             progress("controller", k, how.steps)
@@ -192,6 +194,15 @@ class _Course:
         over = torch.relu(wanted - how.budget) ** 2
         loss = told + how.leave_alone * unwanted + how.overspent * over
         return loss, Step(*(float(x.detach()) for x in (loss, told, wanted, unwanted)))
+
+
+def _rates(leaves: Mapping[str, Tensor], rate: float) -> list[dict[str, object]]:
+    """Parameter groups for Adam. It moves every weight by about its rate whatever the gradient, so a unit that reads m
+    inputs moves m times as far: with one rate for all, a thousand inputs saturate the network within a step or two.
+    The hidden layer's rate is scaled so that its units move no faster than the outputs, which read k of them."""
+    k, m = leaves["hidden"].shape
+    slow = {"hidden": rate * min(1.0, k / m)}
+    return [{"params": [leaf], "lr": slow.get(name, rate)} for name, leaf in leaves.items()]
 
 
 def _answers(model: PreTrainedModel, texts: Sequence[Tokens], plan: SteeringPlan | None) -> list[Tensor]:
@@ -224,7 +235,7 @@ def _joined(anatomy: Anatomy, prompts: Sequence[Tokens], sites: Sequence[Site], 
 
 
 def _initial(rows: Float[Tensor, "n m"], outputs: int, settings: ControllerSettings) -> Network:
-    """Near a scale and weights of one half, whatever is read."""
+    """Near a scale and weights of one half, whatever is read: a product of START."""
     stream = torch.Generator().manual_seed(settings.seed)
     m, k = rows.shape[1], settings.hidden
     return Network(
