@@ -299,6 +299,7 @@ def test_answers_are_drawn_where_questions_were_asked() -> None:
             around(9 * k, 2),
             around(0.9, 0.08),
             around(0.5, 0.1),
+            k,
         )
         for k in (0.5, 1, 2)
     ]

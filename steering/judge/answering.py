@@ -74,10 +74,10 @@ class Examiner:
             for factor in how.factors:
                 progress("questions", len(points) + 1, len(how.factors) + 2)
                 answers = self._written([one.question for one in kept], plan.scaled(factor))
-                points.append(sheet.point(f"plan, {factor:g} × its strength", "plan", answers))
+                points.append(sheet.point(f"plan, {factor:g} × its strength", answers, factor))
             prompts = [one.asked for one in kept if one.asked is not None]
             if len(prompts) == len(kept):
-                points.append(sheet.point("system prompt", "system_prompt", self._written(prompts)))
+                points.append(sheet.point("system prompt", self._written(prompts)))
         progress("questions", len(how.factors) + 2, len(how.factors) + 2)
         length = float(np.mean([len(ids) for ids in written])) if written else 0.0
         return Answering(len(asked), len(kept), how.tokens, length, tuple(points))
@@ -101,18 +101,20 @@ class _Sheet:
     known: Sequence[KnownAnswer]
     base: Sequence[Sequence[int]]
 
-    def point(self, name: str, kind: str, written: Sequence[Sequence[int]]) -> AnsweringPoint:
-        """Another way of answering, beside the model's own answers cut to the same mean length."""
+    def point(self, name: str, written: Sequence[Sequence[int]], factor: float | None = None) -> AnsweringPoint:
+        """Another way of answering, beside the model's own answers cut to the same mean length. factor: of the plan's
+        strength (None: it was asked in words)."""
         how, lengths = self.examiner.bootstrap, np.array([len(ids) for ids in written], np.float64)
         own = np.array([len(ids) for ids in self.base], np.float64)
         cut = [ids[: round(lengths.mean())] for ids in self.base]
         return AnsweringPoint(
             name=name,
-            kind=kind,
+            kind="system_prompt" if factor is None else "plan",
             tokens=mean_interval(lengths, how),
             saved=paired_difference(own, lengths, how),
             kept=mean_interval(self.examiner.marks(written, self.known), how),
             cut=mean_interval(self.examiner.marks(cut, self.known), how),
+            factor=factor,
         )
 
 

@@ -88,7 +88,7 @@ class Generation:
 class AnsweringPoint:
     """One way of answering. tokens: length of its greedy answers. saved: tokens fewer than the base model's own,
     paired. kept: share still right. cut: share of the base model's answers that are still right when cut to as many
-    tokens. kind: plan or system_prompt."""
+    tokens. kind: plan or system_prompt. factor: of the plan's dose (None: not a plan)."""
 
     name: str
     kind: str
@@ -96,6 +96,7 @@ class AnsweringPoint:
     saved: Interval
     kept: Interval
     cut: Interval
+    factor: float | None = None
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 
 from trimtab.steering.judge.statistics import rank_p_value
-from trimtab.steering.judge.verdict import Answering, AnsweringPoint, Contender, Verdict
+from trimtab.steering.judge.verdict import AnsweringPoint, Contender, Verdict
 from trimtab.steering.price.result import Interval
 
 NULLS = ("random", "covariance")
+AT_DOSE = (1.0, None)  # of the answers: the plan as it was dosed, and the prompt
 
 
 def beats_random(contenders: Sequence[Contender]) -> bool:
@@ -139,14 +140,7 @@ def _answering(verdict: Verdict) -> str:
     known = f"{found.able} of {found.asked} questions that the model answers rightly by itself"
     if not found.points:
         return f"Tokens against accuracy could not be measured: there are only {known}."
-    return f"Of {known}, " + "; ".join(_answered(one) for one in found.points if one.name in _told(found)) + "."
-
-
-def _told(found: Answering) -> list[str]:
-    """The plan at the strength nearest to its dose, and the prompt."""
-    plans = [one.name for one in found.points if one.kind == "plan"]
-    at_dose = [name for name in plans if name.startswith("plan, 1 ")] or plans[:1]
-    return at_dose + [one.name for one in found.points if one.kind != "plan"]
+    return f"Of {known}, " + "; ".join(_answered(one) for one in found.points if one.factor in AT_DOSE) + "."
 
 
 def _answered(one: AnsweringPoint) -> str:

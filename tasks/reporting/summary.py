@@ -25,8 +25,7 @@ RANDOM_FOR_FIVE_PERCENT = 19
 
 def headline(verdict: Verdict, reference: str | None) -> Html:
     """The header of the page."""
-    # a verdict may speak of its plan by a field left empty
-    sentence = el("h1", {}, verdict.sentence or f"Verdict of {verdict.plan}")
+    sentence = [el("h1", {}, _title(verdict)), el("p.verdict", {}, verdict.sentence) if verdict.sentence else None]
     made = [
         ("plan", verdict.plan),
         ("method", verdict.fitter),
@@ -52,6 +51,18 @@ def headline(verdict: Verdict, reference: str | None) -> Html:
         ),
         _warnings(verdict),
     )
+
+
+def _title(verdict: Verdict) -> str:
+    """What the plan does and what it costs, in one line; the whole verdict stands below it."""
+    plan = plan_of(verdict)
+    if plan is None:
+        return f"Verdict of {verdict.plan}"
+    margin, price = plan.effect.margin, f"at a price of {centre(verdict.price.budget.mean)}"
+    if margin.low > 0 or margin.high < 0:
+        moves = "raises" if margin.low > 0 else "lowers"
+        return f"{verdict.plan} {moves} the margin by {centre(margin).lstrip('−')} {NATS}, {price}"
+    return f"{verdict.plan} has no effect on the margin that can be told from 0, {price}"
 
 
 def _badge(verdict: Verdict) -> Html:
@@ -107,6 +118,8 @@ def _ablated(verdict: Verdict) -> Html:
     result = verdict.ablation
     if result is None:
         return _tile("Removed by ablation", MISSING, "", "No ablation in this run.")
+    if result.removed is None:
+        return _tile("Removed by ablation", MISSING, "", "Asking in words gains nothing here: nothing to remove.")
     others = finite(result.random_removed)
     beside = f"random directions remove at most {percent(max(others))}" if others else "no random directions"
     return _tile("Removed by ablation", percent(result.removed), "of what asking gains", beside)

@@ -112,11 +112,14 @@ def test_damage():
 
 
 def test_tokens_against_accuracy_are_said_at_the_dose():
-    def point(name: str, kind: str, kept: float) -> AnsweringPoint:
-        return AnsweringPoint(name, kind, around(20.0), around(9.0), around(kept), around(0.4))
+    def point(name: str, kind: str, kept: float, factor: float | None) -> AnsweringPoint:
+        return AnsweringPoint(name, kind, around(20.0), around(9.0), around(kept), around(0.4), factor)
 
-    weak, dosed = point("plan, 0.5 × its strength", "plan", 0.99), point("plan, 1 × its strength", "plan", 0.9)
-    prompt = point("system prompt", "system_prompt", 0.8)
+    weak, dosed = (
+        point("plan, 0.5 × its strength", "plan", 0.99, 0.5),
+        point("plan, 1 × its strength", "plan", 0.9, 1.0),
+    )
+    prompt = point("system prompt", "system_prompt", 0.8, None)
     said = sentence(verdict(answering=Answering(60, 40, 64, 29.0, (weak, dosed, prompt))))
     assert "Of 40 of 60 questions" in said and "the plan keeps 90% right and saves 9.0" in said
     assert "the system prompt keeps 80%" in said and "99%" not in said

@@ -35,7 +35,7 @@ def draw(found: Answering, width: int) -> Html:
     y = linear([*shares, 1.0], frame.bottom, frame.top)
     axes = [x_axis(frame, x, "tokens of an answer, mean"), y_axis(frame, y, "share still right")]
     cut = sorted(found.points, key=lambda one: one.tokens.mean)
-    plans = sorted((one for one in found.points if one.kind == "plan"), key=lambda one: one.tokens.mean)
+    plans = sorted((one for one in found.points if one.kind == "plan"), key=lambda one: one.factor or 0.0)
     base = [(x(found.tokens), y(1.0))]
     lines = [_line([(one, one.cut) for one in cut], CUT, x, y), _line([(one, one.kept) for one in plans], "plan", x, y)]
     prompts = [_mark(one, one.kept, one.kind, x, y) for one in found.points if one.kind != "plan"]
@@ -53,11 +53,12 @@ def _line(points: Sequence[tuple[AnsweringPoint, Interval]], kind: str, x: Scale
 def _mark(one: AnsweringPoint, value: Interval, kind: str, x: Scale, y: Scale) -> Html:
     at = (x(one.tokens.mean), y(value.mean))
     shape, radius = (diamond, 5.5) if kind == "plan" else (circle, 4.0)
+    factor = text((at[0] + 9, at[1] - 7), f"{one.factor:g}×", "name") if kind == "plan" and one.factor else None
     whisker = line((at[0], y(value.low)), (at[0], y(value.high)), "whisker")
     return el(
         "g",
         {"class": f"k-{kind}"},
-        hover(_tip(one, value, kind), circle(at, 10, "hit"), whisker, shape(at, radius, "dot")),
+        hover(_tip(one, value, kind), circle(at, 10, "hit"), whisker, shape(at, radius, "dot"), factor),
     )
 
 
