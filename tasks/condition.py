@@ -22,6 +22,7 @@ from trimtab.steering.model.tokens import PromptFormat, Role, Tokens, tokenize
 from trimtab.steering.plan import SteeringPlan
 from trimtab.steering.prefix import Scorer
 from trimtab.steering.price.dose import Calibration, Dosing, dose_on
+from trimtab.steering.price.result import Dose
 from trimtab.store.catalog import Artifact
 from trimtab.tasks.condition_recipe import ConditionRecipe, labelled_rows
 from trimtab.tasks.errors import DataError, RecipeError
@@ -128,7 +129,7 @@ def compare(study: Study, conditioned: Mapping[str, SteeringPlan]) -> list[Selec
     matching = study.arena(_first(study.splits.validation, study.recipe.judge.prompts), seed=500)
     main = conditioned[_kind(study.recipe)]
     mean = matching.kl(main)
-    cheaper = _dosed(matching, study.plan, matching.prompts.prompts, mean)
+    cheaper, _ = _dosed(matching, study.plan, matching.prompts.prompts, mean)
     arena = study.arena(_first(study.splits.report, study.recipe.judge.prompts), seed=1000)
     base = arena.base_scores()
     contenders = {FIXED: study.plan, FIXED_SAME: cheaper, **conditioned}
@@ -187,24 +188,27 @@ def _controlled(study: Study) -> tuple[SteeringPlan, dict[str, Any]]:
         false_positive_rate=asked.false_positive_rate, pool=asked.pool, seed=how.seed,
     )  # fmt: skip
     # untrained, the controller holds every intervention at START: from the budget on, what it learns is where
-    patch = _dosed(matching, study.patch, wanted, budget).scaled(1 / START)
+    patch = _dosed(matching, study.patch, wanted, budget)[0].scaled(1 / START)
     taught = Taught(patch, study.plan)
     fitted = train_controller(study.model, taught, study.splits, study.sites, settings, report)
-    plan = _dosed(matching, fitted.plan, wanted, budget)
+    plan, dose = _dosed(matching, fitted.plan, wanted, budget)
     learned = {
         "rates": asdict(fitted.rates),
         "weights": dict(fitted.weights),
         "history": [asdict(step) for step in fitted.history],
         "budget": budget,
+        "dose": None if dose is None else {"achieved": dose.achieved, "reachable": dose.reachable},
     }
     return plan, learned
 
 
-def _dosed(arena: Arena, plan: SteeringPlan, prompts: Sequence[Tokens], target: float) -> SteeringPlan:
+def _dosed(
+    arena: Arena, plan: SteeringPlan, prompts: Sequence[Tokens], target: float
+) -> tuple[SteeringPlan, Dose | None]:
     """At the price asked, or as near below as it gets; at strength 0 for the price of a condition that never opens."""
     if target <= 0:
-        return plan.scaled(0.0)
-    return dose_on(_calibration(arena, prompts), plan, target, Dosing(tolerance=0.15))[0]
+        return plan.scaled(0.0), None
+    return dose_on(_calibration(arena, prompts), plan, target, Dosing(tolerance=0.15))
 
 
 def _calibration(arena: Arena, prompts: Sequence[Tokens]) -> Calibration:

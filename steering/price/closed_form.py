@@ -13,7 +13,6 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -24,6 +23,7 @@ from trimtab.steering.prefix import Scorer
 
 LOGIT_CHANGE = 0.05  # nats: large against float32 noise of logits (1e-5), small against where KL leaves its parabola
 ACCEPTED = (0.005, 0.5)
+_NOISE = 1e-4  # nats: a change of the logits that float32 makes by itself, with room
 _TRIES = 8
 
 
@@ -80,29 +80,49 @@ def fisher_variances(
 ) -> tuple[np.ndarray, int]:
     """Var_p(s) at every answer-writing position of the texts, pooled `[n]`, and the passes over texts it took.
 
-    Two passes at +-step. The step is chosen on the first text so that the logits change by about LOGIT_CHANGE
-    (standard deviation under p): too small drowns in float32 noise, too large is no derivative.
+    Two passes at +-step. The step is chosen on the first text that the plan moves (a gate may be closed to others) so
+    that the logits change by about LOGIT_CHANGE (standard deviation under p): too small drowns in float32 noise, too
+    large is no derivative.
     """
-    step, passes = _step(scorer, plan, texts[:1], first_step)
+    step, passes = _step(scorer, plan, texts, first_step)
     return _variances(scorer, plan, texts, step), passes + 2
 
 
 def _step(scorer: Scorer, plan: SteeringPlan, texts: Sequence[Tokens], step: float) -> tuple[float, int]:
+    """The step, and the passes over texts that it took: chosen on the first text if its logits change by more than
+    noise, else where they change most (the step may be too small for all, or the plan may do nothing)."""
+    chosen, known, looked = texts[0], _variances(scorer, plan, texts[:1], step), 0
+    if len(texts) > 1 and step * math.sqrt(float(np.mean(known))) <= _NOISE:
+        each, looked = _each(scorer, plan, texts, step), 2
+        most = max(range(len(texts)), key=lambda k: float(np.sum(each[k])) / max(len(each[k]), 1))
+        chosen, known = texts[most], each[most]
+    settled, passes = _settled(scorer, plan, chosen, step, known)
+    return settled, looked + passes
+
+
+def _settled(scorer: Scorer, plan: SteeringPlan, text: Tokens, step: float, known: np.ndarray) -> tuple[float, int]:
+    """The step for one text. known: its variances at the first step."""
     for tried in range(1, _TRIES + 1):
-        change = step * math.sqrt(float(np.mean(_variances(scorer, plan, texts, step))))
+        change = step * math.sqrt(float(np.mean(known)))
         if ACCEPTED[0] <= change <= ACCEPTED[1]:
             return step, 2 * tried
         if not math.isfinite(change):
             step /= 1000
         else:
             step *= min(1000.0, LOGIT_CHANGE / change if change > 0 else 1000.0)
-    return step, 2 * _TRIES
+        known = _variances(scorer, plan, [text], step)
+    return step, 2 * (_TRIES + 1)
 
 
 def _variances(scorer: Scorer, plan: SteeringPlan, texts: Sequence[Tokens], step: float) -> np.ndarray:
-    passes = scorer.both(texts, plan.scaled(step), plan.scaled(-step))
-    found = [logit_variance(plus.logits, minus.logits, step) for plus, minus in passes]
-    pooled = torch.cat(found).cpu().numpy() if found else np.zeros(0)
+    found = _each(scorer, plan, texts, step)
+    pooled = np.concatenate(found) if found else np.zeros(0)
     if len(pooled) == 0:
         raise SteeringError("no text has a completion, so there is no next token to differentiate at; give completions")
     return pooled
+
+
+def _each(scorer: Scorer, plan: SteeringPlan, texts: Sequence[Tokens], step: float) -> list[np.ndarray]:
+    """Variances per text."""
+    passes = scorer.both(texts, plan.scaled(step), plan.scaled(-step))
+    return [logit_variance(plus.logits, minus.logits, step).cpu().numpy() for plus, minus in passes]

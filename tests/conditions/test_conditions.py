@@ -20,6 +20,7 @@ from trimtab.steering.moves.add import Add
 from trimtab.steering.moves.gated import Gated
 from trimtab.steering.plan import SteeringPlan
 from trimtab.steering.prefix import Scorer
+from trimtab.steering.price.dose import Calibration, Dosing, dose_on
 from trimtab.steering.price.kl import base_from_steered, divergences, steered_from_base
 
 SITES = [Site("resid_post", 0), Site("resid_post", 1)]
@@ -124,6 +125,19 @@ def test_frozen_lets_go_after_an_error(tiny_llama):
         assert not any(parameter.requires_grad for parameter in tiny_llama.parameters())
         raise ZeroDivisionError
     assert all(parameter.requires_grad for parameter in tiny_llama.parameters())
+
+
+@pytest.mark.parametrize("closed_first", [0, 1, 3])
+def test_a_plan_is_dosed_although_its_gate_is_closed_to_the_first_prompts(tiny_llama, plan, splits, closed_first):
+    """A step for the closed form is taken where the plan moves something: elsewhere there is no slope to see."""
+    gate = fit_gate(Anatomy.of(tiny_llama), splits, SITES, GateSettings(false_positive_rate=0.1)).gate
+    gated, scorer = gated_by(plan, [gate] * len(SITES)), Scorer(tiny_llama)
+    one_by_one = [Calibration(scorer, [prompt], Decoding(4)).kl(gated) for prompt in splits.report.prompts]
+    shut = [p for p, kl in zip(splits.report.prompts, one_by_one, strict=True) if kl < 1e-6][:closed_first]
+    open_ones = [p for p, kl in zip(splits.report.prompts, one_by_one, strict=True) if kl > 1e-3][:4]
+    assert len(shut) == closed_first and len(open_ones) == 4
+    scaled, found = dose_on(Calibration(scorer, [*shut, *open_ones], Decoding(6)), gated, 0.1, Dosing(tolerance=0.25))
+    assert found.reachable and found.strength > 0 and scaled.interventions[0].strength > 0
 
 
 def test_an_open_gate_costs_what_the_plan_costs(tiny_llama, plan, splits):
