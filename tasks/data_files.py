@@ -1,5 +1,5 @@
-"""JSONL data files as checked rows. Every mistake is `file:line: what, and what to do`; a row that would quietly fit
-noise (twice the same pair, equal completions, an empty answer) is a mistake too."""
+"""JSONL and Parquet data files as checked rows. Every mistake is `file:line: what, and what to do`; a row that would
+quietly fit noise (twice the same pair, equal completions, an empty answer) is a mistake too."""
 
 import hashlib
 import json
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Generic, NoReturn, TypeVar
 
 from trimtab.tasks.errors import DataError, did_you_mean
+from trimtab.tasks.parquet_files import read_parquet
 from trimtab.tasks.seen import Seen
 
 MIN_ROWS = 8
@@ -17,6 +18,8 @@ MAX_LINE = 1 << 22
 MAX_PROBLEMS = 5
 SPLITS = ("fit", "select", "report")
 ROLES = ("system", "user", "assistant")
+
+KEYS = ("prompt", "positive", "negative", "completion", "text", "messages")  # of a row, whatever a file calls them
 
 Prompt = str | tuple[Mapping[str, str], ...]
 R = TypeVar("R")
@@ -90,19 +93,33 @@ def read_class(path: Path, name: str | None = None) -> Rows[ClassRow]:
     return Rows(tuple(each_class(path, name)), file_digest(path))
 
 
-def each_pair(path: Path, name: str | None = None) -> Iterator[PairRow]:
-    """The rows of `read_pairs`, one in memory at a time. Raises DataError at the end, or after 5 wrong lines."""
+def each_pair(path: Path, name: str | None = None, columns: Mapping[str, str] | None = None) -> Iterator[PairRow]:
+    """The rows of `read_pairs`, few in memory at a time. columns: what the file calls our keys, by key; others are left
+    out. Raises DataError at the end, or after 5 wrong lines."""
     shapes = set()
-    for row in _rows(path, name or str(path), pair_row):
+    for row in _rows(path, name or str(path), pair_row, columns):
         shapes.add(row.prompt is None)
         yield row
     if len(shapes) > 1:
         raise DataError(f"{name or path}: some rows have a prompt and some do not; give all of them one, or none")
 
 
-def each_class(path: Path, name: str | None = None) -> Iterator[ClassRow]:
-    """The rows of `read_class`, one in memory at a time. Raises DataError at the end, or after 5 wrong lines."""
-    return _rows(path, name or str(path), class_row)
+def each_class(path: Path, name: str | None = None, columns: Mapping[str, str] | None = None) -> Iterator[ClassRow]:
+    """The rows of `read_class`, few in memory at a time. columns, errors: as for `each_pair`."""
+    return _rows(path, name or str(path), class_row, columns)
+
+
+def read_rows(
+    path: Path, name: str | None = None, columns: Mapping[str, str] | None = None
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(number, row) of a `.parquet` file, or of any other as JSONL, under our keys. Raises DataError."""
+    if path.suffix.lower() == ".parquet":
+        found = read_parquet(path, name or str(path), None if columns is None else list(columns.values()))
+    else:
+        found = read_jsonl(path, name)
+    if columns is None:
+        return found
+    return ((number, {key: row[own] for key, own in columns.items() if own in row}) for number, row in found)
 
 
 def read_jsonl(path: Path, name: str | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -136,10 +153,15 @@ def class_row(given: Mapping[str, Any], where: str) -> ClassRow:
     return ClassRow(_prompt(given["prompt"], where, "prompt"), text_of(given, "completion", where))
 
 
-def _rows(path: Path, shown: str, parse: Callable[[Mapping[str, Any], str], R]) -> Iterator[R]:
+def _rows(
+    path: Path,
+    shown: str,
+    parse: Callable[[Mapping[str, Any], str], R],
+    columns: Mapping[str, str] | None = None,
+) -> Iterator[R]:
     count, seen = 0, Seen()
     problems: list[str] = []
-    for number, given in read_jsonl(path, shown):
+    for number, given in read_rows(path, shown, columns):
         where = f"{shown}:{number}"
         try:
             row = parse(given, where)

@@ -60,12 +60,12 @@ def examples_of(data: Data) -> tuple[Example, ...]:
 def each_example(data: Data) -> Iterator[Example]:
     """The texts of `examples_of`, one in memory at a time. Raises DataError as soon as it is known."""
     if data.pairs is not None:
-        for number, row in enumerate(each_pair(_unchanged(data.pairs))):
+        for number, row in enumerate(each_pair(_unchanged(data.pairs), columns=data.columns)):
             yield from _pair_examples(data, number, row)
         return
     assert data.positive is not None and data.negative is not None  # Data refuses anything else
-    yield from _class_examples(data, each_class(_unchanged(data.positive)), 1)
-    yield from _class_examples(data, each_class(_unchanged(data.negative)), -1)
+    yield from _class_examples(data, each_class(_unchanged(data.positive), columns=data.columns), 1)
+    yield from _class_examples(data, each_class(_unchanged(data.negative), columns=data.columns), -1)
 
 
 @dataclass

@@ -106,7 +106,12 @@ class Recipe(Part):
         """What the digest sees: files by content, a model folder by its bytes, a device by its kind."""
         found = canonical_form(self.to_json(), self.model)
         # recipes that do not use what came later keep their digest
-        for section, later in (("capture", "pool"), ("capture", "region_mb"), ("judge", "questions")):
+        for section, later in (
+            ("data", "columns"),
+            ("capture", "pool"),
+            ("capture", "region_mb"),
+            ("judge", "questions"),
+        ):
             if found[section][later] is None:
                 del found[section][later]
         return found

@@ -20,7 +20,7 @@ from trimtab.steering.errors import SteeringError
 from trimtab.steering.model.site import POINTS
 from trimtab.steering.model.span import Span
 from trimtab.store.schema import REGION_BYTES
-from trimtab.tasks.data_files import file_digest
+from trimtab.tasks.data_files import KEYS, file_digest
 from trimtab.tasks.errors import did_you_mean
 
 EMBEDDED = "smollm2"
@@ -142,11 +142,14 @@ class Split(Part):
 
 
 class Data(Part):
-    """pairs, or positive and negative: JSONL files. chat: apply the model's chat template. system: system message."""
+    """pairs, or positive and negative: JSONL or Parquet files. columns: what they call our keys, for a dataset made
+    elsewhere (`{prompt: question, positive: good}`); its other columns are left out. chat: apply the model's chat
+    template. system: system message."""
 
     pairs: FileField | None = None
     positive: FileField | None = None
     negative: FileField | None = None
+    columns: Mapping[str, str] | None = None
     chat: bool = True
     system: str | None = Field(default=None, min_length=1)
     split: Split = Split()
@@ -159,6 +162,14 @@ class Data(Part):
         if self.positive is not None and self.negative is not None and self.positive.sha256 == self.negative.sha256:
             raise ValueError("positive and negative are the same text, so there is nothing to fit")
         return self
+
+    @field_validator("columns")
+    @classmethod
+    def _our_keys(cls, value: Mapping[str, str] | None) -> Mapping[str, str] | None:
+        for key in value or ():
+            if key not in KEYS:
+                raise ValueError(f"unknown key '{key}'{did_you_mean(key, KEYS)}; write ours: theirs")
+        return value or None
 
 
 def _blocks(value: object) -> object:
