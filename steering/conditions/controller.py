@@ -120,10 +120,11 @@ def train_controller(
     anatomy, patch = Anatomy.of(model), plans.patch
     texts = _texts(model, plans.teacher, splits.fit, settings)
     rows = _joined(anatomy, splits.fit.prompts, sites, settings.pool)
-    network = _initial(rows, len(patch.interventions), settings)
-    course = _Course(model, patch, texts, splits.fit.wanted, rows)
+    span = _Span.of(rows)
+    course = _Course(model, patch, texts, splits.fit.wanted, span.coordinates(rows))
     with frozen(model):
-        network, history = course.run(network, settings, progress)
+        learnt, history = course.run(_initial(span, len(patch.interventions), settings), settings, progress)
+    network = span.unfolded(learnt)
     closed = _cut(anatomy, network, splits.validation, sites, settings)
     gates = [Controlled(network, tuple(sites), k, closed, settings.pool) for k in range(len(patch.interventions))]
     rates, weights = _held_out(anatomy, network, splits.report, gates)
@@ -152,19 +153,19 @@ def frozen(model: PreTrainedModel) -> Iterator[None]:
 
 @dataclass(frozen=True, eq=False)
 class _Course:
-    """texts: prompt and answer to train on. wanted: `[n]`. rows: `[n m]` readings of the prompts."""
+    """texts: prompt and answer to train on. wanted: `[n]`. rows: `[n r]` coordinates of the prompts' readings."""
 
     model: PreTrainedModel
     patch: SteeringPlan
     texts: Sequence[Tokens]
     wanted: np.ndarray
-    rows: Float[Tensor, "n m"]
+    rows: Float[Tensor, "n r"]
 
     def run(self, network: Network, how: ControllerSettings, progress: Progress) -> tuple[Network, tuple[Step, ...]]:
         taught = [name for name in (f.name for f in fields(Network)) if name not in ("mean", "scale")]
         leaves = {name: getattr(network, name).clone().requires_grad_(True) for name in taught}
         learning = replace(network, **leaves)
-        adam = torch.optim.Adam(_rates(leaves, how.learning_rate))
+        adam = torch.optim.Adam(list(leaves.values()), lr=how.learning_rate)
         draw, history = np.random.default_rng(how.seed), []
         for k in range(how.steps):
             progress("controller", k, how.steps)
@@ -196,15 +197,6 @@ class _Course:
         return loss, Step(*(float(x.detach()) for x in (loss, told, wanted, unwanted)))
 
 
-def _rates(leaves: Mapping[str, Tensor], rate: float) -> list[dict[str, object]]:
-    """Parameter groups for Adam. It moves every weight by about its rate whatever the gradient, so a unit that reads m
-    inputs moves m times as far: with one rate for all, a thousand inputs saturate the network within a step or two.
-    The hidden layer's rate is scaled so that its units move no faster than the outputs, which read k of them."""
-    k, m = leaves["hidden"].shape
-    slow = {"hidden": rate * min(1.0, k / m)}
-    return [{"params": [leaf], "lr": slow.get(name, rate)} for name, leaf in leaves.items()]
-
-
 def _answers(model: PreTrainedModel, texts: Sequence[Tokens], plan: SteeringPlan | None) -> list[Tensor]:
     """Logits that write each answer, `[n_i v]`, with gradients to whatever the plan's gates hold."""
     padded = pad_left([text.ids for text in texts], next(model.parameters()).device)
@@ -234,14 +226,45 @@ def _joined(anatomy: Anatomy, prompts: Sequence[Tokens], sites: Sequence[Site], 
     return torch.cat([found[site] for site in sites], dim=-1)
 
 
-def _initial(rows: Float[Tensor, "n m"], outputs: int, settings: ControllerSettings) -> Network:
-    """Near a scale and weights of one half, whatever is read: a product of START."""
+@dataclass(frozen=True, eq=False)
+class _Span:
+    """The plane in which the readings of the training prompts lie: n prompts span at most n - 1 of m directions.
+
+    The network is trained in coordinates of that plane. Adam moves every weight by about its rate whatever the
+    gradient: over m weights, most of them about directions that no prompt shows, a step saturates the units and adds
+    noise where other prompts will differ. mean, scale: `[m]`. basis: `[r m]`, orthonormal. size: of a coordinate.
+    """
+
+    mean: Float[Tensor, "m"]
+    scale: Float[Tensor, "m"]
+    basis: Float[Tensor, "r m"]
+    size: float
+
+    @classmethod
+    def of(cls, rows: Float[Tensor, "n m"]) -> "_Span":
+        mean, scale = rows.double().mean(0), rows.double().std(0).clamp(min=1e-6)
+        _, singular, basis = torch.linalg.svd((rows - mean) / scale, full_matrices=False)
+        kept = singular > 1e-6 * singular[0]
+        size = float((singular[kept] ** 2).sum() / (len(rows) * int(kept.sum()))) ** 0.5
+        return cls(mean.float(), scale.float(), basis[kept].float(), size)
+
+    def coordinates(self, rows: Float[Tensor, "n m"]) -> Float[Tensor, "n r"]:
+        """Of readings; their mean square over all training prompts and coordinates is 1."""
+        return (rows - self.mean) / self.scale @ self.basis.T / self.size
+
+    def unfolded(self, network: Network) -> Network:
+        """The network over coordinates as one over readings."""
+        return replace(network, mean=self.mean, scale=self.scale, hidden=network.hidden @ self.basis / self.size)
+
+
+def _initial(span: _Span, outputs: int, settings: ControllerSettings) -> Network:
+    """Over coordinates: near a scale and weights of one half, whatever is read: a product of START."""
     stream = torch.Generator().manual_seed(settings.seed)
-    m, k = rows.shape[1], settings.hidden
+    r, k = len(span.basis), settings.hidden
     return Network(
-        mean=rows.double().mean(0).float(),
-        scale=rows.double().std(0).clamp(min=1e-6).float(),
-        hidden=torch.randn(k, m, generator=stream) / m**0.5,
+        mean=torch.zeros(r),
+        scale=torch.ones(r),
+        hidden=torch.randn(k, r, generator=stream) / r**0.5,
         hidden_bias=torch.zeros(k),
         out=0.1 * torch.randn(1 + outputs, k, generator=stream) / k**0.5,
         out_bias=torch.zeros(1 + outputs),
