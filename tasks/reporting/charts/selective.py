@@ -39,11 +39,15 @@ def by_block(values: Mapping[str, float], chosen: str, width: int = HALF) -> Htm
     """AUROC of the probe at each site, by block."""
     values = dict(sorted(values.items(), key=lambda item: _depth(item[0])))
     frame = framed(width, 220, (12, 16, 46, 52))
-    x = linear([0.0, max(len(values) - 1, 1)], frame.left, frame.right, pad=0.02)
+    depths = [float(_depth(site)[0]) for site in values]
+    x = linear(depths, frame.left, frame.right, pad=0.04)
     y = linear([0.5, 1.0, *values.values()], frame.bottom, frame.top)
-    points = [(x(n), y(value)) for n, value in enumerate(values.values())]
-    ring = [diamond(points[n], 6, "dot") for n, site in enumerate(values) if site == chosen]
-    curve = el("g", {"class": "k-plan"}, polyline(points, "curve"), ring)
+    points = [(x(depth), y(value)) for depth, value in zip(depths, values.values(), strict=True)]
+    marks = [
+        hover(f"{site}: {value:.3f}", diamond(at, 6, "dot") if site == chosen else circle(at, 3, "dot"))
+        for at, (site, value) in zip(points, values.items(), strict=True)
+    ]
+    curve = el("g", {"class": "k-plan"}, polyline(points, "curve"), marks)
     axes = (x_axis(frame, x, "site read, by block", 6), y_axis(frame, y, "AUROC, validation", 5))
     return drawing(frame, "How well each site tells the prompts apart", *axes, curve)
 
