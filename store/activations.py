@@ -21,7 +21,7 @@ from zarr.core.sync import sync
 
 from trimtab.store.errors import Corrupt, Mismatch, StoreError
 from trimtab.store.layout import COMPLETE, KEY, Layout, check_arrays, read_layout, write_template
-from trimtab.store.location import BRANCH, Location, sound
+from trimtab.store.location import BRANCH, Location, readable, sound
 from trimtab.store.reader import Readable
 from trimtab.store.schema import (
     REGION_BYTES,
@@ -48,7 +48,8 @@ class ActivationStore(Readable):
         """Use `create` or `open`. Raises Corrupt when the repository holds no capture."""
         self.location = location
         self._repository = repository
-        self._see(repository.lookup_branch(BRANCH))
+        with readable(f"the store at {location.url}"):
+            self._see(repository.lookup_branch(BRANCH))
         self.layout = read_layout(self._root)
 
     def _see(self, snapshot_id: str) -> None:
@@ -277,7 +278,8 @@ def open_root(store: icechunk.IcechunkStore) -> zarr.Group:
 
 def _has_capture(repository: icechunk.Repository) -> bool:
     try:
-        root = open_root(sound(repository.readonly_session(BRANCH)).store)
+        with readable("the repository"):
+            root = open_root(sound(repository.readonly_session(BRANCH)).store)
     except FileNotFoundError:
         return False  # the repository was made, and its maker killed before the template
     return KEY in root.attrs

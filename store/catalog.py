@@ -28,7 +28,7 @@ from trimtab.store.activations import ActivationStore
 from trimtab.store.artifact import Artifact, Content, Parent, libraries, seal
 from trimtab.store.digests import JSON, frozen_json, plain
 from trimtab.store.errors import Conflict, NotFound, nearest
-from trimtab.store.location import BRANCH, Location, sound
+from trimtab.store.location import BRANCH, Location, readable, sound
 from trimtab.store.payload import Entry, LazyArrays, pack
 from trimtab.store.refs import CAPTURE, LATEST, Ref, check_alias, check_name
 
@@ -314,7 +314,10 @@ class Catalog:
     def _session(self) -> icechunk.Session | None:
         """A reading session at the tip, or None while nothing was ever published."""
         repository = self._repository()
-        return None if repository is None else sound(repository.readonly_session(BRANCH))
+        if repository is None:
+            return None
+        with readable(f"the catalog at {self.location.url}"):
+            return sound(repository.readonly_session(BRANCH))
 
     def _all(self, session: icechunk.Session) -> Sequence[dict]:
         found = nodes.numbers_below(session, "artifacts")

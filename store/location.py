@@ -15,7 +15,7 @@ import os
 import shutil
 import threading
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -150,16 +150,23 @@ class Location:
                 shutil.rmtree(doomed)
 
 
+@contextlib.contextmanager
+def readable(what: str) -> Iterator[None]:
+    """Icechunk's own errors as one line: a repository that is being made, moved or was damaged. Raises Corrupt."""
+    try:
+        yield
+    except icechunk.IcechunkError as error:
+        raise Corrupt(f"{what} cannot be read: {one_line(error)}.") from error
+
+
 def sound(session: icechunk.Session) -> icechunk.Session:
     """The same session, once its snapshot has been read.
 
     Why: over a snapshot that cannot be read, Icechunk's `get` and `list_dir` answer "nothing there", and a catalog
     would look empty. `exists` does fail. Raises Corrupt.
     """
-    try:
+    with readable(f"snapshot {session.snapshot_id}"):
         sync(session.store.exists("zarr.json"))
-    except icechunk.IcechunkError as error:
-        raise Corrupt(f"snapshot {session.snapshot_id} cannot be read: {one_line(error)}.") from error
     return session
 
 

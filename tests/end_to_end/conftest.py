@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 QUICK = ["judge.placebos.random=2", "judge.placebos.covariance=1", "judge.placebos.shuffled=1", "judge.prompts=3"]
 QUICK += ["judge.tokens=8", "judge.curve=[0.3]"]
 REAL = [*QUICK, "capture.blocks=14-15", "judge.prompts=4", "judge.tokens=12"]
-ROWS = 70  # of recipes/cheerful.jsonl
+ROWS = 36  # of recipes/cheerful.jsonl
 
 
 def trimtab(*arguments: str, home: Path, timeout: float = 600) -> subprocess.CompletedProcess:

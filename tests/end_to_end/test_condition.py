@@ -6,9 +6,16 @@ from pathlib import Path
 import pytest
 
 from tests.end_to_end.conftest import ROOT, settings, trimtab
+from trimtab.steering.errors import SteeringError
 from trimtab.steering.moves.gated import Gated
 from trimtab.steering.plan import SteeringPlan
 from trimtab.store import Catalog
+from trimtab.store.errors import StoreError
+from trimtab.tasks.condition import condition_recipe
+from trimtab.tasks.condition_recipe import ConditionRecipe
+from trimtab.tasks.errors import RecipeError
+from trimtab.tasks.home import Home
+from trimtab.tasks.recipe_file import read_recipe
 
 pytestmark = [pytest.mark.slow]
 SMALL = ["judge.prompts=6", "judge.tokens=8", "condition.false_positive_rate=0.5"]
@@ -82,8 +89,15 @@ BAD = {
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input_is_one_line_and_publishes_nothing(case, recipe, tiny_home):
     overrides, said = BAD[case]
-    before = [a.ref for a in Catalog(tiny_home / "catalog").list()]
-    done = trimtab("run", str(recipe), *settings(overrides), home=tiny_home)
-    error = done.stderr.strip().splitlines()[-1]
-    assert done.returncode == 2 and said in error and "Traceback" not in done.stderr, done.stderr
-    assert [a.ref for a in Catalog(tiny_home / "catalog").list()] == before
+    home = Home.at(tiny_home)
+    before = [a.ref for a in home.catalog.list()]
+    with pytest.raises((RecipeError, StoreError, SteeringError)) as error:
+        condition_recipe(read_recipe(ConditionRecipe, recipe, overrides), home)
+    assert said in str(error.value) and "\n" not in str(error.value)
+    assert [a.ref for a in home.catalog.list()] == before
+
+
+def test_the_command_line_says_it_in_one_line(recipe, tiny_home):
+    done = trimtab("run", str(recipe), *settings(["condition.blocks=9"]), home=tiny_home)
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    assert "9" in done.stderr.strip().splitlines()[-1]

@@ -84,7 +84,7 @@ def test_reading_commands_answer_people_and_scripts(tiny_home):
 def begun(home: Path) -> list[ActivationStore]:
     """The captures whose template is committed: readable from then on, whatever happens to the writer."""
     found = []
-    for place in home.glob("captures/*"):
+    for place in home.glob("captures/[!.]*"):
         with contextlib.suppress(StoreError):
             found.append(ActivationStore.open(place))
     return found

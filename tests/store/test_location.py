@@ -1,11 +1,13 @@
 """Where things lie, and that nothing leads out of it."""
 
+import shutil
 import threading
 
+import numpy as np
 import pytest
 
-from trimtab.store import Location
-from trimtab.store.errors import Invalid, NotFound
+from trimtab.store import ActivationStore, Catalog, Location
+from trimtab.store.errors import Invalid, NotFound, StoreError
 
 
 @pytest.mark.parametrize(
@@ -85,3 +87,22 @@ def test_lock_is_reentrant_and_keeps_threads_apart(tmp_path) -> None:  # type: i
 def _enter(location: Location, inside: list[str]) -> None:
     with location.lock():
         inside.append("in")
+
+
+def test_a_store_with_a_file_missing_is_one_clear_line(tmp_path) -> None:
+    """As a reader sees it who comes while a store is made or moved, and as damage looks: no error of Icechunk's."""
+    whole = tmp_path / "whole"
+    Catalog(whole).publish("thing", "plan", {"v": np.arange(4.0)}, {"kind": "plan"})
+    files = [path.relative_to(whole) for path in sorted(whole.rglob("*")) if path.is_file()]
+    refused = 0
+    for number, file in enumerate(files):
+        broken = tmp_path / f"broken{number}"
+        shutil.copytree(whole, broken)
+        (broken / file).unlink()
+        for look in (lambda place: Catalog(place).names(), ActivationStore.open):
+            try:
+                look(broken)
+            except StoreError as error:
+                refused += 1
+                assert "\n" not in str(error)
+    assert refused > len(files), "an ActivationStore is refused each time, a catalog when its snapshots are gone"
