@@ -106,3 +106,12 @@ def test_a_store_with_a_file_missing_is_one_clear_line(tmp_path) -> None:
                 refused += 1
                 assert "\n" not in str(error)
     assert refused > len(files), "an ActivationStore is refused each time, a catalog when its snapshots are gone"
+
+
+def test_a_store_that_is_moved_while_it_is_opened_is_one_clear_line(tmp_path) -> None:
+    """A writer makes a repository under another name and renames it; who had opened it there finds nothing."""
+    place = Location.parse(str(tmp_path / "making"))
+    repository = place.repository(create=True)
+    shutil.move(tmp_path / "making", tmp_path / "made")
+    with pytest.raises(StoreError, match="making cannot be read: "):
+        ActivationStore(place, repository)
