@@ -25,10 +25,12 @@ LIBRARIES = ("torch", "transformers", "zarr", "icechunk", "prefect")
 
 @dataclass(frozen=True)
 class Case:
-    """name: how the table calls it. run: does the work once; what it returns is dropped."""
+    """name: how the table calls it. run: does the work once; what it returns is dropped. before: what has to be done
+    first, untimed."""
 
     name: str
     run: Callable[[], object]
+    before: Callable[[], object] = lambda: None
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ def measure(cases: Sequence[Case], rounds: int) -> list[Row]:
     times: dict[str, list[Spent]] = {case.name: [] for case in cases}
     for number in range(-1, rounds):
         for case in Random(number).sample(cases, len(cases)):
+            case.before()
             spent = timed(case.run)
             if number >= 0:
                 times[case.name].append(spent)

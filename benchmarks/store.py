@@ -1,14 +1,17 @@
 """The store against a raw memory map, in the collector's shape: ragged texts written batch by batch, and read back in
 order, at random, and as a shuffled epoch; and what the lossless codec saves on activations of the real model.
 
-    python benchmarks/store.py [--rounds 5] [--rows 100000] [--threads 1]
+    python benchmarks/store.py [--rounds 5] [--rows 400000] [--threads 1]
 
 One site of 576 float16 numbers a row. The memory map is written without flushing it; the store hashes every row, checks
-that it is finite, and commits regions. A cold read begins with the files dropped from the page cache, on both sides.
+that it is finite, and commits regions of 128 MiB, each while the next one fills (as a collection does: the same
+Committer). What a case wrote is deleted, untimed, before the next. A cold read begins with the files dropped from the
+page cache, on both sides.
 """
 
 import json
 import os
+import shutil
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
@@ -26,6 +29,7 @@ from trimtab.steering.model.load import load_model
 from trimtab.steering.model.site import Site
 from trimtab.steering.model.tokens import PromptFormat, tokenize
 from trimtab.store import ActivationStore, ArraySpec, Capture, TokenIndex
+from trimtab.tasks.filling import Committer
 
 WIDTH, SITE, TEXTS = 576, "resid_post.15", 16
 READ = 4096
@@ -33,7 +37,7 @@ RECIPE = Path(__file__).parents[1] / "recipes" / "cheerful.jsonl"
 
 
 def main() -> None:
-    args = arguments("store against memory map", 5, [("rows", 100_000, "rows of the array")])
+    args = arguments("store against memory map", 5, [("rows", 400_000, "rows of the array")])
     torch.set_num_threads(args.threads)
     lengths = np.random.default_rng(0).integers(20, 199, args.rows // 100)
     rows = np.random.default_rng(1).standard_normal((int(lengths.sum()), WIDTH), np.float32).astype(np.float16)
@@ -42,6 +46,7 @@ def main() -> None:
         folder, index = Path(name), TokenIndex.plain(lengths)
         size = f"{len(rows)} rows of {WIDTH} float16, {rows.nbytes / 1e6:.0f} MB, {len(lengths)} texts"
         print(table(f"Writing {size}", measure(writing(folder, index, rows), args.rounds)), end="\n\n")
+        clear(folder)
         made = mapped(folder, index, rows), stored(folder, index, rows)
         for title, cases in reading(*made).items():
             print(table(title, measure(cases, args.rounds)), end="\n\n")
@@ -54,12 +59,14 @@ def batches_of(index: TokenIndex) -> Iterator[slice]:
     yield from (slice(a, b) for a, b in zip(edges[:-1], edges[1:], strict=True))
 
 
-def mapped(folder: Path, index: TokenIndex, rows: np.ndarray) -> Path:
+def mapped(folder: Path, index: TokenIndex, rows: np.ndarray, flush: bool = False) -> Path:
     """A memory map, written batch by batch."""
     path = folder / uuid.uuid4().hex
     into = np.memmap(path, np.float16, "w+", shape=rows.shape)
     for here in batches_of(index):
         into[here] = rows[here]
+    if flush:
+        into.flush()
     return path
 
 
@@ -67,12 +74,14 @@ def stored(folder: Path, index: TokenIndex, rows: np.ndarray, codec: str = "none
     """A finished capture, written batch by batch."""
     spec = ArraySpec.of(SITE, (WIDTH,), "float16", codec)
     store = ActivationStore.create(str(folder / uuid.uuid4().hex), Capture({}), index, [spec])
-    for region in store.pending_regions():
-        with store.region_writer(region) as writer:
+    with Committer(store) as committer:
+        for region in store.pending_regions():
+            buffer = store.buffer(region)
             for prompt in range(region.prompt_start, region.prompt_stop, TEXTS):
                 start = index.offsets[prompt]
                 stop = index.offsets[min(prompt + TEXTS, region.prompt_stop)]
-                writer.write(SITE, slice(int(start), int(stop)), rows[start:stop])
+                buffer.write(SITE, slice(int(start), int(stop)), rows[start:stop])
+            committer.commit(buffer)
     return store.finish()
 
 
@@ -85,12 +94,20 @@ def appended(folder: Path, index: TokenIndex, rows: np.ndarray) -> None:
 
 
 def writing(folder: Path, index: TokenIndex, rows: np.ndarray) -> list[Case]:
-    return [
-        Case("memory map", lambda: mapped(folder, index, rows)),
-        Case("one .npy file a batch", lambda: appended(folder, index, rows)),
-        Case("store", lambda: stored(folder, index, rows)),
-        Case("store, codec `small`", lambda: stored(folder, index, rows, "small")),
-    ]
+    acts = {
+        "memory map": lambda: mapped(folder, index, rows),
+        "memory map, flushed": lambda: mapped(folder, index, rows, flush=True),
+        "one .npy file a batch": lambda: appended(folder, index, rows),
+        "store": lambda: stored(folder, index, rows),
+        "store, codec `small`": lambda: stored(folder, index, rows, "small"),
+    }
+    return [Case(name, act, before=lambda: clear(folder)) for name, act in acts.items()]
+
+
+def clear(folder: Path) -> None:
+    """Delete what is in a folder."""
+    for place in folder.iterdir():
+        shutil.rmtree(place) if place.is_dir() else place.unlink()
 
 
 def reading(path: Path, store: ActivationStore) -> dict[str, list[Case]]:
@@ -109,8 +126,8 @@ def reading(path: Path, store: ActivationStore) -> dict[str, list[Case]]:
     def epoch() -> Iterator[np.ndarray]:
         yield from np.array_split(order.permutation(shape[0]), range(READ, shape[0], READ))
 
-    def cold(act: Callable[[], object]) -> Callable[[], object]:
-        return lambda: (drop(path), drop(Path(store.location.root)), act())
+    def forget() -> None:
+        drop(path), drop(Path(store.location.root))
 
     def sequential() -> None:
         for _ in store.batches(SITE, READ):
@@ -127,8 +144,8 @@ def reading(path: Path, store: ActivationStore) -> dict[str, list[Case]]:
             Case("store.batches", sequential),
         ],
         "Reading in order, cold": [
-            Case("memory map", cold(lambda: from_map(in_order))),
-            Case("store.batches", cold(sequential)),
+            Case("memory map", lambda: from_map(in_order), before=forget),
+            Case("store.batches", sequential, before=forget),
         ],
         f"{READ} random rows, warm": [
             Case("memory map", lambda: from_map(lambda: iter([few]))),

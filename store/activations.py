@@ -232,7 +232,7 @@ class ActivationStore(Readable):
             )
         with self.location.lock():
             self._see(self._repository.lookup_branch(BRANCH))
-            self.layout = read_layout(self._root)
+            self.layout = replace(read_layout(self._root), index=self.layout.index)  # the index never changes
             if not self.complete:
                 self._seal()
             if TAG not in self._repository.list_tags():

@@ -6,7 +6,9 @@ itself, and opening sixty arrays per region as much again. Zarr and xarray read 
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import icechunk
 import numpy as np
@@ -21,6 +23,7 @@ from trimtab.store.schema import ArraySpec
 AT_ONCE = 4
 BLOCK_BYTES = 2**20  # Blosc's automatic block size loses most of the gain (1.25 instead of 1.44 for bfloat16)
 
+Key, Value = TypeVar("Key"), TypeVar("Value")
 Piece = tuple[ArraySpec, int, np.ndarray]  # spec, first row, rows [n, ...] in the stored dtype
 
 
@@ -52,6 +55,19 @@ def read_chunks(store: icechunk.IcechunkStore, spec: ArraySpec, numbers: Sequenc
     Raises Corrupt when one cannot be read; a written chunk is never missing, not even one of zeros.
     """
     return sync(_each(_read(store, spec, int(number)) for number in numbers))
+
+
+def ahead(read: Callable[[Key], Value], keys: Sequence[Key]) -> Iterator[Value]:
+    """read(key) of every key in order, the next one read by a second thread while the caller works with this one."""
+    if len(keys) < 2:
+        yield from map(read, keys)
+        return
+    with ThreadPoolExecutor(1, thread_name_prefix="read") as thread:
+        coming = thread.submit(read, keys[0])
+        for key in keys[1:]:
+            found, coming = coming.result(), thread.submit(read, key)
+            yield found
+        yield coming.result()
 
 
 async def _each(steps):  # type: ignore[no-untyped-def]

@@ -96,6 +96,7 @@ class GrowingIndex(Index):
         self._columns["offsets"].append(block.offsets[1:] + self.n_rows)
         self.n_rows += block.n_rows
         self.n_prompts += block.n_prompts
+        self.__dict__.pop("digest", None)
 
     def pieces(self, name: str) -> Iterator[np.ndarray]:
         names = np.asarray(list(self._splits), dtype=np.str_)

@@ -6,6 +6,7 @@ float32 unless asked otherwise.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import icechunk
@@ -13,7 +14,7 @@ import numpy as np
 import zarr
 
 from trimtab.store.blocks import decode
-from trimtab.store.chunks import AT_ONCE, read_chunks
+from trimtab.store.chunks import AT_ONCE, ahead, read_chunks
 from trimtab.store.errors import Invalid, Mismatch, NotFound, StoreError, nearest
 from trimtab.store.layout import COMPLETE, Layout, read_array
 from trimtab.store.moments import Statistics
@@ -160,15 +161,17 @@ class Readable:
         """The selected rows in order, float32 [<= size, ...] at a time."""
         slot = self._slot(site)
         rows = np.flatnonzero(Where.of(where).row_mask(self.index))
-        left = np.empty((0, *_stored_shape(slot)), slot.spec.stored_dtype)
+        left, held = len(rows), 0
+        batch = np.empty((min(size, left), *_shape(slot)), np.float32)
         for _, values in self._chunks(slot, rows):
-            values = np.concatenate([left, values]) if len(left) else values
-            whole = len(values) // size * size
-            for start in range(0, whole, size):
-                yield _decode(values[start : start + size], slot, "float32")
-            left = values[whole:]
-        if len(left):
-            yield _decode(left, slot, "float32")
+            while len(values):
+                taken, values = np.split(values, [len(batch) - held])
+                batch[held : held + len(taken)] = _numbers(taken, slot)
+                held += len(taken)
+                if held == len(batch):
+                    yield batch
+                    left, held = left - held, 0
+                    batch = np.empty((min(size, left), *_shape(slot)), np.float32)
 
     def shuffled(
         self, site: str, size: int, seed: int, buffer_rows: int = 65536, where: Where | dict | None = None
@@ -269,8 +272,9 @@ class Readable:
         numbers, starts = np.unique(rows // step, return_index=True)
         stops = np.append(starts[1:], len(rows))
         order = np.arange(len(numbers)) if rng is None else rng.permutation(len(numbers))
-        for some in np.array_split(order, range(AT_ONCE, len(order), AT_ONCE)):
-            blocks = read_chunks(self._session.store, slot.spec, numbers[some].tolist())
+        groups = np.array_split(order, range(AT_ONCE, len(order), AT_ONCE))
+        read = partial(read_chunks, self._session.store, slot.spec)
+        for some, blocks in zip(groups, ahead(read, [numbers[some].tolist() for some in groups]), strict=True):
             for i, block in zip(some, blocks, strict=True):
                 here = rows[starts[i] : stops[i]] - numbers[i] * step
                 values = block if slot.head is None else block[:, slot.head]
@@ -295,7 +299,7 @@ class Readable:
         kept = slot.spec.stored_dtype if dtype is None else np.dtype(dtype)
         out = np.empty((len(rows), *(_stored_shape(slot) if dtype is None else _shape(slot))), kept)
         for where, values in self._chunks(slot, rows):
-            out[where] = _decode(values, slot, dtype)
+            out[where] = values if dtype is None else _numbers(values, slot)
         return out
 
     def _means(self, slot: _Slot, rows: np.ndarray, prompts: np.ndarray) -> np.ndarray:
@@ -317,14 +321,15 @@ def _stored_shape(slot: _Slot) -> tuple[int, ...]:
     return slot.spec.stored_shape if slot.head is None else slot.spec.stored_shape[1:]
 
 
-def _decode(values: np.ndarray, slot: _Slot, dtype: str | None) -> np.ndarray:
-    if dtype is None:
-        return values
+def _numbers(values: np.ndarray, slot: _Slot) -> np.ndarray:
+    """Stored values as floats: of the stored width where numpy has it, otherwise float32."""
     if slot.spec.dtype == "bfloat16":
-        values = from_bfloat16(values)
-    elif slot.spec.dtype == "int8":
-        values = decode(values, slot.spec.shape[-1])
-    return values.astype(dtype, copy=False)
+        return from_bfloat16(values)
+    return decode(values, slot.spec.shape[-1]) if slot.spec.dtype == "int8" else values
+
+
+def _decode(values: np.ndarray, slot: _Slot, dtype: str) -> np.ndarray:
+    return _numbers(values, slot).astype(dtype, copy=False)
 
 
 def _cut(pool: np.ndarray, rows: np.ndarray, size: int, slot: _Slot) -> Iterator[np.ndarray]:

@@ -18,6 +18,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
+from functools import cached_property
 from types import MappingProxyType
 
 import numpy as np
@@ -167,9 +168,10 @@ class Index:
             start += len(piece)
         return np.concatenate(found)
 
-    @property
+    @cached_property
     def digest(self) -> str:
-        """sha256 (hex) over every array; the same however the index is kept."""
+        """sha256 (hex) over every array; the same however the index is kept. Read once: an index may be larger than
+        memory."""
         parts = {"offsets": pieces_digest(np.dtype(np.int64), (self.n_prompts + 1,), self.pieces("offsets"))}
         for name, dtype in INDEX_ROW.items():
             parts[name] = pieces_digest(np.dtype(dtype), (self.n_rows,), self.pieces(name))

@@ -15,7 +15,7 @@ from trimtab.store.digests import array_bytes
 from trimtab.store.errors import StoreError
 from trimtab.store.location import BRANCH, Location
 from trimtab.store.payload import LazyArrays
-from trimtab.store.writing import finite
+from trimtab.store.writing import all_finite
 
 REPUBLISH = "publish it again from its recipe (a new version), and move aliases there"
 RECOLLECT = "delete the store and collect it again"
@@ -98,7 +98,7 @@ def _capture(store: ActivationStore, digest: str | None) -> Iterator[str]:
         for i, site in enumerate(store.sites):
             values = store.stored_rows(site, region.row_start, region.row_stop)
             rows = f"{site}, rows {region.row_start}..{region.row_stop}"
-            if not finite(values, store.layout.spec(site)).all():
+            if not all_finite(values, store.layout.spec(site)):
                 yield f"{rows}: not finite"
             if hashlib.sha256(array_bytes(values)).digest() != recorded[region.number, i].tobytes():
                 yield f"{rows}: sha256 differs from what was written"
