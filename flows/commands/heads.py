@@ -47,7 +47,7 @@ def ablate(
     ref: REF,
     top: Annotated[int, typer.Option(help="Heads taken out, best first.")] = 10,
     operator: Annotated[
-        str, typer.Option(help="zero, mean, resample, corrupted, uniform or scale:x: what is put in their place.")
+        str, typer.Option(help="What is put in their place: zero, mean, resample, corrupted, uniform or scale:0.5.")
     ] = "mean",
     random: Annotated[int, typer.Option(help="Random sets of the same blocks; 19 reach p = 0.05, 99 p = 0.01.")] = 99,
     questions: Annotated[int, typer.Option(help="Held-out questions, at most.")] = 24,
