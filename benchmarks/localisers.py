@@ -9,7 +9,7 @@ r"""What localisers find on the embedded model, how well they agree with activat
 `gating` fits causal head gating on one half of the questions, `toggle` toggles heads on the other. `agreement` ranks
 all heads and MLPs with every method on the same questions, beside the truth (denoising, one forward per unit and
 question); times are ratios to one bare forward and backward of those questions, in the same process. `against` compares
-what the two have saved, without a model.
+what the two have saved, without a model. `cost` times every method on the shelf.
 """
 
 import argparse
@@ -22,6 +22,7 @@ import torch
 from ratio import setting, timed
 
 from trimtab.steering import LOCALISERS, Anatomy, Question, Ranking, load_model, load_plan, save_plan
+from trimtab.steering.errors import BadQuestion
 from trimtab.steering.gradients import slopes
 from trimtab.steering.localisers.base import Localiser
 from trimtab.steering.localisers.causal_head_gating import ROLES, CausalHeadGating
@@ -52,6 +53,8 @@ def main() -> None:
         gating(anatomy, questions[:half], args)
     elif args.what == "toggle":
         toggle(anatomy, questions[half : half + args.questions], args)
+    elif args.what == "cost":
+        cost(anatomy, questions[: args.questions], args)
     else:
         agreement(anatomy, questions[: args.questions], args)
 
@@ -61,12 +64,13 @@ def gating(anatomy: Anatomy, train: Sequence[Question], args: argparse.Namespace
     method = CausalHeadGating(seeds=args.seeds, steps=args.steps, questions_per_step=args.each)
     found: list[Ranking] = []
     spent = timed(lambda: found.append(method.rank(anatomy, train)))
+    bare = min(timed(lambda: _bare(anatomy, train)).cpu for _ in range(2))
     ranking = found[0]
     save_plan(ranking.pack(), args.save)
     print(
         f"**{args.task.stem}: roles of {len(ranking.units)} heads** ({method.seeds} seeds, {method.steps} updates a "
         f"stage, {method.questions_per_step} of {len(train)} questions each; {spent.wall:.0f} s wall, "
-        f"{spent.cpu:.0f} s CPU)\n"
+        f"{spent.cpu:.0f} s CPU, {spent.cpu / bare:.0f} times a bare forward and backward of all {len(train)})\n"
     )
     print_roles(ranking)
 
@@ -122,6 +126,26 @@ def agreement(anatomy: Anatomy, questions: Sequence[Question], args: argparse.Na
     print("\ntop heads by denoising:", ", ".join(f"{u} {truth.value(u):+.2f}" for u in truth.top(TOP)))
 
 
+def cost(anatomy: Anatomy, questions: Sequence[Question], args: argparse.Namespace) -> None:
+    """Every method on the shelf but head gating (see `gating`), its time over a bare forward and backward."""
+    bare = min((timed(lambda: _bare(anatomy, questions)) for _ in range(3)), key=lambda s: s.cpu)
+    print(
+        f"**{args.task.stem}: cost over a bare forward and backward** ({len(questions)} questions, "
+        f"{sum(q.length for q in questions)} tokens; bare: {bare.wall:.2f} s wall, {bare.cpu:.2f} s CPU)\n"
+    )
+    print("| method | units | CPU s | over bare |\n|---|---|---|---|")
+    for name in LOCALISERS:
+        method, found = LOCALISERS[name](), list[Ranking]()
+        if isinstance(method, CausalHeadGating):
+            continue
+        try:
+            spent = timed(lambda found=found, method=method: found.append(method.rank(anatomy, questions))).cpu
+        except BadQuestion as error:
+            print(f"| {name} | – | – | {str(error).split(';')[0]} |")
+        else:
+            print(f"| {name} | {len(found[0].units)} | {spent:.1f} | {spent / bare.cpu:.1f} |", flush=True)
+
+
 def _ranked(
     anatomy: Anatomy, questions: Sequence[Question], indirect: bool
 ) -> tuple[dict[str, Ranking], dict[str, float]]:
@@ -164,7 +188,7 @@ def _bare(anatomy: Anatomy, questions: Sequence[Question]) -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="localisers on the embedded model")
-    parser.add_argument("what", choices=("gating", "toggle", "agreement", "against"))
+    parser.add_argument("what", choices=("gating", "toggle", "agreement", "against", "cost"))
     parser.add_argument("task", type=Path, help="questions, JSONL")
     parser.add_argument("--questions", type=int, default=8, help="questions ranked on, or toggled on (8)")
     parser.add_argument("--seeds", type=int, default=4, help="gating: seeds (4)")
