@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from trimtab.store import ActivationStore, ArraySpec, Capture, Location, TokenIndex
 from trimtab.store.errors import Corrupt, Invalid, Mismatch, NotFound, StoreError
 from trimtab.store.schema import region_edges
-from trimtab.store.writing import bfloat16_bits, from_bfloat16
+from trimtab.store.writing import all_finite, bfloat16_bits, finite, from_bfloat16
 
 
 def test_what_was_written_is_read(sample, store) -> None:
@@ -276,6 +276,17 @@ def test_any_shape_comes_back(counts, chunk, budget, codec, order) -> None:
     assert np.array_equal(store.finish().rows("resid_post.0"), rows)
     assert np.array_equal(store._root["resid_post.0"][:], rows)
     location.delete()
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_finite_is_told_of_every_half_precision_number(dtype) -> None:
+    bits = np.arange(2**16, dtype=np.uint16)
+    spec = ArraySpec("resid_post.0", (1,), ("d_model",), dtype)
+    values = bits.view(np.float16) if dtype == "float16" else from_bfloat16(bits)
+    stored = bits.view(np.float16) if dtype == "float16" else bits
+    assert np.array_equal(finite(stored, spec), np.isfinite(values))
+    assert [all_finite(one, spec) for one in stored[:, None]] == np.isfinite(values).tolist()
+    assert all_finite(stored[:0], spec)
 
 
 @settings(max_examples=200, deadline=None)

@@ -44,6 +44,15 @@ def test_grown_is_the_index_in_memory(sample, piece, step) -> None:
     assert np.array_equal(growing.offsets_at(edges), sample.index.offsets[edges])
 
 
+def test_the_digest_grows_with_the_index(sample) -> None:
+    """It is kept once read, and must not be kept too long."""
+    growing = GrowingIndex()
+    growing.extend(part(sample.index, 0, 7))
+    assert growing.digest == part(sample.index, 0, 7).digest
+    growing.extend(part(sample.index, 7, 40))
+    assert growing.digest == sample.index.digest
+
+
 def test_stored_is_the_index_in_memory(sample, store, piece) -> None:
     stored = ActivationStore.open(store.location).index
     assert stored.digest == sample.index.digest

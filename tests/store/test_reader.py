@@ -1,9 +1,12 @@
 """Rows come back by every way of asking, and an epoch is really shuffled."""
 
+import threading
+
 import numpy as np
 import pytest
 
 from trimtab.store import ActivationStore, ArraySpec, Capture, Role, TokenIndex, Where
+from trimtab.store.chunks import ahead
 from trimtab.store.errors import Invalid, Mismatch, NotFound
 from trimtab.store.moments import Statistics
 from trimtab.store.writing import from_bfloat16
@@ -144,6 +147,34 @@ def test_batches_are_in_order(long) -> None:
     parts = list(long.batches("resid_post.0", 300))
     assert [len(p) for p in parts] == [300] * 16 + [200]
     assert np.array_equal(np.concatenate(parts)[:, 0], np.arange(5000))
+
+
+def test_a_batch_belongs_to_whoever_got_it(long) -> None:
+    for batch in long.batches("resid_post.0", 300):
+        batch[:] = 0
+    assert np.array_equal(long.rows("resid_post.0")[:, 0], np.arange(5000))
+
+
+def test_reading_that_is_left_early_leaves_no_thread(long) -> None:
+    before = threading.active_count()
+    reading = long.batches("resid_post.0", 10)
+    next(reading)
+    assert threading.active_count() > before  # it reads ahead
+    reading.close()
+    assert threading.active_count() == before
+
+
+def test_an_error_of_reading_ahead_arrives_in_its_turn() -> None:
+    def read(key: int) -> int:
+        if key == 2:
+            raise NotFound("chunk 2")
+        return key
+
+    reading, seen = ahead(read, [0, 1, 2, 3]), []
+    with pytest.raises(NotFound, match="chunk 2"):
+        for value in reading:
+            seen.append(value)
+    assert seen == [0, 1]
 
 
 @pytest.mark.parametrize("buffer_rows", [1, 500, 100_000])
