@@ -9,7 +9,7 @@ import numpy as np
 from trimtab.steering.model.site import Site
 from trimtab.steering.ranking import Ranking
 from trimtab.tasks.reporting.charts import cumulative, heat
-from trimtab.tasks.reporting.html import Child, Html, details, el, note, p, table
+from trimtab.tasks.reporting.html import Child, Html, code, details, el, note, p, table
 from trimtab.tasks.reporting.numbers import number, percent, plural
 from trimtab.tasks.reporting.page import contents, document
 from trimtab.tasks.reporting.sections import Section, legend
@@ -36,14 +36,21 @@ def page(ranking: Ranking, ablation: Mapping[str, Any] | None, about: Mapping[st
 
 def _headline(ranking: Ranking, ablation: Mapping[str, Any] | None, about: Mapping[str, str]) -> Html:
     best = ", ".join(str(unit) for unit in ranking.top(3))
-    said = f"The first heads by {ranking.method.replace('_', ' ')}: {best}."
+    said, more = f"The first heads by {ranking.method.replace('_', ' ')}: {best}.", []
     badge = el("span.badge.care", {}, "ranked, not tested")
     if ablation is not None:
-        word = ablation["verdict"]["word"]
-        said, badge = ablation["verdict"]["sentence"], el(f"span.badge.{BADGES.get(word, 'bad')}", {}, word)
+        verdict = ablation["verdict"]
+        said, more = _line(verdict), [el("p.verdict", {}, verdict["sentence"])]
+        badge = el(f"span.badge.{BADGES.get(verdict['word'], 'bad')}", {}, verdict["word"])
     facts = [el("span", {}, el("b", {}, f"{k} "), v) for k, v in about.items() if k in ("ref", "model", "task")]
     kicker = el("div.kicker", {}, el("span.brand", {}, "trimtab"), " heads")
-    return el("header", {"id": "headline"}, kicker, badge, el("h1", {}, said), el("div.facts", {}, facts))
+    return el("header", {"id": "headline"}, kicker, badge, el("h1", {}, said), *more, el("div.facts", {}, facts))
+
+
+def _line(verdict: Mapping[str, Any]) -> str:
+    """The verdict in one line."""
+    lost, kept = (percent(verdict[side]["share"]["mean"]) for side in ("necessity", "sufficiency"))
+    return f"Without the {plural(len(verdict['units']), 'head')}, {lost} of the metric is lost; they alone keep {kept}."
 
 
 def _map(ranking: Ranking, ablation: Mapping[str, Any] | None) -> Section:
@@ -65,9 +72,10 @@ def _table(ranking: Ranking) -> Section:
             if ranking.low is None or ranking.high is None
             else f"[{number(float(ranking.low[k]))}, {number(float(ranking.high[k]))}]"
         )
-        label = "" if ranking.labels is None else ranking.labels[k]
-        rows.append((str(unit), number(float(ranking.values[k]), signed=True), ends, label))
-    listing = table("Best first", ("head", "value", "95% interval", "label"), rows)
+        label = () if ranking.labels is None else (ranking.labels[k],)
+        rows.append((str(unit), number(float(ranking.values[k]), signed=True), ends, *label))
+    columns = ("head", "value", "95% interval", *(() if ranking.labels is None else ("label",)))
+    listing = table("Best first", columns, rows)
     return Section("top", "Top heads", f"The first {len(rows)} heads", listing)
 
 
@@ -151,8 +159,8 @@ def _heads(ablation: Mapping[str, Any]) -> Section:
 
 
 def _provenance(ranking: Ranking, about: Mapping[str, str]) -> Section:
-    rows = [(name, value) for name, value in about.items() if name != "lineage"]
-    rows += [(f"rank.{name}", str(value)) for name, value in ranking.settings.items()]
+    rows = [(name, code(value)) for name, value in about.items() if name != "lineage"]
+    rows += [(f"rank.{name}", code(str(value))) for name, value in ranking.settings.items()]
     lines = el("pre", {}, about["lineage"])
     return Section("provenance", "Provenance", "How it was made", [table("This version", ("", ""), rows), lines])
 
