@@ -30,13 +30,13 @@ def feature_set(home: Home, ref: str) -> tuple[Artifact, FeatureSet]:
 
 
 def feature_rows(home: Home, ref: str, sort: str = "size", find: str | None = None) -> list[Json]:
-    """One row a feature. find: only those whose label or strongest tokens hold this text. Raises RecipeError."""
+    """One row a feature. find: only those whose label, tokens or concepts hold this text. Raises RecipeError."""
     if sort not in SORTS:
         raise RecipeError(f"--sort {sort}: unknown{did_you_mean(sort, SORTS)}")
     _, found = feature_set(home, ref)
-    rows = [_row(reading) for reading in found.readings]
+    rows = [_row(reading, _detected(found, reading.number)) for reading in found.readings]
     if find is not None:
-        rows = [r for r in rows if find.lower() in " ".join([r["label"], *r["tokens"], *r["promotes"]]).lower()]
+        rows = [row for row in rows if find.lower() in _searched(row)]
     plain = sort in ("label", "number")
     return sorted(rows, key=lambda row: row[sort] if plain else -row[sort])
 
@@ -46,7 +46,7 @@ def feature_details(home: Home, ref: str, number: int) -> Json:
     artifact, found = feature_set(home, ref)
     found.check(number)
     reading = found.readings[number].to_json() if found.readings else {"number": number}
-    concepts = [c for c in found.report.get("concepts", []) if c["feature"] == number]
+    concepts = _detected(found, number)
     parents = [b.parent for b in _first_branches(found) if number in b.children]
     return {"ref": artifact.ref, "site": str(found.site), **reading, "concepts": concepts, "parents": parents}
 
@@ -64,7 +64,16 @@ def _first_branches(found: FeatureSet):
     return branches(found.levels[0], found.features) if found.levels else ()
 
 
-def _row(reading: Any) -> Json:
+def _detected(found: FeatureSet, number: int) -> list[Json]:
+    """The concepts whose best feature this is."""
+    return [concept for concept in found.report.get("concepts", []) if concept["feature"] == number]
+
+
+def _searched(row: Json) -> str:
+    return " ".join([row["label"], *row["tokens"], *row["promotes"], *row["detects"]]).lower()
+
+
+def _row(reading: Any, concepts: list[Json]) -> Json:
     return {
         "number": reading.number,
         "label": reading.label,
@@ -73,4 +82,5 @@ def _row(reading: Any) -> Json:
         "peak": reading.peak,
         "tokens": [shown.token.strip() for shown in reading.tops[:6]],
         "promotes": [token.strip() for token, _ in reading.promoted[:5]],
+        "detects": [concept["concept"] for concept in concepts],
     }

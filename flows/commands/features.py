@@ -23,7 +23,9 @@ app = typer.Typer()
 def features(
     ctx: typer.Context,
     ref: Annotated[str, typer.Argument(metavar="NAME[@VERSION]", help="A feature set; `trimtab run` makes them.")],
-    find: Annotated[str | None, typer.Option(metavar="TEXT", help="Only those with this in label or tokens.")] = None,
+    find: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Only those with this in label, tokens or concept.")
+    ] = None,
     sort: Annotated[str, typer.Option(help=f"By {', '.join(SORTS)}.")] = "size",
     limit: Annotated[int, typer.Option(min=1, help="At most this many are listed.")] = 40,
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the browser's page here instead.")] = None,
@@ -36,8 +38,11 @@ def features(
     rows = feature_rows(home, ref, sort, find)
     if as_json:
         return echo_json(rows)
-    cells = ([r["number"], r["label"], r["firing"], r["peak"], " ".join(r["tokens"])] for r in rows[:limit])
-    echo_table(("#", "label", "fires", "peak", "strongest tokens"), cells)
+    cells = (
+        [r["number"], r["label"], r["firing"], r["peak"], " ".join(r["tokens"]), " ".join(r["detects"])]
+        for r in rows[:limit]
+    )
+    echo_table(("#", "label", "fires", "peak", "strongest tokens", "detects"), cells)
     typer.echo(f"\n{min(limit, len(rows))} of {len(rows)}; `trimtab show {ref} --feature N` shows one", err=True)
 
 

@@ -137,6 +137,8 @@ def test_listing_searching_sorting_and_one_feature(home, capsys):
     word = rows[0]["tokens"][0]
     assert rows[0]["number"] in [r["number"] for r in feature_rows(home, "tiny", find=word)]
     assert not feature_rows(home, "tiny", find="no such thing anywhere")
+    detecting = next(row for row in rows if row["detects"])
+    assert detecting["number"] in [r["number"] for r in feature_rows(home, "tiny", find=detecting["detects"][0])]
     code, told = run("show", "tiny", "--feature", "2")
     assert code == 0 and "tiny@1:2" in told.out and "promoted:" in told.out and "[" in told.out
     assert json.loads(run("show", "tiny", "--feature", "2", "--json")[1].out) == json.loads(
