@@ -32,7 +32,8 @@ DOSING_ROLLOUTS = 8  # sampled answers per prompt set on which `kl` is dosed
 @dataclass(frozen=True)
 class SteerSettings:
     """strength multiplies the published one; kl asks for a dose instead (nats per token on these prompts). govern
-    bounds every token, govern_total the whole answer (nats). temperature 0 is greedy."""
+    bounds every token, govern_total the whole answer (nats). temperature 0 is greedy. chat: prompts through the chat
+    template, or plain; None: as the plan's recipe has it, and for a feature, which has none, chat where it can be."""
 
     strength: float = 1.0
     kl: float | None = None
@@ -41,6 +42,7 @@ class SteerSettings:
     max_new_tokens: int = 64
     temperature: float = 0.0
     seed: int = 0
+    chat: bool | None = None
 
     @property
     def governor(self) -> Governor | None:
@@ -87,7 +89,10 @@ def steer_prompts(ref: str, prompts: Sequence[str], home: Home, settings: SteerS
     artifact = home.catalog.get(name)
     plan, recipe = plan_of(artifact, number)
     model, tokenizer = model_of(recipe.model)
-    tokens = [tokenize(tokenizer, prompt, form=form_of(recipe)) for prompt in prompts]
+    form = form_of(recipe)
+    chat = settings.chat if settings.chat is not None or number is None else bool(tokenizer.chat_template)
+    form = form if chat is None else replace(form, chat=chat)
+    tokens = [tokenize(tokenizer, prompt, form=form) for prompt in prompts]
     strength = settings.strength if settings.kl is None else dosed_strength(model, plan, tokens, settings)
     base = generate(model, tokens, None, settings.decoding)
     answers = []

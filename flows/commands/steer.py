@@ -11,6 +11,7 @@ from trimtab.tasks.home import Home
 from trimtab.tasks.steer import Steered, SteerSettings, steer_prompts
 
 app = typer.Typer()
+NOTHING = "(nothing: the model ended its answer at once)"
 REF = Annotated[str, typer.Argument(metavar="NAME[@VERSION|@ALIAS][:FEATURE]", help="Without @, the latest version.")]
 
 
@@ -30,10 +31,13 @@ def steer(
     tokens: Annotated[int, typer.Option(min=1, max=4096, help="At most this many are written.")] = 64,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
     seed: Annotated[int, typer.Option(help="Of sampling.")] = 0,
+    chat: Annotated[
+        bool | None, typer.Option("--chat/--plain", help="Chat template or plain text; else as the plan's recipe.")
+    ] = None,
     as_json: JSON = False,
 ) -> None:
     """Answer prompts with and without a published plan, and say how many nats were spent."""
-    settings = SteerSettings(strength, kl, govern, govern_total, tokens, temperature, seed)
+    settings = SteerSettings(strength, kl, govern, govern_total, tokens, temperature, seed, chat)
     _check(settings, prompts, both=ctx.get_parameter_source("strength").name == "COMMANDLINE")  # type: ignore[union-attr]
     home = Home.at(ctx.obj)
     found = steer_prompts(ref, prompts, home, settings)
@@ -60,7 +64,7 @@ def _check(settings: SteerSettings, prompts: list[str], both: bool) -> None:
 
 def _tell(answer: Steered) -> None:
     typer.echo(f"\n> {answer.prompt}")
-    typer.echo(f"without: {answer.base}")
-    typer.echo(f"steered: {answer.steered}")
+    typer.echo(f"without: {answer.base or NOTHING}")
+    typer.echo(f"steered: {answer.steered or NOTHING}")
     held = "" if answer.held_back is None else f"; the governor acted on {answer.held_back:.0%} of tokens"
     typer.echo(f"         {shown(answer.kl)} nats per token, {shown(answer.total)} in all{held}")

@@ -12,8 +12,10 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from trimtab.flows.cli import main
 from trimtab.steering.features.feature_set import FeatureSet
 from trimtab.steering.model.load import embedded_folder
+from trimtab.steering.model.tokens import PromptFormat, tokenize
 from trimtab.store import ActivationStore
 from trimtab.tasks import features_rows
+from trimtab.tasks import steer as steer_task
 from trimtab.tasks.choose_features import choose_features
 from trimtab.tasks.errors import DataError, RecipeError
 from trimtab.tasks.feature_views import feature_details, feature_rows, split_ref, tree_of
@@ -23,6 +25,7 @@ from trimtab.tasks.features_recipe import SECTION, load_features_recipe, make_fe
 from trimtab.tasks.features_rows import StoredBlocks, fit_rows, rows_in
 from trimtab.tasks.fit_features import fit_features
 from trimtab.tasks.home import Home
+from trimtab.tasks.models import model_of
 from trimtab.tasks.offline import needs_hub
 from trimtab.tasks.recipe_file import has_section
 from trimtab.tasks.reporting.features_page import page
@@ -156,6 +159,23 @@ def test_a_feature_steers_from_the_command_line(home, capsys):
     assert code == 0 and told["ref"] == "tiny@1:1" and told["answers"][0]["kl"] > 0
     code = main(["--home", home.url, "steer", "tiny:1", "The day", "--tokens", "4", "--kl", "0.005", "--json"])
     assert code == 0 and json.loads(capsys.readouterr().out)["strength"] > 0
+
+
+def test_a_feature_is_shown_in_chat_where_the_tokenizer_has_a_template(home, capsys, monkeypatch):
+    """A set of features comes from plain sentences; who steers with one talks to a chat model, unless --plain."""
+    seen = []
+
+    def watched(tokenizer, prompt, form):
+        seen.append(form.chat)
+        return tokenize(tokenizer, prompt, form=PromptFormat(chat=False))
+
+    monkeypatch.setattr(steer_task, "tokenize", watched)
+    _, tokenizer = model_of(make_features_recipe(home.catalog.get("tiny").recipe).model)
+    for template in ("{{ messages }}", None):
+        monkeypatch.setattr(tokenizer, "chat_template", template)
+        for argv in ((), ("--plain",), ("--chat",)):
+            assert main(["--home", home.url, "steer", "tiny:1", "The day", "--tokens", "2", *argv]) == 0
+    assert seen == [True, False, True, False, False, True]
 
 
 @pytest.mark.parametrize(
