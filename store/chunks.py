@@ -23,7 +23,8 @@ from trimtab.store.schema import ArraySpec
 AT_ONCE = 4
 BLOCK_BYTES = 2**20  # Blosc's automatic block size loses most of the gain (1.25 instead of 1.44 for bfloat16)
 
-Key, Value = TypeVar("Key"), TypeVar("Value")
+Key = TypeVar("Key")
+Value = TypeVar("Value")
 Piece = tuple[ArraySpec, int, np.ndarray]  # spec, first row, rows [n, ...] in the stored dtype
 
 

@@ -155,8 +155,8 @@ def all_finite(stored: np.ndarray, spec: ArraySpec) -> bool:
 
 def _exponents(stored: np.ndarray, spec: ArraySpec) -> tuple[np.ndarray, np.unsignedinteger]:
     """The bits of floats, and those of an exponent that only infinities and NaN have."""
-    bits = stored.view(np.uint32 if spec.dtype == "float32" else np.uint16)
-    return bits, bits.dtype.type(EXPONENT[spec.dtype])
+    kind = np.uint32 if spec.dtype == "float32" else np.uint16
+    return stored.view(kind), kind(EXPONENT[spec.dtype])
 
 
 def _refuse_non_finite(stored: np.ndarray, given: np.ndarray, spec: ArraySpec, rows: slice | np.ndarray) -> None:

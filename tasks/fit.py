@@ -7,6 +7,8 @@ from prefect import task
 
 from trimtab.steering.contrast import Contrast, Pair
 from trimtab.steering.fitters import FITTERS
+from trimtab.steering.fitters.base import Fitter
+from trimtab.steering.intervention import Intervention
 from trimtab.steering.model.anatomy import Fingerprint
 from trimtab.steering.model.site import Site
 from trimtab.steering.model.span import Span
@@ -33,9 +35,8 @@ def fit_recipe(recipe: Recipe, home: Home, capture: CaptureReference, fitter: st
     if known is not None:
         return Reference(known.ref, known.digest, True)
     store = ActivationStore.open(capture.url)
-    contrast = contrast_of(store, recipe, "fit")
     fields = dict(recipe.fit.fields) if fitter == recipe.fit.fitter else {}
-    plan = FITTERS[fitter](**fields).fit(contrast).spanning(Span.parse(recipe.fit.span))
+    plan = _fitted(FITTERS[fitter](**fields), store, recipe).spanning(Span.parse(recipe.fit.span))
     made_on = Fingerprint(**store.capture.fields["model"])
     packed = SteeringPlan(plan.interventions, made_on).pack()
     artifact = home.catalog.publish(
@@ -50,6 +51,16 @@ def fit_recipe(recipe: Recipe, home: Home, capture: CaptureReference, fitter: st
     return Reference(artifact.ref, artifact.digest)
 
 
+def _fitted(fitter: Fitter, store: ActivationStore, recipe: Recipe) -> SteeringPlan:
+    """One intervention per site; the rows of one site are in memory at a time."""
+    sites, found = sites_of(store, recipe.fit.point), list[Intervention]()
+    for number, site in enumerate(sites):
+        report(STAGE, number, len(sites))
+        found += fitter.fit(contrast_of(store, recipe, "fit", [site])).interventions
+    report(STAGE, len(sites), len(sites))
+    return SteeringPlan(tuple(found))
+
+
 def sites_of(store: ActivationStore, point: str) -> list[Site]:
     """The captured sites of one point, by block."""
     return sorted(site for site in map(Site.parse, store.sites) if site.point == point)
@@ -60,9 +71,8 @@ def contrast_of(store: ActivationStore, recipe: Recipe, split: str, sites: Seque
     chosen = sites_of(store, recipe.fit.point) if sites is None else sites
     pool = None if recipe.fit.pool == "tokens" else recipe.fit.pool
     pairs, paired = {}, False
-    for number, site in enumerate(chosen):
+    for site in chosen:
         rows = store.contrast([str(site)], pool=pool, split=split)
         positive, negative = (torch.from_numpy(x.reshape(len(x), -1)).float() for x in rows[str(site)])
         pairs[site], paired = Pair(positive, negative), rows.paired
-        report(STAGE, number + 1, len(chosen))
     return Contrast(pairs, paired)

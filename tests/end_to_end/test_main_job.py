@@ -10,9 +10,14 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
+from trimtab.steering import SteeringPlan
+from trimtab.steering.fitters.mean_difference import MeanDifference
 from trimtab.store import ActivationStore, Catalog, StoreError
 from trimtab.store.verify import verify
+from trimtab.tasks.fit import contrast_of
+from trimtab.tasks.recipe import load_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [pytest.mark.slow]
@@ -52,6 +57,18 @@ def test_the_capture_holds_residual_and_head_activations_of_every_block(tiny_hom
     assert set(store.sites) == {f"{point}.{block}" for point in ("resid_post", "z") for block in range(4)}
     assert store.rows("z.2").shape[1:] == (4, 12)
     assert store.to_xarray()["resid_post.1"].dims == ("row", "d_model")
+
+
+def test_the_candidates_are_what_a_fit_of_all_sites_gives(tiny_recipe, tiny_home):
+    """They were fitted site by site, with one site's rows in memory."""
+    catalog = Catalog(tiny_home / "catalog")
+    store = ActivationStore.open(catalog.get("tiny.capture").header["location"])
+    recipe, artifact = load_recipe(tiny_recipe), catalog.get("tiny.mean_difference")
+    whole = MeanDifference().fit(contrast_of(store, recipe, "fit"))
+    plan = SteeringPlan.unpack(artifact)
+    assert [step.site for step in plan.interventions] == [step.site for step in whole.interventions]
+    for ours, theirs in zip(plan.interventions, whole.interventions, strict=True):
+        assert torch.equal(ours.move.vector, theirs.move.vector)
 
 
 def test_a_second_run_computes_nothing_and_says_so(tiny_recipe, tiny_home):
