@@ -89,8 +89,9 @@ def steer_prompts(ref: str, prompts: Sequence[str], home: Home, settings: SteerS
     artifact = home.catalog.get(name)
     plan, recipe = plan_of(artifact, number)
     model, tokenizer = model_of(recipe.model)
-    form = form_of(recipe)
-    chat = settings.chat if settings.chat is not None or number is None else bool(tokenizer.chat_template)
+    form, chat = form_of(recipe), settings.chat
+    if chat is None and number is not None:
+        chat = bool(tokenizer.chat_template)
     form = form if chat is None else replace(form, chat=chat)
     tokens = [tokenize(tokenizer, prompt, form=form) for prompt in prompts]
     strength = settings.strength if settings.kl is None else dosed_strength(model, plan, tokens, settings)
