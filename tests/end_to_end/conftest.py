@@ -1,14 +1,18 @@
 """A tiny model in a folder (with the embedded model's tokenizer), recipes for it, and one real run for the session."""
 
+import io
 import os
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+from trimtab.flows.cli import main
 from trimtab.steering.model.load import embedded_folder
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -24,6 +28,23 @@ def trimtab(*arguments: str, home: Path, timeout: float = 600) -> subprocess.Com
     return subprocess.run(
         command, capture_output=True, text=True, timeout=timeout, env=environment(home.parent), cwd=ROOT
     )
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a command printed, and its exit status."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+
+def inside(*arguments: str, home: Path) -> Answer:
+    """The same in this process: no libraries to import again, and the session's Prefect server where there is one."""
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        code = main(["--home", str(home), *arguments])
+    return Answer(code, out.getvalue(), err.getvalue())
 
 
 def environment(folder: Path) -> dict[str, str]:
@@ -80,11 +101,11 @@ def tiny_recipe(tiny_folder, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_home(tiny_recipe, tmp_path_factory) -> Path:
+def tiny_home(tiny_recipe, tmp_path_factory, prefect_backend) -> Path:
     """A home in which the tiny recipe was run once."""
     home = tmp_path_factory.mktemp("tiny") / "home"
-    done = trimtab("run", str(tiny_recipe), home=home)
-    assert done.returncode == 0, done.stderr
+    done = inside("run", str(tiny_recipe), home=home)
+    assert done.code == 0, done.stderr
     return home
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.conftest import ROOT, settings, trimtab
+from tests.end_to_end.conftest import ROOT, inside, settings
 from trimtab.steering.errors import SteeringError
 from trimtab.steering.moves.gated import Gated
 from trimtab.steering.plan import SteeringPlan
@@ -17,7 +17,7 @@ from trimtab.tasks.errors import RecipeError
 from trimtab.tasks.home import Home
 from trimtab.tasks.recipe_file import read_recipe
 
-pytestmark = [pytest.mark.slow]
+pytestmark = [pytest.mark.slow, pytest.mark.prefect]
 SMALL = ["judge.prompts=6", "judge.tokens=8", "condition.false_positive_rate=0.5"]
 
 
@@ -33,9 +33,9 @@ def recipe(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def gated(recipe, tiny_home) -> dict:
-    done = trimtab("run", str(recipe), "--json", *settings(SMALL), home=tiny_home)
-    assert done.returncode == 0, done.stderr
+def gated(recipe, tiny_home, prefect_backend) -> dict:
+    done = inside("run", str(recipe), "--json", *settings(SMALL), home=tiny_home)
+    assert done.code == 0, done.stderr
     return json.loads(done.stdout)
 
 
@@ -49,25 +49,25 @@ def test_a_gated_plan_is_published_with_its_evidence(gated, tiny_home):
     fixed, same, shut = header["contenders"]
     assert shut["unwanted"]["touched"] < fixed["unwanted"]["touched"] == 1.0
     assert 0 < same["mean_kl"] < fixed["mean_kl"]
-    lineage = trimtab("lineage", "tiny-when", home=tiny_home).stdout
+    lineage = inside("lineage", "tiny-when", home=tiny_home).stdout
     assert "tiny@1" in lineage and "tiny-when.selectivity@1" in lineage
     page = Path(gated["report"]).read_text()
     assert "What it does where it is wanted" in page and "http" not in page.split("</style>")[1].split("<script")[0]
 
 
 def test_asking_twice_computes_nothing_and_the_plan_steers(gated, recipe, tiny_home):
-    again = trimtab("run", str(recipe), "--json", *settings(SMALL), home=tiny_home)
+    again = inside("run", str(recipe), "--json", *settings(SMALL), home=tiny_home)
     assert json.loads(again.stdout)["reused"]
-    done = trimtab("steer", "tiny-when", "How do I boil rice?", "--tokens", "4", "--json", home=tiny_home)
-    assert done.returncode == 0, done.stderr
+    done = inside("steer", "tiny-when", "How do I boil rice?", "--tokens", "4", "--json", home=tiny_home)
+    assert done.code == 0, done.stderr
 
 
 def test_a_controller_is_trained_and_published(recipe, tiny_home):
     asked = [*SMALL, "condition.kind=controller", "controller.steps=4", "controller.tokens=6"]
     asked += ["condition.false_positive_rate=0.9"]  # a random model has nothing to tell the prompts apart by
     asked += ["controller.patch=tiny.mean_difference@1", "controller.blocks=1-2", "name=tiny-controlled"]
-    done = trimtab("run", str(recipe), "--json", *settings(asked), home=tiny_home)
-    assert done.returncode == 0, done.stderr
+    done = inside("run", str(recipe), "--json", *settings(asked), home=tiny_home)
+    assert done.code == 0, done.stderr
     catalog = Catalog(tiny_home / "catalog")
     about = catalog.get("tiny-controlled.selectivity").header["about"]
     assert len(about["history"]) == 4 and set(about["weights"]) == {"resid_post.1", "resid_post.2"}
@@ -98,6 +98,6 @@ def test_bad_input_is_one_line_and_publishes_nothing(case, recipe, tiny_home):
 
 
 def test_the_command_line_says_it_in_one_line(recipe, tiny_home):
-    done = trimtab("run", str(recipe), *settings(["condition.blocks=9"]), home=tiny_home)
-    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    done = inside("run", str(recipe), *settings(["condition.blocks=9"]), home=tiny_home)
+    assert done.code == 2 and "Traceback" not in done.stderr, done.stderr
     assert "9" in done.stderr.strip().splitlines()[-1]

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.end_to_end.conftest import environment, inside
 from trimtab.steering import SteeringPlan
 from trimtab.steering.fitters.mean_difference import MeanDifference
 from trimtab.store import ActivationStore, Catalog, StoreError
@@ -19,31 +20,20 @@ from trimtab.store.verify import verify
 from trimtab.tasks.fit import contrast_of
 from trimtab.tasks.recipe import load_recipe
 
-ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [pytest.mark.slow]
-
-
-def run(*arguments: str, home: Path) -> subprocess.CompletedProcess:
-    command = [str(Path(sys.executable).parent / "trimtab"), "--home", str(home), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment(home.parent))
-
-
-def environment(folder: Path) -> dict[str, str]:
-    """A Prefect home of its own; one thread, because the test runner uses both cores."""
-    return {**os.environ, "PREFECT_HOME": str(folder / "prefect"), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
 
 
 def read(*arguments: str, home: Path):
     """The JSON of a reading command."""
-    done = run(*arguments, "--json", home=home)
-    assert done.returncode == 0, done.stderr
+    done = inside(*arguments, "--json", home=home)
+    assert done.code == 0, done.stderr
     return json.loads(done.stdout)
 
 
 def test_everything_is_published_with_its_lineage(tiny_home):
     catalog = Catalog(tiny_home / "catalog")
     assert set(catalog.names()) == {"tiny", "tiny.capture", "tiny.mean_difference", "tiny.verdict"}
-    tree = run("lineage", "tiny@1", home=tiny_home).stdout
+    tree = inside("lineage", "tiny@1", home=tiny_home).stdout
     for name in ("tiny@1", "tiny.verdict@1", "tiny.mean_difference@1", "tiny.capture@1"):
         assert name in tree
     assert all(finding.ok for finding in verify(catalog))
@@ -71,14 +61,16 @@ def test_the_candidates_are_what_a_fit_of_all_sites_gives(tiny_recipe, tiny_home
         assert torch.equal(ours.move.vector, theirs.move.vector)
 
 
+@pytest.mark.prefect
 def test_a_second_run_computes_nothing_and_says_so(tiny_recipe, tiny_home):
     before = Catalog(tiny_home / "catalog").list()
-    done = run("run", str(tiny_recipe), home=tiny_home)
-    assert done.returncode == 0, done.stderr
+    done = inside("run", str(tiny_recipe), home=tiny_home)
+    assert done.code == 0, done.stderr
     assert "nothing to compute" in done.stdout
     assert [a.ref for a in Catalog(tiny_home / "catalog").list()] == [a.ref for a in before]
 
 
+@pytest.mark.prefect
 def test_another_budget_reuses_activations_and_vectors(tiny_recipe, tiny_home):
     made = read("run", str(tiny_recipe), "--set", "budget.kl=0.1", home=tiny_home)
     assert made["capture"]["reused"] and all(c["reused"] for c in made["candidates"])
@@ -89,11 +81,11 @@ def test_reading_commands_answer_people_and_scripts(tiny_home):
     assert {row["name"] for row in read("ls", home=tiny_home)} >= {"tiny", "tiny.capture"}
     shown = read("show", "tiny@1", home=tiny_home)
     assert shown["metrics"]["kl_asked"] == 0.2
-    assert run("promote", "tiny@1", "prod", home=tiny_home).returncode == 0
+    assert inside("promote", "tiny@1", "prod", home=tiny_home).code == 0
     assert read("show", "tiny@prod", home=tiny_home)["digest"] == shown["digest"]
     assert read("captures", home=tiny_home)[0]["rows"] > 0
     for command in ("ls", "captures", "verify", "methods"):
-        assert run(command, home=tiny_home).returncode == 0
+        assert inside(command, home=tiny_home).code == 0
     answers = read("steer", "tiny@1", "Good morning", "--tokens", "5", "--govern", "0.05", home=tiny_home)["answers"]
     assert 0 <= answers[0]["kl"] <= 0.05
 
@@ -107,6 +99,7 @@ def begun(home: Path) -> list[ActivationStore]:
     return found
 
 
+@pytest.mark.prefect
 @pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT])
 def test_a_stopped_collection_stays_readable_and_resumes_to_the_same_rows(tiny_recipe, tiny_home, tmp_path, stop):
     home = tmp_path / "home"
@@ -119,8 +112,8 @@ def test_a_stopped_collection_stays_readable_and_resumes_to_the_same_rows(tiny_r
         os.killpg(started.pid, stop)  # with the Prefect server it started, which would outlive it
     started.wait(60)
     assert [store.n_rows > 0 for store in begun(home)] == [True]
-    again = run("collect", str(tiny_recipe), home=home)
-    assert again.returncode == 0, again.stderr
+    again = inside("collect", str(tiny_recipe), home=home)
+    assert again.code == 0, again.stderr
     stores = [Catalog(h / "catalog").get("tiny.capture").header for h in (home, tiny_home)]
     first, second = (ActivationStore.open(header["location"]).digest for header in stores)
     assert first == second
