@@ -1,6 +1,7 @@
 """SteeringPlan: the interventions for one model, in order. Attached to a model, scaled, composed; who made it is
 nobody's business."""
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -42,6 +43,11 @@ class SteeringPlan:
         governor = Governor(govern) if isinstance(govern, int | float) else govern
         with Session(Anatomy.of(model), [self.scaled(strength)], prompt_lengths, governor).attached() as session:
             yield session
+
+    @property
+    def limit(self) -> float:
+        """By what the plan may be multiplied while every move still means what it says; inf when by anything."""
+        return min((step.limit for step in self.interventions), default=math.inf)
 
     def scaled(self, factor: float) -> "SteeringPlan":
         """Every strength multiplied by `factor`."""

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from trimtab.steering.errors import BadMove
-from trimtab.steering.moves.base import AffineMap, Move, check_finite
+from trimtab.steering.moves.base import AffineMap, Draw, Move, check_finite, turned
 
 TOLERANCE = 1e-4
 
@@ -54,3 +54,12 @@ class Ablate(Move):
         if self.center is not None:
             bias = (self.center @ self.basis.T) @ self.basis
         return AffineMap(bias, left=-self.basis.T, right=self.basis.T)
+
+    def redirected(self, draw: Draw) -> "Ablate":
+        """As many random directions, which come to rest at the same center."""
+        return Ablate(turned(self.basis.T, draw).T.contiguous(), self.center)
+
+    @property
+    def limit(self) -> float:
+        """A projection is done at 1; at 2 it is a mirror."""
+        return 1.0

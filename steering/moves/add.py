@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from trimtab.steering.errors import BadMove
-from trimtab.steering.moves.base import AffineMap, Move, check_finite
+from trimtab.steering.moves.base import AffineMap, Draw, Move, check_finite, turned
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,3 +29,6 @@ class Add(Move):
 
     def affine(self) -> AffineMap:
         return AffineMap(bias=self.vector)
+
+    def redirected(self, draw: Draw) -> "Add":
+        return Add(turned(self.vector[:, None], draw)[:, 0].contiguous())

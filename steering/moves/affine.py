@@ -1,5 +1,6 @@
 """Affine: any affine map of the vector. `T(h) = h + (h R) L^T + b`, so `delta(h) = (h R) L^T + b`."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -7,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from trimtab.steering.errors import BadMove
-from trimtab.steering.moves.base import AffineMap, Move, check_finite
+from trimtab.steering.moves.base import AffineMap, Draw, Move, check_finite, turned
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,3 +63,19 @@ class Affine(Move):
         if self.left is None or self.right is not None:
             return AffineMap(self.bias, self.left, self.right)
         return AffineMap(self.bias, self.left, torch.eye(self.width, device=self.bias.device))
+
+    def redirected(self, draw: Draw) -> "Affine":
+        """The same map seen in a turned frame: `W M W^T` and `W b`."""
+        if self.left is None:
+            return Affine(turned(self.bias[:, None], draw)[:, 0].contiguous())
+        right = torch.eye(self.width, device=self.bias.device) if self.right is None else self.right
+        frame = turned(torch.cat([self.bias[:, None], self.left, right], dim=1), draw)
+        bias, left, right = frame.split([1, self.left.shape[1], right.shape[1]], dim=1)
+        if self.right is None:
+            return Affine(bias[:, 0].contiguous(), left @ right.T)
+        return Affine(bias[:, 0].contiguous(), left.contiguous(), right.contiguous())
+
+    @property
+    def limit(self) -> float:
+        """At 1 the map has been applied; without a linear part it is Add."""
+        return math.inf if self.left is None else 1.0

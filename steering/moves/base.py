@@ -6,7 +6,9 @@ never by overriding; each is abstract or final. Turning moves go along an arc in
 is then the share of the angle.
 """
 
+import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +16,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from trimtab.steering.errors import BadMove
+
+Draw = Callable[[int], Tensor]  # n -> n random directions, `[n d]`, of any length
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,18 @@ class Move(ABC):
     def affine(self) -> AffineMap | None:
         """The same displacement as an affine map, or None when it depends on the input in another way."""
 
+    @abstractmethod
+    def redirected(self, draw: Draw) -> "Move":
+        """A move of the same class, width, rank and size along directions that `draw` gives: its placebo. Raises
+        BadMove when the move has no direction."""
+
+    @property
+    def limit(self) -> float:
+        """The largest strength, on either side, at which the move still means what it says; inf when there is none.
+
+        1 for what is done once it is done (a projection, a turn to an angle, a bound): beyond, it overshoots."""
+        return math.inf
+
 
 class Turn(Move):
     """A move that keeps the norm of what it moves, at every strength: abstract base of rotations.
@@ -82,6 +98,18 @@ class Turn(Move):
 
     def affine(self) -> None:
         """How far a vector turns depends on the vector."""
+
+    @property
+    def limit(self) -> float:
+        """The whole angle."""
+        return 1.0
+
+
+def turned(columns: Float[Tensor, "d k"], draw: Draw) -> Float[Tensor, "d k"]:
+    """The columns carried over to random directions with their lengths and angles to each other: `Q' Q^T columns`, Q
+    an orthonormal basis of their span and Q' one of as many drawn directions."""
+    basis, within = torch.linalg.qr(columns)
+    return torch.linalg.qr(draw(basis.shape[1]).to(columns).T).Q @ within
 
 
 def check_finite(what: str, tensor: Tensor | None) -> None:

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from trimtab.steering.errors import BadMove
-from trimtab.steering.moves.base import Move, check_finite
+from trimtab.steering.moves.base import Draw, Move, check_finite, turned
 
 TOLERANCE = 1e-4
 
@@ -49,3 +49,12 @@ class Clamp(Move):
 
     def affine(self) -> None:
         """It bends at the bounds: no affine map does that."""
+
+    def redirected(self, draw: Draw) -> "Clamp":
+        """The same bounds along a random direction."""
+        return Clamp(turned(self.direction[:, None], draw)[:, 0].contiguous(), self.low, self.high)
+
+    @property
+    def limit(self) -> float:
+        """At 1 the coordinate is at its bound."""
+        return 1.0

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from trimtab.steering.errors import BadMove
-from trimtab.steering.moves.base import AffineMap, Move
+from trimtab.steering.moves.base import AffineMap, Draw, Move
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,3 +34,15 @@ class Scale(Move):
 
     def affine(self) -> AffineMap:
         return AffineMap(torch.zeros(1), diagonal=torch.tensor([self.factor - 1.0]))
+
+    def redirected(self, draw: Draw) -> "Scale":
+        """Raises BadMove: every direction is scaled alike."""
+        raise BadMove(
+            "Scale moves every direction alike, so no random direction can stand beside it; ask for no random and no "
+            "covariance placebos, and compare it with the same scale at other sites"
+        )
+
+    @property
+    def limit(self) -> float:
+        """Where a shrinking scale has taken the whole vector away; beyond, it turns it round."""
+        return 1 / (1 - self.factor) if self.factor < 1 else math.inf

@@ -136,6 +136,7 @@ def dose(
 ) -> tuple[SteeringPlan, Dose]:
     """The plan scaled so that its rollouts on `prompts` cost `target` nats per token, and how that was found.
 
+    No strength beyond `plan.limit` is tried: a projection is done at 1, and what it costs then is what it can cost.
     When no strength tried came within `tolerance` the dose says so (`reachable` False), and the plan is scaled to the
     dearest strength tried that stays below the target. Raises SteeringError for a target that is not above 0.
     """
@@ -173,8 +174,8 @@ class _Course:
         self._passes, self._each = calibration.passes - before, calibration.cost
         self._side, self._how = side, how
         self.done = not 0 < guess < math.inf
-        self._guess = self._strength = 0.0 if self.done else guess
-        self._search = _Search(target, how.tolerance)
+        self._search = _Search(target, how.tolerance, side.limit)
+        self._guess = self._strength = 0.0 if self.done else min(guess, side.limit)
 
     @property
     def next(self) -> SteeringPlan:
@@ -201,13 +202,15 @@ class _Course:
         return self._side.scaled(found.strength), dose
 
 
-def find_strength(measure: Callable[[float], float], target: float, guess: float, how: Dosing) -> Found:
-    """Root of `measure(strength) = target` for strengths above 0, by few measurements.
+def find_strength(
+    measure: Callable[[float], float], target: float, guess: float, how: Dosing, limit: float = math.inf
+) -> Found:
+    """Root of `measure(strength) = target` for strengths above 0 and up to `limit`, by few measurements.
 
     measure: KL at a strength, 0 at 0; inf means not finite, which counts as above the target.
     """
-    search = _Search(target, how.tolerance)
-    strength = guess
+    search = _Search(target, how.tolerance, limit)
+    strength = min(guess, limit)
     for _ in range(how.cap):
         search.add(strength, measure(strength))
         if search.hit or search.stuck():
@@ -219,8 +222,8 @@ def find_strength(measure: Callable[[float], float], target: float, guess: float
 class _Search:
     """The points measured so far, and where to measure next."""
 
-    def __init__(self, target: float, tolerance: float):
-        self.target, self.tolerance = target, tolerance
+    def __init__(self, target: float, tolerance: float, limit: float):
+        self.target, self.tolerance, self.limit = target, tolerance, limit
         self.history: list[tuple[float, float]] = []
         self.hit = False
 
@@ -242,10 +245,12 @@ class _Search:
         return min((point for point in self.history if point[1] > self.target), default=None)
 
     def stuck(self) -> bool:
-        """No use in going on: KL no longer grows with the strength, or jumps over the target."""
+        """No use in going on: KL no longer grows with the strength, or jumps over the target, or the move is done."""
         low, high = self.low, self.high
         if low and high:
             return high[0] / low[0] < _CLOSED
+        if low and low[0] >= self.limit:
+            return True
         if high is None and len(self.history) >= 2:
             (a, x), (b, y) = sorted(self.history)[-2:]
             return y > 0 and x > 0 and b / a > 2 and abs(math.log(y / x)) < _FLAT * math.log(b / a)
@@ -261,7 +266,7 @@ class _Search:
             step = min(_GROWTH, math.exp(abs(math.log(self.target / point[1])) / self._slope()))
         # Aim a little beyond: a point on the other side makes a bracket, one just short of it does not.
         step = min(_GROWTH, step ** (1 + 0.1 * (len(self.history) - 1)))
-        return point[0] * step if low else point[0] / step
+        return min(point[0] * step, self.limit) if low else point[0] / step
 
     def _slope(self) -> float:
         """d log KL / d log strength through the last two points; 2, that of the parabola, until there are two."""

@@ -71,6 +71,34 @@ def test_moves_are_frozen_and_say_their_width(move):
         move.anything = 1  # type: ignore[attr-defined]
 
 
+def test_a_redirected_move_is_of_the_same_kind_and_size_elsewhere(move):
+    """A placebo: same class, width, rank and limit; over rows that have no favoured direction, as far; another way."""
+    stream, h = torch.Generator().manual_seed(303), rows(4000, D)
+    draw = lambda n: torch.randn(n, D, generator=stream)  # noqa: E731
+    if isinstance(move, Scale):
+        with pytest.raises(BadMove, match="every direction alike"):
+            move.redirected(draw)
+        return
+    one, other = move.redirected(draw), move.redirected(draw)
+    assert type(one) is type(move) and one.width == move.width and one.limit == move.limit
+    fields = dataclasses.fields(move)
+    shapes = lambda m: [getattr(getattr(m, f.name), "shape", None) for f in fields]  # noqa: E731
+    assert shapes(one) == shapes(move)
+    sizes = [m.delta(h).norm(dim=-1).mean().item() for m in (move, one, other)]
+    assert sizes == pytest.approx([sizes[0]] * 3, rel=0.5)
+    a, b, c = (m.delta(h).flatten() for m in (move, one, other))
+    assert max(abs(torch.cosine_similarity(x, y, dim=0).item()) for x, y in ((a, b), (a, c), (b, c))) < 0.7
+
+
+def test_a_move_with_a_limit_is_done_there(move):
+    """Beyond its limit a move overshoots what it says; at the limit it says it: doing it again does nothing."""
+    h = rows(7, D)
+    if not math.isfinite(move.limit) or isinstance(move, Affine):  # an affine map may be of any kind
+        return
+    done = move.moved(h, move.limit)
+    torch.testing.assert_close(move.moved(done, move.limit), done, rtol=1e-3, atol=1e-3)
+
+
 def unit(seed: int = 1) -> torch.Tensor:
     v = torch.randn(D, generator=torch.Generator().manual_seed(seed))
     return v / v.norm()
@@ -107,7 +135,7 @@ def test_special_cases_named_in_the_docstrings():
 
 def test_slerp_goes_a_share_of_the_angle_and_never_past_the_direction():
     u, h = unit(), rows(6, D)
-    angle = lambda x: torch.rad2deg(torch.acos((x @ u) / x.norm(dim=-1)))  # noqa: E731
+    angle = lambda x: torch.rad2deg(torch.acos(((x @ u) / x.norm(dim=-1)).clamp(-1, 1)))  # noqa: E731
     torch.testing.assert_close(angle(Slerp(u, 0.25).moved(h)), 0.75 * angle(h), rtol=1e-3, atol=1e-2)
     torch.testing.assert_close(angle(Slerp(u, 0.25).moved(h, 2.0)), 0.5 * angle(h), rtol=1e-3, atol=1e-2)
     for beyond in (4.0, 100.0):

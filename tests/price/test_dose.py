@@ -10,6 +10,7 @@ from trimtab.steering.errors import SteeringError
 from trimtab.steering.generate import Decoding
 from trimtab.steering.intervention import Intervention
 from trimtab.steering.model.site import Site
+from trimtab.steering.moves.ablate import Ablate
 from trimtab.steering.moves.add import Add
 from trimtab.steering.plan import SteeringPlan
 from trimtab.steering.prefix import Scorer
@@ -68,6 +69,26 @@ def test_saturation_is_said_and_stays_below_the_budget():
 def test_a_curve_that_is_zero_everywhere_is_unreachable():
     found = find_strength(lambda g: 0.0, 1.0, 1.0, Dosing())
     assert (found.strength, found.achieved, found.reachable) == (0.0, 0.0, False)
+
+
+def test_no_strength_beyond_the_limit_is_tried():
+    for guess in (0.01, 0.9, 50.0):
+        curve = Curve(lambda g: g * g)
+        found = find_strength(curve, 4.0, guess, Dosing(cap=20), limit=1.0)
+        assert max(g for g, _ in found.history) == 1.0 == found.strength == found.achieved and not found.reachable
+        assert find_strength(curve, 0.5, guess, Dosing(cap=20), limit=1.0).reachable
+
+
+def test_a_projection_is_not_dosed_into_a_mirror(tiny, texts):
+    direction = torch.randn(32, generator=torch.Generator().manual_seed(0))
+    plan = SteeringPlan(
+        (Intervention(Site("resid_post", 1), Ablate((direction / direction.norm())[None]), strength=0.5),)
+    )
+    calibration = Calibration(Scorer(tiny), texts, on=FORCED)
+    dearest = calibration.kl(plan.scaled(2.0))
+    scaled, found = dose_on(calibration, plan, 4 * dearest)
+    assert not found.reachable and found.strength == 2.0 and found.achieved == pytest.approx(dearest)
+    assert scaled.interventions[0].strength == 1.0 and max(g for g, _ in found.history) == 2.0
 
 
 def test_a_jump_over_the_target_gives_the_side_below():
