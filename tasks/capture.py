@@ -133,7 +133,8 @@ def specs_of(anatomy: Anatomy, sites: Sequence[Site], recipe: Recipe) -> list[Ar
 
 def publish_capture(recipe: Recipe, home: Home, store: ActivationStore, tokens: tuple[int, int]) -> CaptureReference:
     """Make the capture a version of `<name>.capture`; its rows stay where they are. The header's keys are those of
-    `Catalog.publish_capture`, which `verify` and `lineage` read."""
+    `Catalog.publish_capture`, which `verify` and `lineage` read. Raises RecipeError when the weights were changed."""
+    recipe.model.check_unchanged()
     header = {
         "location": store.location.url,
         "snapshot": store.snapshot_id,

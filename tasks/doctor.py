@@ -15,7 +15,8 @@ from packaging.requirements import Requirement
 from prefect.settings import get_current_settings
 
 from trimtab.steering.errors import SteeringError
-from trimtab.steering.model.load import cache_folder, embedded_file
+from trimtab.steering.model.cache import cache_folder
+from trimtab.steering.model.load import embedded_file
 from trimtab.store import StoreError
 from trimtab.tasks.errors import RecipeError
 from trimtab.tasks.home import Home

@@ -20,7 +20,6 @@ from trimtab.store.errors import StoreError
 from trimtab.store.refs import check_name
 from trimtab.tasks.data_files import canonical, split_of
 from trimtab.tasks.errors import DataError, RecipeError, did_you_mean
-from trimtab.tasks.files import folder_digest
 from trimtab.tasks.questions import QuestionRow, read_questions
 from trimtab.tasks.recipe_checks import Problem, field_problem
 from trimtab.tasks.recipe_models import FileField, ModelSpec, Part
@@ -87,9 +86,8 @@ class HeadRecipe(Part):
     @property
     def key(self) -> str:
         """sha256 of what decides the ranking. The name does not."""
-        folder = Path(self.model.id)
         model = self.model.model_dump(mode="json")
-        model["id"] = f"sha256:{folder_digest(folder)}" if folder.is_absolute() else self.model.id
+        model["id"] = self.model.identity
         model["device"] = self.model.device.partition(":")[0]
         parts = {
             "format": FORMAT,

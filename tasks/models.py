@@ -1,6 +1,7 @@
 """Models, loaded once per process."""
 
 from functools import lru_cache
+from pathlib import Path
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -8,11 +9,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.load import ModelSource, load
 from trimtab.steering.model.tokens import template_digest, tokenizer_digest
+from trimtab.tasks.errors import RecipeError
 from trimtab.tasks.recipe import ModelSpec
 
 
 @lru_cache(maxsize=1)
-def _loaded(source: ModelSource) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def _loaded(source: ModelSource, checkpoint: str | None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """checkpoint: digest of the weights, so that a folder that holds others now is loaded again."""
     return load(source)
 
 
@@ -22,14 +25,31 @@ def source_of(spec: ModelSpec) -> ModelSource:
 
 
 def model_of(spec: ModelSpec) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The model and tokenizer of a recipe; the same objects on a second call."""
-    return _loaded(source_of(spec))
+    """The model and tokenizer of a recipe; the same objects on a second call.
+
+    Raises RecipeError when the folder holds other weights than when the recipe was read, before or after loading.
+    """
+    _refuse_doubt(spec)
+    spec.check_unchanged()
+    pair = _loaded(source_of(spec), spec.checkpoint)
+    spec.check_unchanged()
+    return pair
+
+
+def _refuse_doubt(spec: ModelSpec) -> None:
+    """A folder is known by its content, a hub id by its name: one must not pass for the other."""
+    if not spec.local and Path(spec.id).exists():
+        raise RecipeError(
+            f"model '{spec.id}' is a hub id, and a folder of this name lies here; for the folder write ./{spec.id}"
+        )
 
 
 def fingerprints(spec: ModelSpec) -> dict[str, object]:
     """What tells two captures apart, as JSON: the weights, the dtype of the forward, the tokenizer and its template."""
     model, tokenizer = model_of(spec)
+    checkpoint = {} if spec.checkpoint is None else {"checkpoint": spec.checkpoint}
     return {
+        **checkpoint,
         "model": Anatomy.of(model).fingerprint.to_json(),
         "name": spec.id,
         "revision": spec.revision,

@@ -20,7 +20,7 @@ from trimtab.store.refs import check_name
 from trimtab.tasks.data_files import canonical
 from trimtab.tasks.errors import DataError, RecipeError
 from trimtab.tasks.examples import check_data, check_judge
-from trimtab.tasks.files import folder_digest, packaged_digest
+from trimtab.tasks.files import packaged_digest
 from trimtab.tasks.recipe_checks import check_sections
 from trimtab.tasks.recipe_models import (
     Behaviour,
@@ -174,7 +174,7 @@ def _validated(document: Document, folder: Path) -> Recipe:
 
 def canonical_form(values: Mapping[str, Any], model: ModelSpec) -> dict[str, Any]:
     """Any recipe's JSON as a digest sees it: files by content, a model folder by its bytes, a device by its kind."""
-    identity = {"id": _model_identity(model.id), "device": _kind(model.device)}
+    identity = {"id": model.identity, "device": _kind(model.device)}
     found = _without_paths(dict(values))
     return {**found, "model": {**found["model"], **identity}}
 
@@ -189,10 +189,6 @@ def _without_paths(value: Any) -> Any:
             return value["sha256"]
         return {key: _without_paths(inner) for key, inner in value.items()}
     return [_without_paths(inner) for inner in value] if isinstance(value, list) else value
-
-
-def _model_identity(name: str) -> str:
-    return f"sha256:{folder_digest(Path(name))}" if Path(name).is_absolute() else name
 
 
 def _kind(device: str) -> str:

@@ -11,6 +11,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PrivateAttr,
     ValidationInfo,
     field_validator,
     model_validator,
@@ -20,8 +21,9 @@ from trimtab.steering.errors import SteeringError
 from trimtab.steering.model.site import POINTS
 from trimtab.steering.model.span import Span
 from trimtab.store.schema import REGION_BYTES
+from trimtab.tasks.checkpoints import folder_digest
 from trimtab.tasks.data_files import KEYS, file_digest
-from trimtab.tasks.errors import did_you_mean
+from trimtab.tasks.errors import RecipeError, did_you_mean
 
 EMBEDDED = "smollm2"
 LANGUAGES = ("en", "fr", "de", "es", "it")  # the keys of data/function_words.json; a test keeps them equal
@@ -86,12 +88,16 @@ SpanText = Annotated[
 
 
 class ModelSpec(Part):
-    """id: `smollm2` (embedded), a folder (begins with `.`, `/` or `~`), or a hub id. revision: of a hub id."""
+    """id: `smollm2` (embedded), a folder (begins with `.`, `/` or `~`), or a hub id. revision: of a hub id.
+
+    checkpoint: sha256 of all that a folder holds, as it was when the recipe was read; None for other ids.
+    """
 
     id: str = EMBEDDED
     revision: str | None = None
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     device: str = Field(default="cpu", pattern=r"^(cpu|mps|cuda(:\d+)?)$")
+    _checkpoint: str | None = PrivateAttr(default=None)
 
     @field_validator("id")
     @classmethod
@@ -112,6 +118,28 @@ class ModelSpec(Part):
         if self.revision is not None and (self.id == EMBEDDED or Path(self.id).is_absolute()):
             raise ValueError(f"revision '{self.revision}' is for hub ids; {self.id} has none, remove it")
         return self
+
+    @model_validator(mode="after")
+    def _read_folder(self) -> "ModelSpec":
+        self._checkpoint = folder_digest(Path(self.id)) if Path(self.id).is_absolute() else None
+        return self
+
+    @property
+    def checkpoint(self) -> str | None:
+        return self._checkpoint
+
+    @property
+    def identity(self) -> str:
+        """What a digest knows the model by: its content where it is a folder, else its name."""
+        return self.id if self.checkpoint is None else f"sha256:{self.checkpoint}"
+
+    def check_unchanged(self) -> None:
+        """Raises RecipeError when the folder holds something else than when the recipe was read."""
+        if self.checkpoint is not None and folder_digest(Path(self.id)) != self.checkpoint:
+            raise RecipeError(
+                f"{self.id}: holds another model than when the recipe was read; what was made with the old weights is "
+                f"not published under the new ones: run again"
+            )
 
     @property
     def local(self) -> bool:

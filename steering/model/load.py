@@ -6,17 +6,19 @@ file de-quantises for tens of seconds, so the first load writes the result to th
 
 import hashlib
 import importlib.util
-import os
 import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     LlamaForCausalLM,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -24,6 +26,8 @@ from transformers.utils import logging as transformers_logging
 
 from trimtab.steering.errors import SteeringError, UnknownName
 from trimtab.steering.model.anatomy import Anatomy
+from trimtab.steering.model.cache import cache_folder
+from trimtab.steering.model.checkpoint import check_folder, check_loaded, own_attention
 from trimtab.steering.model.proof import prove
 
 EMBEDDED = "smollm2"
@@ -59,20 +63,39 @@ def load(source: ModelSource) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]
     where = str(embedded_folder()) if source.name == EMBEDDED else source.name
     _quiet_transformers()
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            where,
-            revision=source.revision or "main",
-            dtype=DTYPES[source.dtype],
-            trust_remote_code=False,
-            use_safetensors=True,
-            local_files_only=Path(where).exists(),
-        )
-        tokenizer = AutoTokenizer.from_pretrained(where, revision=source.revision or "main", trust_remote_code=False)
-    except (OSError, ValueError) as error:
+        model, tokenizer = _from_pretrained(where, source)
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever a library says about files that it cannot use: a folder is untrusted input
         raise SteeringError(_cannot_load(source, error)) from error
     model.to(device).eval()  # type: ignore[arg-type]
     prove(Anatomy.of(model))
     return model, _prepared(tokenizer)
+
+
+def _from_pretrained(where: str, source: ModelSource) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Raises SteeringError for a checkpoint that is not what its configuration says, anything else for broken files."""
+    revision, local = source.revision or "main", Path(where).exists()
+    if local:
+        check_folder(Path(where))
+    config: PretrainedConfig = AutoConfig.from_pretrained(
+        where, revision=revision, trust_remote_code=False, local_files_only=local
+    )
+    own_attention(config)
+    loaded: Any = AutoModelForCausalLM.from_pretrained(  # the stubs know no `output_loading_info`
+        where,
+        config=config,
+        revision=revision,
+        dtype=DTYPES[source.dtype],
+        trust_remote_code=False,
+        use_safetensors=True,
+        local_files_only=local,
+        ignore_mismatched_sizes=True,  # so that `check_loaded` can say which
+        output_loading_info=True,
+    )
+    model, loading = loaded
+    check_loaded(config, loading)
+    return model, AutoTokenizer.from_pretrained(where, revision=revision, trust_remote_code=False)
 
 
 def embedded_file() -> Path:
@@ -102,12 +125,6 @@ def embedded_folder() -> Path:
         except OSError:  # another process was first
             shutil.rmtree(part)
     return folder
-
-
-def cache_folder() -> Path:
-    """$TRIMTAB_CACHE, else $XDG_CACHE_HOME/trimtab, else ~/.cache/trimtab."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("TRIMTAB_CACHE") or Path(base) / "trimtab")
 
 
 def _convert(source: Path, folder: Path) -> None:
@@ -141,11 +158,12 @@ def _device(name: str) -> torch.device:
 
 
 def _cannot_load(source: ModelSource, error: Exception) -> str:
-    first = str(error).strip().splitlines()[0]
+    said = str(error).strip().splitlines() or [type(error).__name__]
+    cure = "Give `smollm2`, a folder with config.json and safetensors, or a hub id that this machine can reach"
     return (
-        f"model '{source.name}' (revision {source.revision or 'main'}) could not be loaded: {first} "
-        f"Give `smollm2`, a folder with config.json and safetensors, or a hub id that this machine can reach"
-    )
+        f"model '{source.name}' (revision {source.revision or 'main'}) could not be loaded: {said[0][:300]} "
+        f"{'' if isinstance(error, SteeringError) else cure}"
+    ).rstrip()
 
 
 def _quiet_transformers() -> None:
