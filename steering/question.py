@@ -63,6 +63,12 @@ class Question:
         return np.concatenate([prompt.ids[: prompt.prompt_length], np.asarray(self.target[:-1], np.int64)])
 
 
+def prompts_of(questions: Sequence[Question]) -> list[bytes]:
+    """`[questions]` labels, equal where the clean prompt is: questions on one prompt are not independent, so intervals
+    resample them together."""
+    return [question.clean.prompt.ids.tobytes() for question in questions]
+
+
 @dataclass(frozen=True, eq=False)
 class Batch:
     """Questions as one forward pass. numbers: which questions these are, in a longer list.

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -64,11 +65,27 @@ def feed(digest: "hashlib._Hash", tokens: Tokens, label: int, pair: int, split: 
 
 
 def couples(texts: Sequence[Text], split: str) -> list[tuple[Text, Text]]:
-    """Positive and negative texts of a split, by pair; those of class files are coupled in their order."""
+    """Positive and negative texts of a split, by pair. Those of class files stand together where they answer one
+    prompt; the rest are coupled in their order, and are no pairs."""
     mine = [text for text in texts if text.example.split == split]
-    positive = [text for text in mine if text.example.label > 0]
-    negative = [text for text in mine if text.example.label < 0]
-    return list(zip(positive, negative, strict=False))
+    positive, negative = ([text for text in mine if text.example.label * side > 0] for side in (1, -1))
+    if mine and mine[0].example.pair >= 0:
+        return list(zip(positive, negative, strict=True))
+    return _coupled(positive, negative)
+
+
+def _coupled(positive: Sequence[Text], negative: Sequence[Text]) -> list[tuple[Text, Text]]:
+    answers: dict[bytes, list[Text]] = {}
+    for text in negative:
+        answers.setdefault(text.tokens.prompt.ids.tobytes(), []).append(text)
+    to_same = [answers.get(text.tokens.prompt.ids.tobytes()) for text in positive]
+    partners = [same.pop(0) if same else None for same in to_same]
+    rest = chain.from_iterable(answers.values())
+    both = [
+        (text, next(rest, None) if partner is None else partner)
+        for text, partner in zip(positive, partners, strict=True)
+    ]
+    return [(first, second) for first, second in both if second is not None]
 
 
 def shown(prompt: Prompt) -> str:

@@ -2,7 +2,7 @@
 random sets of the same blocks. And one unit at a time, corrected for having asked of many."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float
@@ -12,7 +12,7 @@ from trimtab.steering.ablation.runs import Ablator
 from trimtab.steering.ablation.sets import matched_sets
 from trimtab.steering.ablation.units import Unit
 from trimtab.steering.errors import BadQuestion, BadRanking
-from trimtab.steering.question import Question
+from trimtab.steering.question import Question, prompts_of
 from trimtab.steering.ranking import bootstrapped
 
 BAND = (0.05, 0.95)
@@ -21,12 +21,14 @@ BAND = (0.05, 0.95)
 @dataclass(frozen=True, eq=False)
 class Curve:
     """One direction. name: "without" (the first k units taken out) or "alone" (everything else taken out). sizes: k.
-    metric: `[sizes questions]`, nats. control: `[sizes sets]` mean metric of each random set."""
+    metric: `[sizes questions]`, nats. control: `[sizes sets]` mean metric of each random set. prompts: `[questions]`
+    labels, equal for questions on one prompt."""
 
     name: str
     sizes: tuple[int, ...]
     metric: np.ndarray
     control: np.ndarray
+    prompts: Sequence[bytes] | None = None
 
     @property
     def mean(self) -> np.ndarray:
@@ -34,8 +36,8 @@ class Curve:
 
     @property
     def interval(self) -> tuple[np.ndarray, np.ndarray]:
-        """Low and high `[sizes]`: 95% bootstrap over questions."""
-        return bootstrapped(self.metric.T)
+        """Low and high `[sizes]`: 95% bootstrap over questions, those on one prompt together."""
+        return bootstrapped(self.metric.T, clusters=self.prompts)
 
     @property
     def band(self) -> tuple[np.ndarray, np.ndarray]:
@@ -64,10 +66,10 @@ def curves(
     flat = [one for group in groups for one in group]
     outside = [[unit for unit in universe if unit.name not in {u.name for u in one}] for one in flat]
     found = ablator.metrics(questions, [*flat, *outside])
-    return (
-        _curve("without", sizes, groups, found[: len(flat)], random),
-        _curve("alone", sizes, groups, found[len(flat) :], random),
-    )
+    directions = (("without", found[: len(flat)]), ("alone", found[len(flat) :]))
+    without, alone = (_curve(name, sizes, groups, rows, random) for name, rows in directions)
+    prompts = prompts_of(questions)
+    return replace(without, prompts=prompts), replace(alone, prompts=prompts)
 
 
 def _curve(name: str, sizes: Sequence[int], groups, found: np.ndarray, random: int) -> Curve:
@@ -96,7 +98,7 @@ def one_by_one(ablator: Ablator, questions: Sequence[Question], units: Sequence[
     """Every unit alone taken out."""
     found = ablator.metrics(questions, [[], *[[unit] for unit in units]])
     drop = (found[0] - found[1:]).T
-    p = sign_flip_p(drop)
+    p = sign_flip_p(drop, prompts_of(questions))
     return OneByOne(tuple(unit.name for unit in units), drop, p, holm(p), benjamini_hochberg(p))
 
 

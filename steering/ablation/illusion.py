@@ -23,7 +23,7 @@ from trimtab.steering.model.anatomy import Anatomy, out_weight
 from trimtab.steering.model.site import Site
 from trimtab.steering.patching import activations
 from trimtab.steering.price.result import Interval
-from trimtab.steering.question import Question, question_batches
+from trimtab.steering.question import Question, prompts_of, question_batches
 
 CUTOFF = 1e-3  # singular values below this share of the largest count as null
 TINY = 1e-6
@@ -109,9 +109,12 @@ def _effects(anatomy, questions, tried: Mapping[str, Unit], bootstrap: Bootstrap
     found = Ablator(anatomy, Operator("corrupted")).metrics(questions, [[], *[[unit] for unit in tried.values()]])
     swapped = [Question(q.corrupted, q.target, None, q.wrong) for q in questions if q.corrupted is not None]
     lost = (found[0] - Ablator(anatomy).metrics(swapped, [[]])[0]).mean()
+    prompts = prompts_of(questions)
     return {
         name: PatchEffect(
-            mean_interval(found[0] - rows, bootstrap), float((found[0] - rows).mean() / lost), float((rows < 0).mean())
+            mean_interval(found[0] - rows, bootstrap, prompts),
+            float((found[0] - rows).mean() / lost),
+            float((rows < 0).mean()),
         )
         for name, rows in zip(tried, found[1:], strict=True)
     }

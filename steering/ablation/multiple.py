@@ -1,18 +1,29 @@
 """Many heads, one question each: p-values by flipping signs, and their correction for having asked many times."""
 
+from collections.abc import Hashable, Sequence
+
 import numpy as np
 from jaxtyping import Float
 
 from trimtab.steering.errors import SteeringError
+from trimtab.steering.judge.statistics import cluster_numbers
 
 FLIPS = 20_000  # 270 heads at level 0.05 need p-values down to 0.0002
 
 
-def sign_flip_p(differences: Float[np.ndarray, "questions n"], flips: int = FLIPS, seed: int = 0) -> np.ndarray:
+def sign_flip_p(
+    differences: Float[np.ndarray, "questions n"],
+    clusters: Sequence[Hashable] | None = None,
+    flips: int = FLIPS,
+    seed: int = 0,
+) -> np.ndarray:
     """`[n]` two-sided p-values of the mean of paired differences: were they symmetric about 0, how often would random
-    signs give a mean as far from it? (Fisher 1935; never 0, by counting the observed signs too.)"""
+    signs give a mean as far from it? (Fisher 1935; never 0, by counting the observed signs too.) clusters:
+    `[questions]` labels of questions that are not independent, such as those on one prompt: they turn together."""
+    numbers = cluster_numbers(range(len(differences)) if clusters is None else clusters)
+    differences = np.stack([np.bincount(numbers, column) for column in differences.T], axis=1)
     if len(differences) < 2:
-        raise SteeringError(f"{len(differences)} paired difference has no test; ask at least 2 questions")
+        raise SteeringError(f"{len(differences)} paired difference has no test; ask on at least 2 prompts")
     draw = np.random.default_rng(seed)
     observed = np.abs(differences.sum(0))
     slack = 1e-12 * np.abs(differences).sum(0)

@@ -12,7 +12,7 @@ from trimtab.steering.ablation.runs import Ablator, Set
 from trimtab.steering.errors import BadQuestion
 from trimtab.steering.judge.statistics import BOOTSTRAP, Bootstrap, ratio_interval
 from trimtab.steering.model.tokens import Tokens
-from trimtab.steering.price.kl import kl_divergence
+from trimtab.steering.price.kl import kl_divergence, not_negative
 from trimtab.steering.price.result import Interval
 from trimtab.steering.question import Question, question_batches
 
@@ -55,7 +55,7 @@ def off_target(
                 for k, text in enumerate(batch.numbers):
                     mine, own = rows.row == copy * batch.rows + k, batch.row == k
                     found[number][text] = kl_divergence(base[own], logits[mine]).cpu().numpy()
-    return _summary(found, bootstrap)
+    return _summary(found, [text.ids.tobytes() for text in texts], bootstrap)
 
 
 def as_question(text: Tokens, cut: int = CUT) -> Question:
@@ -67,11 +67,11 @@ def as_question(text: Tokens, cut: int = CUT) -> Question:
     return Question(first, tuple(ids[1:].tolist()))
 
 
-def _summary(found: Sequence[Sequence[np.ndarray]], bootstrap: Bootstrap) -> OffTarget:
+def _summary(found: Sequence[Sequence[np.ndarray]], texts: Sequence[bytes], bootstrap: Bootstrap) -> OffTarget:
     own = np.concatenate(found[0])
     sums, counts = np.array([v.sum() for v in found[0]]), np.array([len(v) for v in found[0]])
     return OffTarget(
-        mean=ratio_interval(sums, counts, bootstrap),
+        mean=not_negative(ratio_interval(sums, counts, bootstrap, texts)),
         p95=float(np.quantile(own, 0.95)),
         max=float(own.max()),
         random=tuple(float(np.concatenate(one).mean()) for one in found[1:]),

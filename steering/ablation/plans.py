@@ -14,7 +14,7 @@ from trimtab.steering.ablation.sets import matched_sets
 from trimtab.steering.ablation.units import Unit
 from trimtab.steering.errors import BadRanking
 from trimtab.steering.intervention import Intervention
-from trimtab.steering.judge.statistics import paired_difference, rank_p_value
+from trimtab.steering.judge.statistics import mean_interval, paired_difference, rank_p_value
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.site import Site
 from trimtab.steering.model.span import Span
@@ -24,7 +24,7 @@ from trimtab.steering.patching import activations
 from trimtab.steering.plan import SteeringPlan
 from trimtab.steering.price.dose import Calibration, Dosing, dose_on
 from trimtab.steering.price.result import Dose, Interval
-from trimtab.steering.question import Question, question_batches
+from trimtab.steering.question import Question, prompts_of, question_batches
 
 How = Literal["scale", "shift"]
 
@@ -103,12 +103,12 @@ def judge_heads(
         if found.reachable:
             beside.append(plan_metric(anatomy, questions, placebo) - base)
         unreached += not found.reachable
-    each = np.array(beside)
+    each, prompts = np.array(beside), prompts_of(questions)
     return plan, Steered(
         dose=dose,
-        gain=paired_difference(gain, np.zeros_like(gain)),
+        gain=mean_interval(gain, clusters=prompts),
         random=tuple(float(x.mean()) for x in beside),
-        over_random=paired_difference(gain, each.mean(0)) if len(each) else None,
+        over_random=paired_difference(gain, each.mean(0), clusters=prompts) if len(each) else None,
         p=rank_p_value(float(gain.mean()), each.mean(1).tolist()) if len(each) else None,
         unreached=unreached,
     )

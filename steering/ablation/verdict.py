@@ -9,7 +9,7 @@ symmetric: of two heads that each do the task, neither is necessary. Random sets
 stand beside them (Wang et al. 2211.00593; Miller et al. 2407.08734: the task cannot be told apart from the operator).
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -23,13 +23,14 @@ from trimtab.steering.errors import BadQuestion
 from trimtab.steering.judge.statistics import (
     BOOTSTRAP,
     Bootstrap,
+    cluster_numbers,
     mean_interval,
     paired_difference,
     rank_p_value,
     ratio_interval,
 )
 from trimtab.steering.price.result import Interval
-from trimtab.steering.question import Question, metric_name
+from trimtab.steering.question import Question, metric_name, prompts_of
 
 WORDS = ("necessary and sufficient", "necessary", "redundant", "interfering", "idle", "unclear")
 
@@ -121,15 +122,16 @@ def judge_set(
             f"operator '{ablator.operator}' on all {len(universe)} units moves the metric from {whole.mean():.3g} to "
             f"{empty.mean():.3g}: nothing is lost that a set could be necessary for; use another operator or task"
         )
-    sides = [_side(effects, whole - empty, standard) for effects in (whole - without, alone - empty)]
+    groups = prompts_of(questions)
+    sides = [_side(effects, whole - empty, standard, groups) for effects in (whole - without, alone - empty)]
     partners = partners_of(ablator, questions, chosen, company, total, standard) if len(company) else ()
     made = SetVerdict(
         units=tuple(unit.name for unit in chosen),
         universe=len(universe),
         operator=str(ablator.operator),
         metric=metric_name(questions),
-        whole=mean_interval(whole, standard.bootstrap),
-        empty=mean_interval(empty, standard.bootstrap),
+        whole=mean_interval(whole, standard.bootstrap, groups),
+        empty=mean_interval(empty, standard.bootstrap, groups),
         necessity=sides[0],
         sufficiency=sides[1],
         word=word_for(sides[0], sides[1], standard, bool(partners)),
@@ -166,7 +168,7 @@ def partners_of(
     lost = found[0] - found[1:]
     single = np.maximum(lost, 0)  # what is gained without an interfering unit is no work of another
     beyond = (lost[1 + len(others) :] - single[0] - single[1 : 1 + len(others)]).T
-    p, shares = holm(sign_flip_p(beyond)), beyond.mean(0) / total
+    p, shares = holm(sign_flip_p(beyond, prompts_of(questions))), beyond.mean(0) / total
     kept = [k for k in np.argsort(-shares) if shares[k] >= standard.share and p[k] <= standard.alpha]
     return tuple(Partner(others[k].name, float(shares[k]), float(p[k])) for k in kept)
 
@@ -213,29 +215,35 @@ def _called(word: str) -> str:
     }.get(word, word)
 
 
-def _side(effects: np.ndarray, total: np.ndarray, standard: Standard) -> Side:
-    """effects: `[1 + random, questions]`, the set's own first."""
+def _side(effects: np.ndarray, total: np.ndarray, standard: Standard, groups: Sequence[bytes]) -> Side:
+    """effects: `[1 + random, questions]`, the set's own first. groups: the questions' prompts."""
     own, random, how = effects[0], effects[1:], standard.bootstrap
     return Side(
-        share=share_of(own, total, how),
-        effect=mean_interval(own, how),
-        over_random=paired_difference(own, random.mean(0), how) if len(random) else None,
+        share=share_of(own, total, how, groups),
+        effect=mean_interval(own, how, groups),
+        over_random=paired_difference(own, random.mean(0), how, groups) if len(random) else None,
         random=tuple(float(x) for x in random.mean(1) / total.mean()),
         p=rank_p_value(float(own.mean()), random.mean(1).tolist()) if len(random) else None,
     )
 
 
-def share_of(part: np.ndarray, total: np.ndarray, how: Bootstrap = BOOTSTRAP) -> Interval:
-    """Ratio of means with its interval, questions resampled in pairs. Questions where nothing is there to lose stay in
-    the mean: the ratio is taken after it. Percentile interval, on resamples with a positive total."""
+def share_of(
+    part: np.ndarray, total: np.ndarray, how: Bootstrap = BOOTSTRAP, clusters: Sequence[Hashable] | None = None
+) -> Interval:
+    """Ratio of means with its interval, questions resampled in pairs, and with all others of their cluster. Questions
+    where nothing is there to lose stay in the mean: the ratio is taken after it. Percentile interval, on resamples
+    with a positive total."""
     if (total > 0).all():
-        return ratio_interval(part, total, how)
-    draw = np.random.default_rng(how.seed).integers(0, len(part), size=(how.draws, len(part)))
-    below, above = total[draw].mean(1), part[draw].mean(1)
+        return ratio_interval(part, total, how, clusters)
+    numbers = cluster_numbers(range(len(part)) if clusters is None else clusters)
+    parts, totals = np.bincount(numbers, part), np.bincount(numbers, total)
+    n = len(parts)
+    draw = np.random.default_rng(how.seed).integers(0, n, size=(how.draws, n))
+    below, above = totals[draw].sum(1), parts[draw].sum(1)
     tail = (1 - how.level) / 2
     low, high = np.quantile((above / below)[below > 0], [tail, 1 - tail])
     estimate = float(part.mean() / total.mean())
-    return Interval(estimate, min(float(low), estimate), max(float(high), estimate), len(part), how.level)
+    return Interval(estimate, min(float(low), estimate), max(float(high), estimate), len(part), how.level, n)
 
 
 def _names(units: Sequence[Unit]) -> set[str]:

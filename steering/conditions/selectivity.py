@@ -11,12 +11,13 @@ import numpy as np
 
 from trimtab.steering.conditions.prompts import Labelled
 from trimtab.steering.generate import Decoding
-from trimtab.steering.judge.statistics import paired_difference, ratio_interval
+from trimtab.steering.judge.statistics import mean_interval, ratio_interval
 from trimtab.steering.model.tokens import Tokens
 from trimtab.steering.plan import SteeringPlan
 from trimtab.steering.prefix import Scorer
-from trimtab.steering.price.kl import divergences, roll_out, steered_from_base
+from trimtab.steering.price.kl import divergences, not_negative, roll_out, steered_from_base
 from trimtab.steering.price.result import Interval
+from trimtab.steering.price.rollouts import mean_divergence
 
 Score = Callable[[Tokens], float]
 TOUCHED = 1e-6  # nats: above the rounding of float32 logits, far below what any steering spends
@@ -38,7 +39,8 @@ class Side:
 
 @dataclass(frozen=True)
 class Selective:
-    """A contender on both sides. mean_kl: over all prompts, each counted once."""
+    """A contender on both sides. mean_kl: nats per generated token over the answers to all prompts, the mean that a
+    budget binds (`Calibration.kl`) and at which contenders are compared."""
 
     name: str
     wanted: Side
@@ -63,18 +65,17 @@ class Arena:
         return self._scores(roll_out(self.scorer.model, None, self.prompts.prompts, self.decoding))
 
     def kl(self, plan: SteeringPlan) -> float:
-        """Mean over prompts of the nats per token, the number at which contenders are compared."""
-        return float(np.mean([values.mean() for values in self._spent(plan)[1]]))
+        """Nats per generated token, over all answers: what `Calibration.kl` measures and `dose` binds."""
+        return mean_divergence(self._spent(plan)[1])
 
     def run(self, name: str, plan: SteeringPlan, base: np.ndarray) -> Selective:
         """One contender on both sides."""
         texts, spent = self._spent(plan)
         scores, wanted = self._scores(texts), self.prompts.wanted
         inside, outside = (
-            _side([spent[k] for k in np.flatnonzero(chosen)], scores[chosen], base[chosen])
-            for chosen in (wanted, ~wanted)
+            self._side(np.flatnonzero(chosen), spent, scores - base, scores) for chosen in (wanted, ~wanted)
         )
-        return Selective(name, inside, outside, float(np.mean([values.mean() for values in spent])))
+        return Selective(name, inside, outside, mean_divergence(spent))
 
     def _spent(self, plan: SteeringPlan) -> tuple[list[Tokens], list[np.ndarray]]:
         texts = roll_out(self.scorer.model, plan, self.prompts.prompts, self.decoding)
@@ -83,8 +84,14 @@ class Arena:
     def _scores(self, texts: Sequence[Tokens]) -> np.ndarray:
         return np.array([self.score(text) for text in texts])
 
-
-def _side(spent: Sequence[np.ndarray], scores: np.ndarray, base: np.ndarray) -> Side:
-    sums, counts = np.array([v.sum() for v in spent]), np.array([len(v) for v in spent])
-    touched = float(np.mean([bool((values > TOUCHED).any()) for values in spent]))
-    return Side(ratio_interval(sums, counts), paired_difference(scores, base), touched, float(scores.mean()))
+    def _side(self, chosen: np.ndarray, spent: Sequence[np.ndarray], change: np.ndarray, scores: np.ndarray) -> Side:
+        """The chosen prompts' share of the results, `[n]` each over all prompts."""
+        mine = [spent[k] for k in chosen]
+        prompts = [self.prompts.prompts[k].ids.tobytes() for k in chosen]
+        sums, counts = np.array([v.sum() for v in mine]), np.array([len(v) for v in mine])
+        return Side(
+            kl=not_negative(ratio_interval(sums, counts, clusters=prompts)),
+            effect=mean_interval(change[chosen], clusters=prompts),
+            touched=float(np.mean([bool((values > TOUCHED).any()) for values in mine])),
+            mean_score=float(scores[chosen].mean()),
+        )

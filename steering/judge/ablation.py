@@ -15,7 +15,7 @@ from torch import Tensor
 from trimtab.steering.contrast import Contrast
 from trimtab.steering.errors import SteeringError
 from trimtab.steering.intervention import Intervention
-from trimtab.steering.judge.effect import AnswerPair, margins
+from trimtab.steering.judge.effect import AnswerPair, margins, prompt_groups
 from trimtab.steering.judge.placebo import displacement
 from trimtab.steering.judge.statistics import BOOTSTRAP, Bootstrap, mean_interval
 from trimtab.steering.judge.verdict import AblationResult
@@ -66,7 +66,8 @@ def ablate(
     before = _gain(scorer, texts, None)
     plan = ablation_plan(anatomy, direction, settings.sites)
     after = _gain(scorer, texts, plan)
-    gained = mean_interval(before, settings.bootstrap)
+    groups = prompt_groups(texts.plain)
+    gained = mean_interval(before, settings.bootstrap, groups)
     generator = torch.Generator().manual_seed(settings.seed)
     others = [torch.randn(direction.shape, generator=generator) for _ in range(settings.random)]
     left = [_gain(scorer, texts, ablation_plan(anatomy, other, settings.sites)) for other in others]
@@ -76,7 +77,7 @@ def ablate(
         operator=OPERATOR if settings.sites is None else f"directional at {', '.join(map(str, settings.sites))}",
         reference=texts.request,
         asked_gain=gained,
-        gain_after=mean_interval(after, settings.bootstrap),
+        gain_after=mean_interval(after, settings.bootstrap, groups),
         removed=_removed(before, after) if told else None,
         random_removed=tuple(_removed(before, one) for one in left) if told else (),
         kl=float(np.concatenate(kl).mean()),

@@ -12,7 +12,7 @@ import numpy as np
 from transformers import PreTrainedModel
 
 from trimtab.steering.generate import Decoding, generate
-from trimtab.steering.judge.statistics import BOOTSTRAP, Bootstrap, mean_interval, paired_difference
+from trimtab.steering.judge.statistics import BOOTSTRAP, Bootstrap, mean_interval, paired_difference, share_interval
 from trimtab.steering.judge.verdict import Answering, AnsweringPoint
 from trimtab.steering.model.tokens import Tokens
 from trimtab.steering.plan import SteeringPlan
@@ -63,7 +63,7 @@ class Examiner:
 
         Fewer than two such questions give no interval, and the result then has no points.
         """
-        asked, how = list(known[: self.settings.questions]), self.settings
+        asked, how = distinct(known)[: self.settings.questions], self.settings
         progress("questions", 0, len(how.factors) + 2)
         base = self._written([one.question for one in asked])
         able = [k for k, one in enumerate(asked) if self._right(base[k], one)]
@@ -93,6 +93,11 @@ class Examiner:
         return np.array([self._right(ids, one) for ids, one in zip(written, known, strict=True)], np.float64)
 
 
+def distinct(known: Sequence[KnownAnswer]) -> list[KnownAnswer]:
+    """Every question once: a repeated one would count as two independent ones."""
+    return list({one.question.ids.tobytes(): one for one in reversed(known)}.values())[::-1]
+
+
 @dataclass(frozen=True, eq=False)
 class _Sheet:
     """The questions that the model can answer, and its own answers to them."""
@@ -112,8 +117,8 @@ class _Sheet:
             kind="system_prompt" if factor is None else "plan",
             tokens=mean_interval(lengths, how),
             saved=paired_difference(own, lengths, how),
-            kept=mean_interval(self.examiner.marks(written, self.known), how),
-            cut=mean_interval(self.examiner.marks(cut, self.known), how),
+            kept=share_interval(self.examiner.marks(written, self.known), how.level),
+            cut=share_interval(self.examiner.marks(cut, self.known), how.level),
             factor=factor,
         )
 

@@ -2,11 +2,13 @@
 
     margin = mean log-probability per token of the positive completion - the same of the negative one, nats per token
 
-after the same prompt. Both completions are given, so the margin is exact, and paired by prompt it is sensitive.
+after the same prompt, or, where the data are two lists of unrelated texts, each after its own. Both completions are
+given, so the margin is exact, and what a plan does to it is measured on the same texts. Intervals resample prompts.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -21,10 +23,21 @@ from trimtab.steering.price.result import Interval
 
 @dataclass(frozen=True, eq=False)
 class AnswerPair:
-    """One prompt with a wanted and an unwanted completion."""
+    """A wanted and an unwanted completion: of one prompt, or of two that have nothing to do with each other."""
 
     positive: Tokens
     negative: Tokens
+
+    @property
+    def prompts(self) -> tuple[bytes, bytes]:
+        """What tells the prompts of both sides from others."""
+        return self.positive.prompt.ids.tobytes(), self.negative.prompt.ids.tobytes()
+
+    @property
+    def paired(self) -> bool:
+        """Whether both sides answer one prompt."""
+        first, second = self.prompts
+        return first == second
 
     def shortened(self, tokens: int | None) -> "AnswerPair":
         """Both completions cut to their first `tokens` tokens (None: as they are)."""
@@ -41,9 +54,26 @@ def margins(scorer: Scorer, pairs: Sequence[AnswerPair], plan: SteeringPlan | No
     return positive - negative
 
 
+def prompt_groups(pairs: Sequence[AnswerPair]) -> list[bytes]:
+    """`[n]` labels, equal for pairs that share a prompt on any side, directly or through other pairs: what an interval
+    over pairs must resample whole."""
+    parent: dict[bytes, bytes] = {}
+
+    def root(prompt: bytes) -> bytes:
+        while parent.setdefault(prompt, prompt) != prompt:
+            prompt = parent[prompt]
+        return prompt
+
+    for pair in pairs:
+        first, second = map(root, pair.prompts)
+        parent[second] = first
+    return [root(pair.prompts[0]) for pair in pairs]
+
+
 @dataclass(frozen=True, eq=False)
 class Margins:
-    """Margins of one set of pairs; those of the base model are measured once. bootstrap: of all its intervals."""
+    """Margins of one set of pairs; those of the base model are measured once. bootstrap: of all its intervals, which
+    resample prompts with all of their pairs."""
 
     scorer: Scorer
     pairs: Sequence[AnswerPair]
@@ -55,6 +85,11 @@ class Margins:
         if not self._base:
             self._base.append(margins(self.scorer, self.pairs))
         return self._base[0]
+
+    @cached_property
+    def groups(self) -> list[bytes]:
+        """`[n]` which pairs belong together."""
+        return prompt_groups(self.pairs)
 
     def of(self, plan: SteeringPlan) -> np.ndarray:
         """`[n]` margins under the plan."""
@@ -69,9 +104,9 @@ class Margins:
         )
 
     def difference(self, one: np.ndarray, other: np.ndarray) -> Interval:
-        """one - other, paired by prompt; both over the first pairs when one was measured on fewer."""
+        """one - other, pair by pair; both over the first pairs when one was measured on fewer."""
         n = min(len(one), len(other))
-        return paired_difference(one[:n], other[:n], self.bootstrap)
+        return paired_difference(one[:n], other[:n], self.bootstrap, self.groups[:n])
 
 
 @dataclass(frozen=True)

@@ -67,6 +67,7 @@ def judge(trial: Trial, progress: Progress = lambda stage, done, total: None) ->
         splits=_splits(bench),
         behaviour_metric=None if trial.behaviour is None else trial.behaviour.metric,
         answering=_answering(bench, chosen, progress),
+        paired=all(pair.paired for pair in bench.report.pairs),
     )
     verdict = replace(verdict, beats_random=beats_random(verdict.contenders))
     return replace(verdict, sentence=sentence(verdict))

@@ -9,8 +9,8 @@ from trimtab.steering.price.result import Dose, Interval, Price
 @dataclass(frozen=True)
 class Effect:
     """margin: change of (mean per-token log-probability of the positive completion minus that of the negative one),
-    nats per token, over held-out pairs; paired bootstrap. behaviour: change of the behavioural score on generated
-    text; behaviour_base/behaviour_steered: its levels."""
+    nats per token, over held-out pairs, on the same texts; prompts are resampled. behaviour: change of the behavioural
+    score on generated text; behaviour_base/behaviour_steered: its levels."""
 
     margin: Interval
     margin_base: float
@@ -24,8 +24,8 @@ class Effect:
 class Contender:
     """One competitor at the same price. kind: plan, random, covariance, shuffled, flip, system_prompt, method.
     kl_asked, kl: KL(steered || base), nats per token, on rollouts for the calibration prompts (the system prompt is
-    not dosed: it costs what it costs). difference: the plan's margin minus this one's, paired bootstrap over the
-    pairs that both were measured on (None for the plan)."""
+    not dosed: it costs what it costs). difference: the plan's margin minus this one's, pair by pair on those
+    that both were measured on, prompts resampled (None for the plan)."""
 
     name: str
     kind: str
@@ -115,7 +115,8 @@ class Answering:
 @dataclass(frozen=True)
 class Verdict:
     """Everything a validation run found. beats_random: the plan's margin exceeds that of every random and
-    covariance-matched placebo with intervals of the difference above 0. sentence: the verdict in plain words."""
+    covariance-matched placebo with intervals of the difference above 0. sentence: the verdict in plain words. paired:
+    whether both completions of every held-out pair answer one prompt (two lists of unrelated texts do not)."""
 
     plan: str
     site: str
@@ -132,6 +133,7 @@ class Verdict:
     splits: dict[str, int]
     behaviour_metric: str | None = None
     answering: Answering | None = None
+    paired: bool = True
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types, nested like the fields."""

@@ -7,6 +7,7 @@ from trimtab.steering.judge.verdict import AnsweringPoint, Contender, Verdict
 from trimtab.steering.price.result import Interval
 
 NULLS = ("random", "covariance")
+FEW_PROMPTS = 8  # below, intervals of skewed values hold the truth clearly less often than they say
 AT_DOSE = (1.0, None)  # of the answers: the plan as it was dosed, and the prompt
 
 
@@ -39,12 +40,21 @@ def _price(verdict: Verdict) -> str:
 
 def _effect(verdict: Verdict, plan: Contender) -> str:
     margin = plan.effect.margin
-    pairs = f"on {margin.n} held-out pairs"
+    pairs = f"on {pairs_of(margin, verdict.paired)}"
     if margin.low > 0:
         return f"It raises the margin of wanted over unwanted answers by {_nats(margin)} nats per token {pairs}."
     if margin.high < 0:
         return f"It LOWERS the margin of wanted over unwanted answers by {_nats(margin)} nats per token {pairs}."
     return f"It has no effect on the margin that can be told from 0: {_nats(margin)} nats per token {pairs}."
+
+
+def pairs_of(margin: Interval, paired: bool) -> str:
+    """What an interval of a margin is over: how many pairs, of how many prompts, and whether these are few."""
+    pairs = f"{margin.n} held-out pairs" if paired else f"{margin.n} couples of unrelated held-out texts"
+    prompts = margin.clusters or margin.n
+    of = f" of {prompts} prompts" if paired and prompts < margin.n else ""
+    few = f" ({prompts} prompts are too few to say much about others)" if prompts < FEW_PROMPTS else ""
+    return f"{pairs}{of}{few}"
 
 
 def _nulls(verdict: Verdict, plan: Contender) -> str:

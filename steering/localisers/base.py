@@ -9,7 +9,7 @@ import numpy as np
 
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.site import Site
-from trimtab.steering.question import Batch, Question, check_questions, metric_name, question_batches
+from trimtab.steering.question import Batch, Question, check_questions, metric_name, prompts_of, question_batches
 from trimtab.steering.ranking import Ranking, bootstrapped
 
 __all__ = ["POINTS", "Batch", "Localiser", "Question", "Ranking", "heads", "mlps", "question_batches", "units_at"]
@@ -50,8 +50,9 @@ class Localiser(ABC):
         per_question: np.ndarray,
         extra: Mapping[str, np.ndarray] | None = None,
     ) -> Ranking:
-        """A Ranking by the mean of `per_question` (`[questions n]`), with the bootstrap interval over questions."""
-        low, high = bootstrapped(per_question)
+        """A Ranking by the mean of `per_question` (`[questions n]`), with the bootstrap interval over
+        questions, those on one prompt resampled together."""
+        low, high = bootstrapped(per_question, clusters=prompts_of(questions))
         return Ranking(
             method=self.method(),
             meaning=f"{self.meaning}; metric: {metric_name(questions)}",

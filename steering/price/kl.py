@@ -23,7 +23,7 @@ from trimtab.steering.judge.statistics import BOOTSTRAP, Bootstrap, ratio_interv
 from trimtab.steering.model.tokens import Tokens
 from trimtab.steering.plan import SteeringPlan
 from trimtab.steering.prefix import Scorer
-from trimtab.steering.price.result import KL
+from trimtab.steering.price.result import KL, Interval
 
 STEERED_BASE = "steered||base"
 BASE_STEERED = "base||steered"
@@ -92,10 +92,12 @@ class Measured:
 
 
 def summarise(per_text: Sequence[np.ndarray], texts: Sequence[Tokens], what: Measured) -> KL:
-    """Per-token values of several texts as one KL. Raises SteeringError when there is no interval to give."""
+    """Per-token values of several texts as one KL; texts of one prompt are resampled together. Raises SteeringError
+    when there is no interval to give."""
     sums = np.array([values.sum() for values in per_text])
     counts = np.array([len(values) for values in per_text])
-    mean = ratio_interval(sums, counts, what.bootstrap)
+    prompts = [text.prompt.ids.tobytes() for text in texts]
+    mean = not_negative(ratio_interval(sums, counts, what.bootstrap, prompts))
     pooled = np.concatenate(per_text)
     kept = pooled[np.linspace(0, len(pooled) - 1, min(len(pooled), KEPT_TOKENS)).astype(int)]
     return KL(
@@ -108,6 +110,11 @@ def summarise(per_text: Sequence[np.ndarray], texts: Sequence[Tokens], what: Mea
         prompts_digest=texts_digest(texts),
         per_token=tuple(float(value) for value in kept),
     )
+
+
+def not_negative(interval: Interval) -> Interval:
+    """The interval of a mean that cannot be below 0, such as a KL: an end below 0 says no more than 0 does."""
+    return replace(interval, low=max(interval.low, 0.0))
 
 
 def texts_digest(texts: Sequence[Tokens]) -> str:

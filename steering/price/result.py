@@ -5,13 +5,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate and its bootstrap interval. level: coverage, for example 0.95. n: texts that were resampled."""
+    """An estimate and its interval. level: coverage, for example 0.95. n: texts measured. clusters: independent units
+    among them, which were resampled whole: prompts (None in records from before they were counted)."""
 
     mean: float
     low: float
     high: float
     n: int
     level: float = 0.95
+    clusters: int | None = None
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,7 @@ class KL:
     """A divergence between next-token distributions, nats per token, float32 or better.
 
     direction: "steered||base" or "base||steered". tokens: what text, for example "rollouts" or "neutral".
-    mean: over tokens, interval by bootstrap over texts. p95, max: over tokens. per_token: up to 2,000 values.
+    mean: over tokens, interval over prompts. p95, max: over tokens. per_token: up to 2,000 values.
     prompts_digest: sha256 of the prompts' token ids.
     """
 

@@ -76,8 +76,10 @@ def _has_ends(interval: Interval) -> bool:
 
 
 def coverage(interval: Interval, what: str) -> str:
-    """95% interval over 120 pairs. what: the clusters that were resampled, in the plural."""
-    return f"{interval.level:.0%} bootstrap interval over {interval.n:,} {what}"
+    """95% interval over 120 pairs of 30 prompts. what: the values that were measured, in the plural."""
+    prompts = interval.clusters or interval.n
+    of = f" of {prompts:,} prompts" if prompts < interval.n else ""
+    return f"{interval.level:.0%} interval over {interval.n:,} {what}{of}"
 
 
 def percent(share: float | None) -> str:

@@ -87,7 +87,8 @@ def _effect(verdict: Verdict) -> Html:
         return _tile("Effect", MISSING, NATS, "The plan is not among the contenders.")
     margin = plan.effect.margin
     levels = f"margin {number(plan.effect.margin_base, True)} → {number(plan.effect.margin_steered, True)}"
-    interval = f"{bracket(margin, True)}, {coverage(margin, 'held-out pairs')}"
+    texts = "held-out pairs" if verdict.paired else "couples of unrelated held-out texts"
+    interval = f"{bracket(margin, True)}, {coverage(margin, texts)}"
     return _tile("Effect on the margin", centre(margin, True), NATS, interval, levels)
 
 

@@ -5,7 +5,15 @@ import pytest
 import torch
 
 from trimtab.steering.conditions.controller import ControllerSettings, Taught, frozen, gated_by, train_controller
-from trimtab.steering.conditions.gate import GateSettings, fit_gate, rates_of, threshold_for
+from trimtab.steering.conditions.gate import (
+    GateSettings,
+    fit_gate,
+    held_out_auroc,
+    opened_for,
+    oriented_gate,
+    rates_of,
+    threshold_for,
+)
 from trimtab.steering.conditions.prompts import Labelled, Splits
 from trimtab.steering.conditions.selectivity import Arena
 from trimtab.steering.errors import BadRows, SteeringError, UnknownName
@@ -65,6 +73,28 @@ def test_the_threshold_promises_its_rate_for_new_prompts(rate):
     draw = np.random.default_rng(0)
     opened = [float(np.mean(draw.standard_t(2, 200) > threshold_for(draw.standard_t(2, 39), rate))) for _ in range(400)]
     assert rate - 0.03 < np.mean(opened) <= rate + 3 * np.std(opened) / 20
+
+
+def test_the_rate_holds_after_the_choice_of_the_site():
+    """Over many draws of prompts the mean rate on new ones is at most what was asked, whether one site was tried or
+    20, and however few prompts set the threshold."""
+    draw, settings, report = np.random.default_rng(0), GateSettings("cosine", 0.05), 1000
+    for sites, unwanted, signal in ((1, 40, 1.0), (20, 20, 1.0), (20, 40, 0.0), (20, 100, 1.0)):
+        rates = []
+        for _ in range(60):
+            wanted = np.arange(40 + 2 * unwanted + 2 * report) % 2 == 0
+            means = draw.normal(size=(sites, 8)) / 8**0.5
+            rows = draw.normal(size=(sites, len(wanted), 8)) + signal * wanted[:, None] * means[:, None]
+            rows = {Site("resid_post", k): torch.from_numpy(x).float() for k, x in enumerate(rows)}
+            fit, validation, new = np.split(np.arange(len(wanted)), [40, 40 + 2 * unwanted])
+            by_site = {s: held_out_auroc(s, x[fit], wanted[fit], settings) for s, x in rows.items()}
+            best = max(by_site, key=by_site.get)
+            gate = oriented_gate(best, rows[best][fit], wanted[fit], settings)
+            gate = opened_for(gate, rows[best][validation][~wanted[validation]], 0.05)
+            opened = (gate.score(rows[best][new][~wanted[new]]) > gate.threshold) ^ gate.below
+            rates.append(float(opened.float().mean()))
+        assert np.mean(rates) <= 0.05 + 3 * np.std(rates) / 60**0.5, f"{sites} sites, {unwanted} unwanted prompts"
+        assert np.mean(rates) > 0.02, "a gate that never opens promises nothing"
 
 
 def test_too_few_prompts_for_a_promise_is_said():
@@ -163,3 +193,18 @@ def test_a_gated_plan_spends_nothing_where_it_is_shut(tiny_llama, plan, splits):
     assert gated.wanted.touched == pytest.approx(found.rates.true_positive.mean, abs=1e-9)
     assert gated.unwanted.kl.mean < fixed.unwanted.kl.mean / 3
     assert gated.mean_kl == pytest.approx(arena.kl(SteeringPlan(steps)))
+
+
+def test_the_same_mean_kl_is_the_same_mean(tiny_llama, plan, splits, monkeypatch):
+    """One definition on both sides: a fixed plan dosed to the mean price of a gated one costs it where it was dosed,
+    although answers of unequal length make the mean over prompts another number."""
+    monkeypatch.setattr(tiny_llama.generation_config, "eos_token_id", list(range(0, 60, 6)))
+    gate = fit_gate(Anatomy.of(tiny_llama), splits, SITES, GateSettings(false_positive_rate=0.1)).gate
+    gated, decoding = gated_by(plan, [gate] * len(SITES)), Decoding(12, seed=3)
+    arena = Arena(Scorer(tiny_llama), splits.report, decoding, lambda text: 0.0)
+    calibration = Calibration(arena.scorer, arena.prompts.prompts, decoding)
+    assert arena.kl(gated) == pytest.approx(calibration.kl(gated), rel=1e-4)
+    cheaper, found = dose_on(calibration, plan, arena.kl(gated), Dosing(tolerance=0.1))
+    base = arena.base_scores()
+    ratio = arena.run("", cheaper, base).mean_kl / arena.run("", gated, base).mean_kl
+    assert found.reachable and 0.9 - 1e-6 <= ratio <= 1.1 + 1e-6

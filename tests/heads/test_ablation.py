@@ -203,6 +203,14 @@ def test_sign_flips_find_what_is_there_and_only_that():
     assert sign_flip_p(np.zeros((5, 2))) == pytest.approx(1.0)
 
 
+def test_sign_flips_of_questions_on_one_prompt_turn_together():
+    draw = np.random.default_rng(0)
+    shared = np.repeat(draw.normal(size=(10, 500)), 4, axis=0) + draw.normal(size=(40, 500))
+    prompts = np.repeat(np.arange(10), 4).tolist()
+    assert abs((sign_flip_p(shared, prompts, flips=2000) < 0.1).mean() - 0.1) < 0.05
+    assert (sign_flip_p(shared, flips=2000) < 0.1).mean() > 0.2, "40 questions on 10 prompts are not 40"
+
+
 def test_one_by_one_finds_the_heads_that_matter_alone(truth, asked):
     found = one_by_one(Ablator(truth), asked, head_units(truth))
     drop = dict(zip(found.units, found.drop.mean(0), strict=True))

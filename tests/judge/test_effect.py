@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from trimtab.steering.errors import SteeringError
-from trimtab.steering.judge.effect import AnswerPair, Behaved, Margins, margins
+from trimtab.steering.judge.effect import AnswerPair, Behaved, Margins, margins, prompt_groups
 from trimtab.steering.prefix import Scorer
 
 
@@ -72,3 +72,17 @@ def test_empty_completions(tiny, pairs):
         margins(Scorer(tiny), broken)
     with pytest.raises(SteeringError):
         margins(Scorer(tiny), [])
+
+
+def test_pairs_of_one_prompt_are_resampled_together(make_text):
+    """Also when only one side of them is shared, and through other pairs."""
+    a, b, c, d = (make_text(k, 5, 0).followed_by([k]) for k in range(4))
+    groups = prompt_groups([AnswerPair(a, b), AnswerPair(c, c), AnswerPair(b, d), AnswerPair(c.followed_by([9]), c)])
+    assert len(set(groups)) == 2 and groups[0] == groups[2] and groups[1] == groups[3]
+    assert [AnswerPair(a, b).paired, AnswerPair(c, c.followed_by([9])).paired] == [False, True]
+    some = [AnswerPair(text, text.followed_by([9, k])) for k, text in enumerate((a, b, c, d) * 5)]
+    measured = Margins(None, some)
+    values = np.arange(20.0)
+    found = measured.difference(values, np.zeros(20))
+    assert (found.n, found.clusters) == (20, 4)
+    assert measured.difference(values[:6], values).n == 6, "the first pairs keep their own prompts"

@@ -1,7 +1,7 @@
 """The whole judgement on a tiny model: yes to a planted effect, no to a plan that is only noise."""
 
 import json
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
 
 import numpy as np
 import pytest
@@ -31,6 +31,7 @@ from trimtab.steering.model.span import ANSWER
 from trimtab.steering.model.tokens import Tokens
 from trimtab.steering.price.damage import CapabilityItem
 from trimtab.steering.price.kl import rollout_kl
+from trimtab.steering.price.result import Interval
 
 WANTED, UNWANTED, REQUEST = range(8), range(8, 16), 60
 SETTINGS = JudgeSettings(
@@ -174,6 +175,39 @@ def test_the_verdict_is_json_and_reproducible(trial):
     kls = [p.kl for p in one.curve if p.contender == "planted"]
     assert kls == sorted(kls)
     assert len(one.generations) == 2 and one.generations[0].kl > 0
+
+
+def intervals(value) -> list[Interval]:
+    """Every interval in a result, however deep."""
+    if isinstance(value, Interval):
+        return [value]
+    inner = [getattr(value, f.name) for f in fields(value)] if is_dataclass(value) else value
+    return [one for part in inner for one in intervals(part)] if isinstance(inner, list | tuple) else []
+
+
+def test_every_interval_is_over_prompts(trial):
+    """20 report pairs that answer 5 prompts, and 4 neutral texts of which one comes twice."""
+    quick = replace(SETTINGS, placebos=PlaceboCounts(1, 1, 1, 1), curve=(0.05,), generations=1)
+    made = trial(2.0, settings=quick)
+    prompts = [pair.positive.prompt for pair in made.texts.report[:5]]
+    again = lambda text, k: prompts[k % 5].followed_by(text.ids[text.prompt_length :])  # noqa: E731
+    report = [AnswerPair(again(p.positive, k), again(p.negative, k)) for k, p in enumerate(made.texts.report[:20])]
+    neutral = [*made.texts.neutral[:3], made.texts.neutral[0]]
+    found = judge(replace(made, texts=replace(made.texts, report=report, asked=made.texts.asked[:20], neutral=neutral)))
+    assert {(one.n, one.clusters) for one in intervals(found)} == {(20, 5), (16, 5), (10, 5), (5, 5), (4, 3)}
+    assert "on 20 held-out pairs of 5 prompts (5 prompts are too few" in found.sentence and found.paired
+
+
+def test_texts_that_answer_different_prompts_are_not_called_pairs(trial, make_text):
+    quick = replace(SETTINGS, placebos=PlaceboCounts(0, 0, 0, 0), curve=(), ablation=AblationChoice(0, 0))
+    made = trial(2.0, settings=quick, behaviour=None)
+    other = [make_text(5000 + k, 7, 0) for k in range(24)]
+    report = [
+        AnswerPair(p.positive, prompt.followed_by(p.negative.ids[p.negative.prompt_length :]))
+        for p, prompt in zip(made.texts.report, other, strict=True)
+    ]
+    found = judge(replace(made, texts=replace(made.texts, report=report, asked=())))
+    assert not found.paired and "on 24 couples of unrelated held-out texts" in found.sentence
 
 
 def test_without_a_request_or_a_behaviour(trial):

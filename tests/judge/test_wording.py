@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from trimtab.steering.judge.verdict import AblationResult, Answering, AnsweringPoint, Contender, Effect, Verdict
-from trimtab.steering.judge.wording import beats_random, sentence
+from trimtab.steering.judge.wording import beats_random, pairs_of, sentence
 from trimtab.steering.price.result import KL, Dose, Interval, Price
 
 
@@ -124,3 +124,11 @@ def test_tokens_against_accuracy_are_said_at_the_dose():
     assert "Of 40 of 60 questions" in said and "the plan keeps 90% right and saves 9.0" in said
     assert "the system prompt keeps 80%" in said and "99%" not in said
     assert "could not be measured" in sentence(verdict(answering=Answering(60, 1, 64, 29.0, ())))
+
+
+def test_it_is_said_of_how_many_prompts_the_pairs_are():
+    said = lambda n, clusters, paired=True: pairs_of(Interval(1.0, 0.9, 1.1, n, 0.95, clusters), paired)  # noqa: E731
+    assert said(40, 40) == said(40, None) == "40 held-out pairs"
+    assert said(40, 10) == "40 held-out pairs of 10 prompts"
+    assert said(40, 5) == "40 held-out pairs of 5 prompts (5 prompts are too few to say much about others)"
+    assert said(40, 40, paired=False) == "40 couples of unrelated held-out texts"

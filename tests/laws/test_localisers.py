@@ -268,13 +268,17 @@ def test_a_ranking_that_does_not_fit_itself_is_refused():
 
 
 def test_the_bootstrap_covers_the_mean_it_should():
-    draws = np.random.default_rng(0)
-    inside = 0
-    for seed in range(200):
-        low, high = bootstrapped(draws.normal(1, 2, (40, 1)), seed=seed)
-        inside += bool(low[0] <= 1 <= high[0])
-    assert 180 <= inside <= 198, "a 95% interval over 40 rows"
+    """Few rows, many rows, and 12 prompts with 3 questions each, which are one draw and not three."""
+    prompt = np.repeat(np.arange(12), 3).tolist()
+    for rows, clusters in ((8, None), (40, None), (36, prompt)):
+        draws, inside = np.random.default_rng(0), 0
+        for seed in range(300):
+            shared = 0 if clusters is None else draws.normal(0, 2, (12, 1))[prompt]
+            low, high = bootstrapped(draws.normal(1, 2, (rows, 1)) + shared, seed=seed, clusters=clusters)
+            inside += bool(low[0] <= 1 <= high[0])
+        assert 274 <= inside <= 296, f"a 95% interval over {rows} rows"
     assert np.isnan(bootstrapped(np.ones((1, 3)))[0]).all()
+    assert np.isnan(bootstrapped(np.ones((2, 3)), clusters="aa")[0]).all()
 
 
 def test_the_shelf_corrects_a_name():
