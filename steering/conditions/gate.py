@@ -1,5 +1,11 @@
 """Fit a gate: a probe on labelled prompts, read where it separates best, opened for at most a stated share of the
-prompts that should be left alone."""
+prompts that should be left alone.
+
+Three sets of prompts, each with one task, so that no choice is paid for by a promise: direction and site come from the
+fit prompts alone (the site by cross-validation), the threshold from validation prompts that chose nothing, and what is
+reported from prompts that had no part in either. A site chosen on the prompts that set its threshold is one where
+these happen to score low: with 30 sites and 20 such prompts, gates asked for 0.05 opened for 0.105.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,9 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from scipy.stats import binomtest
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from trimtab.steering.conditions.prompts import Splits, readings
@@ -19,11 +23,13 @@ from trimtab.steering.gates.base import Scored
 from trimtab.steering.gates.cast import Cast
 from trimtab.steering.gates.cosine import Cosine
 from trimtab.steering.gates.linear import Linear
+from trimtab.steering.judge.statistics import share_interval
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.site import Site
 from trimtab.steering.price.result import Interval
 
 KINDS = ("linear", "cosine", "cast")
+FOLDS = 5  # of the cross-validation that chooses the site
 
 
 @dataclass(frozen=True)
@@ -56,7 +62,7 @@ class Rates:
 
 @dataclass(frozen=True, eq=False)
 class GateFit:
-    """gate; by_site: AUROC on the validation prompts at every site tried; rates: on the report prompts;
+    """gate; by_site: cross-validated AUROC on the fit prompts at every site tried; rates: on the report prompts;
     length_auroc: what the prompt's number of tokens alone would reach there (0.5 is chance)."""
 
     gate: Scored
@@ -66,27 +72,59 @@ class GateFit:
 
 
 def fit_gate(anatomy: Anatomy, splits: Splits, sites: Sequence[Site], settings: GateSettings) -> GateFit:
-    """The gate at the site with the largest validation AUROC (the earliest of equals). Raises BadRows when the
-    validation prompts are too few for the rate asked."""
-    fit, validation = (
-        readings(anatomy, part.prompts, sites, settings.pool) for part in (splits.fit, splits.validation)
-    )
-    labels = splits.fit.wanted
-    gates = {site: _oriented(_scorer(settings, site, fit[site], labels), fit[site], labels) for site in sites}
-    scores = {site: _scores(gates[site], validation[site]) for site in sites}
-    by_site = {site: auroc(scores[site], splits.validation.wanted) for site in sites}
+    """The gate at the site with the largest cross-validated AUROC on the fit prompts (the earliest of equals), opened
+    as the validation prompts allow. Raises BadRows when these are too few for the rate asked."""
+    rows = readings(anatomy, splits.fit.prompts, sites, settings.pool)
+    by_site = {site: held_out_auroc(site, rows[site], splits.fit.wanted, settings) for site in sites}
     best = max(sites, key=lambda site: by_site[site])
-    unwanted = scores[best][~splits.validation.wanted]
-    cut = threshold_for(unwanted, settings.false_positive_rate)
-    gate = replace(gates[best], threshold=-cut if gates[best].below else cut)
-    held_out = readings(anatomy, splits.report.prompts, [best], settings.pool)[best]
+    validation, held_out = (
+        readings(anatomy, part.prompts, [best], settings.pool)[best] for part in (splits.validation, splits.report)
+    )
+    direction = oriented_gate(best, rows[best], splits.fit.wanted, settings)
+    gate = opened_for(direction, validation[~splits.validation.wanted], settings.false_positive_rate)
     lengths = np.array([len(prompt) for prompt in splits.report.prompts], dtype=float)
     return GateFit(
         gate,
         {str(site): value for site, value in by_site.items()},
-        rates_of(_scores(gate, held_out), splits.report.wanted, cut),
+        rates_of(_scores(gate, held_out), splits.report.wanted, -gate.threshold if gate.below else gate.threshold),
         auroc(lengths, splits.report.wanted),
     )
+
+
+def held_out_auroc(
+    site: Site, rows: Float[Tensor, "n d"], wanted: Bool[np.ndarray, "n"], settings: GateSettings
+) -> float:
+    """AUROC of gates on fit prompts that they were not fitted on: the mean over FOLDS folds.
+
+    A fold is a run of neighbours within each label: prompts are often written in pairs that differ in what matters,
+    and a pair that is split between fold and rest would make every site look better than it is.
+    """
+    folds = min(FOLDS, int(wanted.sum()), int((~wanted).sum()))
+    fold = np.empty(len(wanted), dtype=int)
+    for side in (wanted, ~wanted):
+        fold[side] = np.arange(side.sum()) * folds // side.sum()
+    found = []
+    for k in range(folds):
+        rest, mine = fold != k, fold == k
+        gate = oriented_gate(site, rows[torch.from_numpy(rest)], wanted[rest], settings)
+        found.append(auroc(_scores(gate, rows[torch.from_numpy(mine)]), wanted[mine]))
+    return float(np.mean(found))
+
+
+def oriented_gate(
+    site: Site, rows: Float[Tensor, "n d"], wanted: Bool[np.ndarray, "n"], settings: GateSettings
+) -> Scored:
+    """A gate fitted on rows with labels, its threshold still open. It opens below its threshold where wanted prompts
+    score lower: the score of CAST grows with the projection's size, whatever its sign."""
+    gate = _scorer(settings, site, rows, wanted)
+    return replace(gate, below=auroc(_scores(gate, rows), wanted) < 0.5)
+
+
+def opened_for(gate: Scored, unwanted: Float[Tensor, "n d"], rate: float) -> Scored:
+    """The gate with the threshold that new prompts like these pass with a chance of at most `rate` (see
+    `threshold_for`); they must have had no part in choosing the gate or its site."""
+    cut = threshold_for(_scores(gate, unwanted), rate)
+    return replace(gate, threshold=-cut if gate.below else cut)
 
 
 def threshold_for(unwanted: Float[np.ndarray, "n"], rate: float) -> float:
@@ -109,30 +147,21 @@ def threshold_for(unwanted: Float[np.ndarray, "n"], rate: float) -> float:
 def rates_of(scores: Float[np.ndarray, "n"], wanted: Bool[np.ndarray, "n"], threshold: float) -> Rates:
     """True and false positive rate of a threshold, and the AUROC of the scores."""
     opened = scores > threshold
-    return Rates(_share(opened[wanted]), _share(opened[~wanted]), auroc(scores, wanted))
+    return Rates(share_interval(opened[wanted]), share_interval(opened[~wanted]), auroc(scores, wanted))
 
 
 def auroc(scores: Float[np.ndarray, "n"], wanted: Bool[np.ndarray, "n"]) -> float:
-    """Area under the receiver operating characteristic."""
-    return float(roc_auc_score(wanted, scores))
-
-
-def _oriented(gate: Scored, rows: Tensor, wanted: np.ndarray) -> Scored:
-    """A gate that opens below its threshold where wanted prompts score lower: the score of CAST grows with the
-    projection's size, whatever its sign."""
-    return replace(gate, below=auroc(_scores(gate, rows), wanted) < 0.5)
+    """Area under the receiver operating characteristic: the chance that a wanted prompt scores above an unwanted one, a
+    tie counted half (Mann and Whitney 1947)."""
+    high, low = scores[wanted], np.sort(scores[~wanted])
+    below, not_above = (np.searchsorted(low, high, side) for side in ("left", "right"))
+    return float((below + not_above).sum() / (2 * len(high) * len(low)))
 
 
 def _scores(gate: Scored, rows: Tensor) -> Float[np.ndarray, "n"]:
     """Higher opens the gate, whichever side of the threshold it opens on."""
     scores = gate.score(rows).double().numpy()
     return -scores if gate.below else scores
-
-
-def _share(opened: np.ndarray) -> Interval:
-    n, k = len(opened), int(opened.sum())
-    found = binomtest(k, n).proportion_ci(0.95, method="exact")
-    return Interval(k / n, float(found.low), float(found.high), n, 0.95)
 
 
 def _scorer(settings: GateSettings, site: Site, rows: Tensor, wanted: np.ndarray) -> Scored:
