@@ -83,8 +83,11 @@ class ActivationStore(Readable):
     def lay_out(location: Location | str, wanted: Layout) -> "ActivationStore":
         """`create` for a layout that is fixed already (an import keeps the regions of its source)."""
         place = Location.parse(location)
-        repository = place.repository(create=True)
+        if not place.exists():
+            check_disk(place, needed_bytes(wanted))  # before anything is made
         with place.lock():
+            repository = place.repository(create=True)
+            place.touch()  # a collection that is begun again is not garbage, however old its last commit is
             if not _has_capture(repository):
                 check_disk(place, needed_bytes(wanted))
                 session = repository.writable_session(BRANCH)

@@ -26,6 +26,7 @@ import numpy as np
 from trimtab.store import nodes
 from trimtab.store.activations import ActivationStore
 from trimtab.store.artifact import Artifact, Content, Parent, libraries, seal
+from trimtab.store.captures import Captures
 from trimtab.store.digests import JSON, frozen_json, plain
 from trimtab.store.errors import Conflict, NotFound, nearest
 from trimtab.store.location import BRANCH, Location, readable, sound
@@ -125,17 +126,7 @@ class Catalog:
 
         Raises StoreError when the capture is not complete.
         """
-        header: dict[str, JSON] = {
-            "location": store.location.url,
-            "snapshot": store.snapshot_id,
-            "digest": store.digest,
-            "capture": dict(store.capture.fields),
-            "capture_digest": store.capture.digest,
-            "sites": list(store.sites),
-            "n_rows": store.n_rows,
-            "n_prompts": store.n_prompts,
-            "nbytes": store.nbytes,
-        }
+        header = Captures.beside(self.location).record(store)
         return self.publish(name, "capture", {}, header, metrics=metrics, key=key)
 
     def _add(self, session: icechunk.Session, draft: _Draft) -> int:

@@ -1,63 +1,197 @@
 """Room on the disk: delete what nobody needs, and drop chunks that no snapshot in use holds.
 
 Everything goes by age. A collector beside an open writer takes chunks that the writer is about to commit, and the
-commit then cannot be read; so nothing younger than the longest write is touched.
+commit then cannot be read; so nothing younger than the longest write is touched. Nothing outside this home's own
+`captures` is ever removed, and nothing that is not the store that a record means.
 """
 
+import contextlib
+import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from trimtab.store import nodes
+from trimtab.store.activations import ActivationStore
 from trimtab.store.artifact import Artifact
+from trimtab.store.captures import Captures, is_store
 from trimtab.store.catalog import Catalog
-from trimtab.store.errors import Invalid, StoreError
-from trimtab.store.location import BRANCH, Location
+from trimtab.store.errors import Corrupt, Invalid, StoreError
+from trimtab.store.location import BRANCH, LEFT_OVER, Location
 
 YOUNGEST = timedelta(hours=1)
 
 
 @dataclass(frozen=True)
 class Freed:
-    """What was (or would be) freed at one place. what: "unpublished capture" or "old snapshots". bytes: of chunks."""
+    """What was (or would be) freed at one place. what: "unpublished capture", "half-deleted capture" or "old
+    snapshots". bytes: of chunks."""
 
     place: str
     what: str
     bytes: int
 
 
-def delete(catalog: Catalog, ref: str) -> Artifact:
-    """Delete a version; a capture's rows too, when no other version has them.
+@dataclass(frozen=True)
+class Deletion:
+    """A version that is gone. kept: why a capture's rows stay; empty when they went too, or there were none."""
 
-    Raises NotFound, Conflict when something still needs it, and StoreError where rows cannot be deleted (S3).
+    artifact: Artifact
+    kept: str = ""
+
+
+def delete(catalog: Catalog, ref: str) -> Deletion:
+    """Delete a version; a capture's rows too, when they lie in this home and no other version has them.
+
+    Raises NotFound, and Conflict when something still needs it.
     """
     artifact = catalog.delete(ref)
-    place = artifact.header.get("location")
-    if artifact.kind == "capture" and place not in _published(catalog):
-        Location.parse(str(place)).delete()
-    return artifact
+    return Deletion(artifact, _free_rows(catalog, artifact) if artifact.kind == "capture" else "")
+
+
+def _free_rows(catalog: Catalog, artifact: Artifact) -> str:
+    """Remove the rows of a deleted capture; returns why they stay, if they do."""
+    captures = Captures.beside(catalog.location)
+    try:
+        place = captures.locate(artifact.header)
+    except StoreError as error:
+        return str(error)
+    refusal = captures.refusal(place)
+    if refusal:
+        return f"the rows at {place.url} stay: {refusal}"
+    if not Path(place.root).exists() and place.scheme == "file":
+        return ""
+    with place.lock():
+        refusal = _other_rows(place, artifact) or _needed(catalog, artifact)
+        if not refusal:
+            place.delete()
+    return f"the rows at {place.url} stay: {refusal}" if refusal else ""
+
+
+def _other_rows(place: Location, artifact: Artifact) -> str:
+    try:
+        digest = ActivationStore.open(place).layout.digest
+    except StoreError as error:
+        return f"they are not a capture that can be read ({error})"
+    return "" if digest == artifact.header.get("digest") else "they are not those of the deleted version"
+
+
+def _needed(catalog: Catalog, artifact: Artifact) -> str:
+    digest = artifact.header.get("digest")
+    others = [other.ref for other in catalog.list("capture") if other.header.get("digest") == digest]
+    return f"{', '.join(others[:8])} has the same rows" if others else ""
 
 
 def collect_garbage(catalog: Catalog, captures: Location, older_than: timedelta, dry_run: bool) -> list[Freed]:
     """Delete captures below `captures` that were never published, and drop old snapshots of all others and of the
-    catalog, as far as they are older than `older_than`. What a published version needs stays.
+    catalog, as far as they are older than `older_than`. What a published version needs stays, and what a collection
+    is working with.
 
-    Raises Invalid when `older_than` is shorter than an hour.
+    Raises Invalid when `older_than` is shorter than an hour, Corrupt when the catalog is lost: everything would look
+    unpublished.
     """
     if older_than < YOUNGEST:
         raise Invalid(
             f"garbage must be older than {YOUNGEST}, not {older_than}: a running collection would be damaged."
         )
-    before, published, freed = datetime.now(UTC) - older_than, _published(catalog), []
-    for place in _below(captures):
-        if place.url not in published and newest(place) < before:
-            freed.append(Freed(place.url, "unpublished capture", place.repository().total_chunks_storage()))
+    home, before = Captures(captures), datetime.now(UTC) - older_than
+    lost = lost_catalog(catalog, home)
+    if lost:
+        raise Corrupt(f"nothing is freed: {lost}.")
+    freed = [*_left_over(home, before, dry_run), *_unpublished(catalog, home, before, dry_run)]
+    return [*freed, *_old_snapshots(catalog, home, before, dry_run)]
+
+
+def lost_catalog(catalog: Catalog, captures: Captures) -> str:
+    """What is wrong when finished captures lie beside a catalog that never knew anything; empty when all is well.
+
+    Raises Corrupt when the catalog cannot be read.
+    """
+    if catalog.list() or _ever_deleted(catalog):
+        return ""
+    finished = sum(_is_finished(place) for place in captures)
+    if not finished:
+        return ""
+    return (
+        f"the catalog at {catalog.location.url} is empty or absent, but {captures.root.url} holds {finished} finished "
+        f"capture{'s' if finished > 1 else ''}: it was lost, or this is another home; restore it from a backup, or "
+        f"collect again, which finds the rows and publishes them"
+    )
+
+
+def _ever_deleted(catalog: Catalog) -> bool:
+    if not catalog.location.exists():
+        return False
+    return bool(nodes.names(catalog.location.repository().readonly_session(BRANCH), "deleted"))
+
+
+def _is_finished(place: Location) -> bool:
+    """What cannot be read is not."""
+    try:
+        return ActivationStore.open(place).complete
+    except StoreError:
+        return False
+
+
+def _left_over(home: Captures, before: datetime, dry_run: bool) -> Iterator[Freed]:
+    """What a killed `delete`, `collect` or `repair` left under a name of its own."""
+    folder = Path(home.root.root)
+    if home.root.scheme != "file" or not folder.is_dir():
+        return
+    for path in sorted(folder.glob(".*")):
+        old = datetime.fromtimestamp(path.lstat().st_mtime, UTC) < before
+        if old and re.fullmatch(LEFT_OVER, path.name) and path.is_dir() and not path.is_symlink():
+            yield Freed(str(path), "half-deleted capture", _size(path))
+            if not dry_run:
+                shutil.rmtree(path)
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _unpublished(catalog: Catalog, home: Captures, before: datetime, dry_run: bool) -> Iterator[Freed]:
+    for place in home:
+        # what is published and who is at work is asked at the moment of freeing, with every writer kept out
+        with contextlib.nullcontext() if dry_run else place.lock():
+            if home.refusal(place) or not _is_garbage(catalog, home, place, before):
+                continue
+            yield Freed(place.url, "unpublished capture", place.repository().total_chunks_storage())
             if not dry_run:
                 place.delete()
-    for place in map(Location.parse, sorted(published) + [catalog.location.url]):
-        if place.exists():
-            freed.append(Freed(place.url, "old snapshots", 0 if dry_run else _thin(place, before)))
-    return [one for one in freed if one.bytes or one.what != "old snapshots"]
+
+
+def _is_garbage(catalog: Catalog, home: Captures, place: Location, before: datetime) -> bool:
+    try:
+        return is_store(place) and last_use(place) < before and not _is_published(catalog, home, place)
+    except StoreError:
+        return False  # what cannot be read may be what somebody wants to repair
+
+
+def _is_published(catalog: Catalog, home: Captures, place: Location) -> bool:
+    """By its place, or by its rows: a record may have been written through another path."""
+    if place in _published(catalog, home):
+        return True
+    try:
+        digest = ActivationStore.open(place).layout.digest
+    except Corrupt:  # its maker was killed before the template
+        return False
+    return digest is not None and digest in [artifact.header.get("digest") for artifact in catalog.list("capture")]
+
+
+def _published(catalog: Catalog, home: Captures) -> set[Location]:
+    places = set()
+    for artifact in catalog.list("capture"):
+        with contextlib.suppress(StoreError):  # a record that names no place needs none
+            places.add(home.locate(artifact.header))
+    return places
+
+
+def last_use(place: Location) -> datetime:
+    """When a collection last committed to the repository or was begun, or begun again, there."""
+    return max(newest(place), place.touched() or newest(place))
 
 
 def newest(place: Location) -> datetime:
@@ -65,26 +199,20 @@ def newest(place: Location) -> datetime:
     return next(iter(place.repository().ancestry(branch=BRANCH))).written_at
 
 
-def _published(catalog: Catalog) -> set[str]:
-    return {Location.parse(str(artifact.header["location"])).url for artifact in catalog.list("capture")}
-
-
-def _below(captures: Location) -> Iterator[Location]:
-    """Captures in a local folder; what lies on S3 is not listed, and left alone."""
-    folder = Path(captures.root)
-    if captures.scheme != "file" or not folder.is_dir():
-        return
-    for path in sorted(folder.glob("[!.]*")):
-        place = Location.parse(path)
-        try:
-            if place.exists():
-                yield place
-        except StoreError:
-            continue  # not ours
+def _old_snapshots(catalog: Catalog, home: Captures, before: datetime, dry_run: bool) -> Iterator[Freed]:
+    """Forget snapshots that no branch and no tag names, and the chunks that only they had."""
+    if dry_run:
+        return  # nobody knows how much that would be
+    ours = [place for place in _published(catalog, home) if not home.refusal(place)]
+    for place in [*sorted(ours, key=str), catalog.location]:
+        if is_store(place):
+            freed = _thin(place, before)
+            if freed:
+                yield Freed(place.url, "old snapshots", freed)
 
 
 def _thin(place: Location, before: datetime) -> int:
-    """Forget snapshots that no branch and no tag names, and the chunks that only they had; returns bytes freed."""
+    """Returns bytes freed."""
     with place.lock():
         repository = place.repository()
         repository.expire_snapshots(before)

@@ -17,6 +17,7 @@ import threading
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -30,6 +31,7 @@ from trimtab.store.errors import Conflict, Corrupt, Invalid, NotFound, StoreErro
 icechunk.set_logs_filter("error")  # one WARN line per open of a local folder otherwise
 
 BRANCH = "main"
+LEFT_OVER = r"\..+\.(deleted-[0-9a-f]{8}|creating)"  # names under which a killed process may leave a folder
 
 _memory: dict[str, icechunk.Storage] = {}
 _memory_locks: dict[str, threading.RLock] = {}
@@ -79,6 +81,16 @@ class Location:
                 raise Invalid(f"{part!r} cannot be a place below {self.url}: no separators, no leading dot, not empty.")
         return Location(self.scheme, "/".join((self.root.rstrip("/"), *parts)))
 
+    @property
+    def name(self) -> str:
+        """The last part of the path."""
+        return self.root.rpartition("/")[2]
+
+    @property
+    def parent(self) -> "Location":
+        """The place above this one."""
+        return Location(self.scheme, self.root.rpartition("/")[0])
+
     def exists(self) -> bool:
         """True when a repository has been created here."""
         if self.scheme == "file" and not Path(self.root).is_dir():
@@ -123,6 +135,17 @@ class Location:
                     f"{self.url}: somebody else changed the same data first ({message}); nothing was "
                     "written, open it again and retry."
                 ) from error
+
+    def touch(self) -> None:
+        """Say that somebody works with the repository of a local folder: its own date becomes now."""
+        if self.scheme == "file" and os.path.isdir(self.root):
+            os.utime(self.root)
+
+    def touched(self) -> datetime | None:
+        """When the repository's folder was last touched; None where that cannot be known."""
+        if self.scheme != "file":
+            return None
+        return datetime.fromtimestamp(os.stat(self.root).st_mtime, UTC)
 
     def free_bytes(self) -> int | None:
         """Bytes free on the disk of a local folder; None where that cannot be known."""

@@ -10,9 +10,11 @@ import numpy as np
 from trimtab.store import nodes
 from trimtab.store.activations import ActivationStore
 from trimtab.store.artifact import Artifact, Content, seal
+from trimtab.store.captures import Captures
 from trimtab.store.catalog import Catalog
 from trimtab.store.digests import array_bytes
 from trimtab.store.errors import StoreError
+from trimtab.store.housekeeping import lost_catalog
 from trimtab.store.location import BRANCH, Location
 from trimtab.store.payload import LazyArrays
 from trimtab.store.writing import all_finite
@@ -40,8 +42,28 @@ def verify(catalog: Catalog) -> list[Finding]:
     for artifact in _everything(catalog, findings):
         findings += _findings(artifact.ref, REPUBLISH, partial(_artifact, catalog, artifact))
         if artifact.kind == "capture":
-            findings += verify_capture(str(artifact.header["location"]), str(artifact.header["digest"]))
-    return findings
+            findings += _published_rows(Captures.beside(catalog.location), artifact)
+    return findings + _lost(catalog)
+
+
+def _published_rows(captures: Captures, artifact: Artifact) -> list[Finding]:
+    try:
+        place = captures.locate(artifact.header)
+    except StoreError as error:
+        return [Finding(False, f"the rows of {artifact.ref}", str(error), REPUBLISH)]
+    thing = f"capture {place.url}"
+    cure = f"`trimtab repair {artifact.ref}` collects again what is damaged"
+    digest = str(artifact.header.get("digest"))
+    return _findings(thing, cure, lambda: _capture(ActivationStore.open(place), digest))
+
+
+def _lost(catalog: Catalog) -> list[Finding]:
+    """A home whose catalog forgot everything is not in order, although nothing in the catalog is wrong."""
+    try:
+        wrong = lost_catalog(catalog, Captures.beside(catalog.location))
+    except StoreError:
+        return []  # a catalog that cannot be read is a finding already
+    return [Finding(False, catalog.location.url, wrong, "the captures are still there")] if wrong else []
 
 
 def verify_capture(url: str | Location, digest: str | None = None) -> list[Finding]:

@@ -11,8 +11,8 @@ from trimtab.steering.capture import Selection
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.site import Site
 from trimtab.steering.model.span import Span
-from trimtab.store import ActivationStore, ArraySpec, Capture
-from trimtab.store.errors import Mismatch
+from trimtab.store import ActivationStore, ArraySpec, Artifact, Capture
+from trimtab.store.errors import Mismatch, NotFound
 from trimtab.tasks.filling import Collection, fill
 from trimtab.tasks.home import Home
 from trimtab.tasks.models import fingerprints, model_of
@@ -45,11 +45,18 @@ def capture_recipe(recipe: Recipe, home: Home, region_bytes: int | None = None) 
 
 
 def published(recipe: Recipe, home: Home) -> CaptureReference | None:
-    """The capture that was published for this recipe before."""
+    """The capture that was published for this recipe before; None when there is none, or when its rows are lost.
+
+    Raises Corrupt when its rows are there but cannot be used.
+    """
     known = home.catalog.find(recipe.stage("capture"))
     if known is None:
         return None
-    return CaptureReference(known.ref, known.digest, True, known.header["location"], known.header["snapshot"])
+    try:
+        store = home.captures.open(known)
+    except NotFound:
+        return None  # collected again, under the same version
+    return CaptureReference(known.ref, known.digest, True, store.location.url, store.snapshot_id)
 
 
 def collection_of(recipe: Recipe, home: Home, region_bytes: int | None = None) -> Collection:
@@ -132,21 +139,28 @@ def specs_of(anatomy: Anatomy, sites: Sequence[Site], recipe: Recipe) -> list[Ar
 
 
 def publish_capture(recipe: Recipe, home: Home, store: ActivationStore, tokens: tuple[int, int]) -> CaptureReference:
-    """Make the capture a version of `<name>.capture`; its rows stay where they are. The header's keys are those of
-    `Catalog.publish_capture`, which `verify` and `lineage` read. Raises RecipeError when the weights were changed."""
+    """Make the capture a version of `<name>.capture`; its rows stay where they are. Rows that were lost and collected
+    again keep the version they had. Raises Mismatch when they are others than those, RecipeError when the weights were
+    changed."""
     recipe.model.check_unchanged()
-    header = {
-        "location": store.location.url,
-        "snapshot": store.snapshot_id,
-        "digest": store.digest,
-        "capture": dict(store.capture.fields),
-        "capture_digest": store.capture.digest,
-        "sites": list(store.sites),
-        "n_rows": store.n_rows,
-        "n_prompts": store.n_prompts,
-        "nbytes": store.nbytes,
-    }
-    artifact = home.catalog.publish(
-        f"{recipe.name}.capture", "capture", {}, header, recipe=recipe.to_json(), key=recipe.stage("capture")
-    )
+    key = recipe.stage("capture")
+    artifact = home.catalog.find(key)
+    if artifact is None:
+        header = home.captures.record(store)
+        artifact = home.catalog.publish(
+            f"{recipe.name}.capture", "capture", {}, header, recipe=recipe.to_json(), key=key
+        )
+    same_rows(artifact, store)
     return CaptureReference(artifact.ref, artifact.digest, False, store.location.url, store.snapshot_id, *tokens)
+
+
+def same_rows(artifact: Artifact, store: ActivationStore) -> None:
+    """Raises Mismatch when a store does not hold the rows of a published capture."""
+    if artifact.header["digest"] == store.digest:
+        return
+    asked = Capture(artifact.header["capture"])
+    lines = "; ".join(asked.differences(store.capture)) or "the same was asked, so the machine computes otherwise"
+    raise Mismatch(
+        f"the rows at {store.location.url} are not those that {artifact.ref} was published with ({lines}; 'here' is "
+        f"what was published): bring back what differs, or collect under another name"
+    )

@@ -31,7 +31,7 @@ def listing(home: Home, every: bool = False, kind: str | None = None) -> list[Js
 
 def captures(home: Home) -> list[Json]:
     """Every published capture: what was collected, how much, and where it lies."""
-    return [{**_row(artifact, {}), **_capture(artifact.header)} for artifact in home.catalog.list("capture")]
+    return [{**_row(artifact, {}), **_capture(home, artifact.header)} for artifact in home.catalog.list("capture")]
 
 
 def details(home: Home, ref: str) -> Json:
@@ -82,10 +82,10 @@ def _row(artifact: Artifact, aliases: Mapping[str, int]) -> Json:
     }
 
 
-def _capture(header: Mapping[str, Any]) -> Json:
+def _capture(home: Home, header: Mapping[str, Any]) -> Json:
     sites = header.get("sites") or []
     return {
-        "location": header.get("location"),
+        "location": home.captures.locate(header).url,
         "snapshot": header.get("snapshot"),
         "points": sorted({str(site).partition(".")[0] for site in sites}),
         "sites": len(sites),

@@ -18,6 +18,7 @@ from trimtab.steering.errors import SteeringError
 from trimtab.steering.model.cache import cache_folder
 from trimtab.steering.model.load import embedded_file
 from trimtab.store import StoreError
+from trimtab.store.housekeeping import lost_catalog
 from trimtab.tasks.errors import RecipeError
 from trimtab.tasks.home import Home
 
@@ -100,12 +101,17 @@ def _converted() -> Check:
 
 
 def _home(home: Home) -> Check:
-    if home.root.scheme == "file":
-        return _folder(Path(home.root.root))
     try:
-        return Check("ok", "home", f"{home.url}: {len(home.catalog.names())} names")
+        lost, names = lost_catalog(home.catalog, home.captures), len(home.catalog.names())
     except (StoreError, OSError) as error:
         return Check("missing", "home", home.url, str(error))
+    if lost:
+        return Check("missing", "home", home.url, lost)
+    return (
+        _folder(Path(home.root.root))
+        if home.root.scheme == "file"
+        else Check("ok", "home", f"{home.url}: {names} names")
+    )
 
 
 def _folder(root: Path) -> Check:

@@ -5,7 +5,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from trimtab.store import Catalog, Location
+from trimtab.store import ActivationStore, Catalog, Location
+from trimtab.store.captures import Captures
 
 DEFAULT = ".trimtab"
 
@@ -31,9 +32,18 @@ class Home:
     def catalog(self) -> Catalog:
         return Catalog(self.root.child("catalog").url)
 
+    @property
+    def captures(self) -> Captures:
+        """Every activation store of this home."""
+        return Captures.beside(self.root.child("catalog"))
+
     def capture(self, digest: str) -> Location:
         """Where the activations of a capture with this digest lie."""
-        return self.root.child("captures", digest[:16])
+        return self.captures.root.child(digest[:16])
+
+    def rows(self, ref: str) -> ActivationStore:
+        """The rows of a published capture. Raises StoreError when it is unknown, lost or damaged."""
+        return self.captures.open(self.catalog.get(ref))
 
     @property
     def reports(self) -> Path:

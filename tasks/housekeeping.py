@@ -13,14 +13,16 @@ UNITS = {"h": "hours", "d": "days", "w": "weeks"}
 
 
 def delete_version(home: Home, ref: str) -> dict[str, Any]:
-    """Delete a version, and a capture's rows with it. Raises StoreError when something still needs it."""
-    gone = delete(home.catalog, ref)
-    return {"ref": gone.ref, "kind": gone.kind, "digest": gone.digest, "bytes": gone.header.get("nbytes", 0)}
+    """Delete a version, and a capture's rows with it. kept: why rows stay, if they do. Raises StoreError when something
+    still needs the version."""
+    deletion = delete(home.catalog, ref)
+    gone, freed = deletion.artifact, 0 if deletion.kept else deletion.artifact.header.get("nbytes", 0)
+    return {"ref": gone.ref, "kind": gone.kind, "digest": gone.digest, "bytes": freed, "kept": deletion.kept}
 
 
 def garbage(home: Home, older_than: str, dry_run: bool = False) -> list[dict[str, Any]]:
     """What was (with `dry_run`: would be) freed. older_than: such as `36h`, `7d` or `2w`. Raises RecipeError."""
-    captures = home.root.child("captures")
+    captures = home.captures.root
     return [asdict(freed) for freed in collect_garbage(home.catalog, captures, age_of(older_than), dry_run)]
 
 

@@ -3,7 +3,7 @@ capture of its own, a new version of the name, whose first regions are those of 
 
 import numpy as np
 
-from trimtab.store import ActivationStore
+from trimtab.store import ActivationStore, Artifact
 from trimtab.store.errors import StoreError
 from trimtab.store.schema import Region
 from trimtab.tasks.filling import Collection
@@ -14,25 +14,25 @@ def copy_known(work: Collection, home: Home) -> int:
     """Copy every missing region that a published capture of the same model, sites and settings holds, when its texts
     are the first ones of this collection; returns how many regions were copied."""
     copied = 0
-    for place in _places(work, home):
+    for artifact in _candidates(work, home):
         try:
-            copied += _copy(ActivationStore.open(place), work)
+            copied += _copy(home.captures.open(artifact), work)
         except StoreError:
             continue  # gone, or damaged: its rows are computed instead
     return copied
 
 
-def _places(work: Collection, home: Home) -> list[str]:
-    """Where captures lie that differ in their prompts only, the largest first."""
+def _candidates(work: Collection, home: Home) -> list[Artifact]:
+    """Published captures that differ in their prompts only, the largest first."""
     fields = dict(work.store.capture.fields)
     fitting = [
-        artifact.header
+        artifact
         for artifact in home.catalog.list("capture")
         if {**artifact.header.get("capture", {}), "prompts": fields["prompts"]} == fields
         and artifact.header["n_prompts"] < len(work.texts)
     ]
-    fitting.sort(key=lambda header: -header["n_prompts"])
-    return [header["location"] for header in fitting if _begins(work, header)]
+    fitting.sort(key=lambda artifact: -artifact.header["n_prompts"])
+    return [artifact for artifact in fitting if _begins(work, artifact.header)]
 
 
 def _begins(work: Collection, header) -> bool:

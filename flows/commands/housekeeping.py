@@ -21,7 +21,11 @@ def delete(
     if "@" not in ref:
         raise typer.BadParameter(f"'{ref}' names no version; write {ref}@1", ctx, param_hint="NAME@VERSION")
     gone = delete_version(Home.at(ctx.obj), ref)
-    return echo_json(gone) if as_json else echo_fields({"deleted": gone["ref"], "kind": gone["kind"]})
+    if as_json:
+        return echo_json(gone)
+    echo_fields({"deleted": gone["ref"], "kind": gone["kind"]})
+    if gone["kept"]:
+        typer.echo(gone["kept"], err=True)
 
 
 @app.command()

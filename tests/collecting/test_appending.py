@@ -36,7 +36,7 @@ def test_appended_equals_collected_at_once(grow, tmp_path, dtype):
     assert stores[1].digest == stores[2].digest and stores[0].n_prompts == 60 < stores[1].n_prompts
     assert (first.ref, second.ref) == ("tiny.capture@1", "tiny.capture@2")
     assert second.computed < 0.6 * whole.computed, "most of it was there"
-    assert ActivationStore.open(homes[0].catalog.get("tiny.capture@1").header["location"]).digest == stores[0].digest
+    assert homes[0].rows("tiny.capture@1").digest == stores[0].digest
 
 
 def test_other_settings_share_nothing(grow, tmp_path):

@@ -18,6 +18,7 @@ from trimtab.steering.fitters.mean_difference import MeanDifference
 from trimtab.store import ActivationStore, Catalog, StoreError
 from trimtab.store.verify import verify
 from trimtab.tasks.fit import contrast_of
+from trimtab.tasks.home import Home
 from trimtab.tasks.recipe import load_recipe
 
 pytestmark = [pytest.mark.slow]
@@ -41,8 +42,7 @@ def test_everything_is_published_with_its_lineage(tiny_home):
 
 
 def test_the_capture_holds_residual_and_head_activations_of_every_block(tiny_home):
-    header = Catalog(tiny_home / "catalog").get("tiny.capture").header
-    store = ActivationStore.open(header["location"])
+    store = Home.at(tiny_home).rows("tiny.capture")
     assert store.complete
     assert set(store.sites) == {f"{point}.{block}" for point in ("resid_post", "z") for block in range(4)}
     assert store.rows("z.2").shape[1:] == (4, 12)
@@ -52,7 +52,7 @@ def test_the_capture_holds_residual_and_head_activations_of_every_block(tiny_hom
 def test_the_candidates_are_what_a_fit_of_all_sites_gives(tiny_recipe, tiny_home):
     """They were fitted site by site, with one site's rows in memory."""
     catalog = Catalog(tiny_home / "catalog")
-    store = ActivationStore.open(catalog.get("tiny.capture").header["location"])
+    store = Home.at(tiny_home).rows("tiny.capture")
     recipe, artifact = load_recipe(tiny_recipe), catalog.get("tiny.mean_difference")
     whole = MeanDifference().fit(contrast_of(store, recipe, "fit"))
     plan = SteeringPlan.unpack(artifact)
@@ -114,6 +114,5 @@ def test_a_stopped_collection_stays_readable_and_resumes_to_the_same_rows(tiny_r
     assert [store.n_rows > 0 for store in begun(home)] == [True]
     again = inside("collect", str(tiny_recipe), home=home)
     assert again.code == 0, again.stderr
-    stores = [Catalog(h / "catalog").get("tiny.capture").header for h in (home, tiny_home)]
-    first, second = (ActivationStore.open(header["location"]).digest for header in stores)
+    first, second = (Home.at(place).rows("tiny.capture").digest for place in (home, tiny_home))
     assert first == second

@@ -13,7 +13,6 @@ from trimtab.flows.cli import main
 from trimtab.steering.features.feature_set import FeatureSet
 from trimtab.steering.model.load import embedded_folder
 from trimtab.steering.model.tokens import PromptFormat, tokenize
-from trimtab.store import ActivationStore
 from trimtab.tasks import features_rows
 from trimtab.tasks import steer as steer_task
 from trimtab.tasks.choose_features import choose_features
@@ -97,14 +96,14 @@ def test_asking_again_computes_nothing(home, recipe, monkeypatch):
 
 
 def test_the_rows_are_those_of_the_sentences_without_their_first_tokens(home, recipe):
-    store = ActivationStore.open(home.catalog.get("tiny.capture").header["location"])
+    store = home.rows("tiny.capture")
     index, sentences = store.index, sentences_of(recipe.data)
     assert np.asarray(index.position).min() == 1 and index.n_prompts == len(sentences)
     assert list(index.split) == [s.split for s in sentences]
 
 
 def test_blocks_from_the_store_give_what_rows_in_memory_give(home, recipe, monkeypatch):
-    store = ActivationStore.open(home.catalog.get("tiny.capture").header["location"])
+    store = home.rows("tiny.capture")
     settings = recipe.features.settings(5, 0.2)
     whole = fit_rows(store, "mlp_post.1", ["fit"], settings)
     monkeypatch.setattr(features_rows, "IN_MEMORY", 0)
@@ -116,7 +115,7 @@ def test_blocks_from_the_store_give_what_rows_in_memory_give(home, recipe, monke
 
 def test_the_top_tokens_are_where_the_feature_is_strongest(home, recipe):
     """Read back by hand: capture row to text to token."""
-    store, found = ActivationStore.open(home.catalog.get("tiny.capture").header["location"]), home.catalog.get("tiny")
+    store, found = home.rows("tiny.capture"), home.catalog.get("tiny")
     features = FeatureSet.unpack(found)
     sentences = [s for s in sentences_of(recipe.data) if s.split in ("fit", "select")]
     top = features.readings[0].tops[0]

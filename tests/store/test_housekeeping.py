@@ -58,7 +58,7 @@ def test_what_is_needed_cannot_be_deleted(home) -> None:
 
 def test_deleting_takes_the_rows_along_and_never_gives_the_number_again(home, sample) -> None:
     catalog, captures = home
-    assert delete(catalog, "unused@1").kind == "capture"
+    assert delete(catalog, "unused@1").artifact.kind == "capture"
     assert not captures.child("unused").exists()
     for reader in (catalog, Catalog(catalog.location)):
         with pytest.raises(NotFound, match="no 'unused'"):
