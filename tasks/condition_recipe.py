@@ -13,7 +13,7 @@ from trimtab.tasks.errors import DataError
 from trimtab.tasks.recipe_models import Blocks, FileField, Part, Share, Split
 
 SECTION = "condition"  # the key that tells these recipes from others
-FORMAT = 2  # part of every key: raise it when a condition is made or measured otherwise
+FORMAT = 3  # part of every key: raise it when a condition is made or measured otherwise
 TWINS = 10  # neighbouring lines go to one split: prompts are often written in pairs that differ in what matters
 Whole = Annotated[int, Field(ge=1, le=100_000)]
 Above = Annotated[float, Field(gt=0)]

@@ -134,8 +134,9 @@ def _ablation(verdict: Verdict) -> str:
 
 def _damage(verdict: Verdict) -> str:
     price = verdict.price
+    halves = ", read after half of it," if price.damage.tokens != "neutral" else ""
     text = (
-        f"On neutral text it costs {_nats(price.damage.mean)} nats per token; perplexity goes from "
+        f"On neutral text{halves} it costs {_nats(price.damage.mean)} nats per token; perplexity goes from "
         f"{price.perplexity_base:.3g} to {price.perplexity_steered:.3g}"
     )
     if price.capability_base is None or price.capability_steered is None:

@@ -55,6 +55,11 @@ class Span:
     def __str__(self) -> str:
         return f"{self.kind}:{self.count}" if self.kind in COUNTED else self.kind
 
+    @property
+    def ends_with_prompt(self) -> bool:
+        """True when only tokens of the prompt belong to it, so that how much of a text is prompt decides everything."""
+        return self.kind in ("prompt", "last")
+
     @classmethod
     def parse(cls, text: "str | Span") -> "Span":
         """Read `all`, `prompt`, `generated`, `answer`, `last`, `first:n` or `after:n`."""

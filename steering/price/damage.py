@@ -17,9 +17,10 @@ from trimtab.steering.price.kl import (
     BASE_STEERED,
     STEERED_BASE,
     Measured,
-    as_answer,
     divergences,
+    for_plan,
     kl_divergence,
+    neutral_name,
     roll_out,
     steered_from_base,
     summarise,
@@ -81,15 +82,14 @@ def price_with(scorer: Scorer, plan: SteeringPlan, on: PricedOn, written: Sequen
 def neutral_damage(
     scorer: Scorer, plan: SteeringPlan, texts: Sequence[Tokens], bootstrap: Bootstrap = BOOTSTRAP
 ) -> Neutral:
-    """KL and perplexity on plain texts, from one pass with and one without the plan."""
-    read = [as_answer(text) for text in texts]
+    """KL and perplexity on plain texts as `for_plan` cuts them, from one pass with and one without the plan."""
     per_text = [np.zeros(0)] * len(texts)
     surprise, count = np.zeros(2), 0
-    for base, steered in scorer.both(read, None, plan):
+    for base, steered in scorer.both(for_plan(plan, texts), None, plan):
         per_text[base.example] = kl_divergence(base.logits, steered.logits).cpu().numpy()
         surprise -= [float(pass_.logprobs().double().sum()) for pass_ in (base, steered)]
         count += len(base.targets)
-    damage = summarise(per_text, texts, Measured(BASE_STEERED, "neutral", bootstrap))
+    damage = summarise(per_text, texts, Measured(BASE_STEERED, neutral_name(plan), bootstrap))
     return Neutral(damage, *(_exponential(total / count) for total in surprise))
 
 

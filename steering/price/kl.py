@@ -22,7 +22,7 @@ from trimtab.steering.generate import Decoding, generate
 from trimtab.steering.judge.statistics import BOOTSTRAP, Bootstrap, ratio_interval
 from trimtab.steering.model.tokens import Tokens
 from trimtab.steering.plan import SteeringPlan
-from trimtab.steering.prefix import Scorer
+from trimtab.steering.prefix import Scorer, gated
 from trimtab.steering.price.result import KL, Interval
 
 STEERED_BASE = "steered||base"
@@ -168,18 +168,37 @@ def rollout_kl(
 def neutral_kl(
     model: PreTrainedModel, plan: SteeringPlan, texts: Sequence[Tokens], bootstrap: Bootstrap = BOOTSTRAP
 ) -> KL:
-    """KL(base || steered), nats per token, teacher-forced on plain text: every token but the first is predicted."""
-    read = [as_answer(text) for text in texts]
-    per_text = divergences(Scorer(model), read, base_from_steered(plan))
-    return summarise(per_text, texts, Measured(BASE_STEERED, "neutral", bootstrap))
+    """KL(base || steered), nats per token, teacher-forced on plain text as `for_plan` cuts it."""
+    per_text = divergences(Scorer(model), for_plan(plan, texts), base_from_steered(plan))
+    return summarise(per_text, texts, Measured(BASE_STEERED, neutral_name(plan), bootstrap))
 
 
-def as_answer(text: Tokens) -> Tokens:
-    """The text with its first token as the prompt, so that all others are scored, and steered by spans over answers.
-    Raises SteeringError for a text of one token."""
+def for_plan(plan: SteeringPlan, texts: Sequence[Tokens]) -> list[Tokens]:
+    """Plain texts as prompts with completions, on which the plan does what it does in use.
+
+    A plan that acts on prompts alone, or whose gate decides on the prompt, gets the first half as the prompt: with a
+    prompt of one token it would do next to nothing, and seem to cost next to nothing. For all other plans the first
+    token is the prompt, so that all others are scored, and steered by spans over answers. Raises SteeringError for a
+    text of one token.
+    """
+    return [as_answer(text, len(text) // 2 if tells_prompts(plan) else 1) for text in texts]
+
+
+def tells_prompts(plan: SteeringPlan) -> bool:
+    """Whether what a plan does hangs on how much of a text is prompt."""
+    return gated(plan) or any(step.span.ends_with_prompt for step in plan.interventions)
+
+
+def neutral_name(plan: SteeringPlan) -> str:
+    """What `KL.tokens` says of plain texts: which of their tokens were scored."""
+    return "neutral, second halves" if tells_prompts(plan) else "neutral"
+
+
+def as_answer(text: Tokens, prompt: int = 1) -> Tokens:
+    """The text with its first `prompt` tokens as the prompt. Raises SteeringError for a text of one token."""
     if len(text) < 2:
         raise SteeringError("a neutral text of one token predicts nothing; give whole sentences")
-    return replace(text, prompt_length=1)
+    return replace(text, prompt_length=prompt)
 
 
 def _end_token(model: PreTrainedModel) -> int:

@@ -20,7 +20,8 @@ class Interval:
 class KL:
     """A divergence between next-token distributions, nats per token, float32 or better.
 
-    direction: "steered||base" or "base||steered". tokens: what text, for example "rollouts" or "neutral".
+    direction: "steered||base" or "base||steered". tokens: what text: "rollouts", "forced", "neutral", or
+    "neutral, second halves" (the first halves stood as prompts).
     mean: over tokens, interval over prompts. p95, max: over tokens. per_token: up to 2,000 values.
     prompts_digest: sha256 of the prompts' token ids.
     """

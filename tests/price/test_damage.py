@@ -1,16 +1,20 @@
 """Damage: perplexity by hand, capability by hand, and the whole price."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from trimtab.steering.errors import SteeringError
+from trimtab.steering.gates.linear import Linear
 from trimtab.steering.generate import Decoding
+from trimtab.steering.model.site import Site
+from trimtab.steering.moves.gated import Gated
 from trimtab.steering.prefix import Scorer
 from trimtab.steering.price.damage import CapabilityItem, PricedOn, capability, neutral_damage, price_plan
-from trimtab.steering.price.kl import neutral_kl
+from trimtab.steering.price.kl import base_from_steered, divergences, neutral_kl
 
 
 def surprise(model, text) -> np.ndarray:
@@ -31,6 +35,42 @@ def test_perplexity_is_exp_of_the_mean_surprise(tiny, make_text, make_plan):
         steered = math.exp(np.concatenate([surprise(tiny, t) for t in texts]).mean())
     assert found.perplexity_steered == pytest.approx(steered, rel=1e-5)
     assert found.damage == neutral_kl(tiny, plan, texts)
+
+
+def test_damage_is_that_of_text_with_a_prompt(tiny, make_text, make_plan):
+    """Whatever the span: a plan that acts on prompts is priced behind half of each text, all others on all of it. The
+    one-token prompt of the rest would hide nearly all that a prompt plan does."""
+    texts = [make_text(k, 16 + k, 0) for k in range(6)]
+    for span in ("all", "prompt", "last", "first:4", "after:4", "answer", "generated"):
+        plan, halves = make_plan(span=span, size=8.0), span in ("prompt", "last")
+        cut = [replace(text, prompt_length=len(text) // 2 if halves else 1) for text in texts]
+        expected = np.concatenate(divergences(Scorer(tiny), cut, base_from_steered(plan)))
+        for found in (neutral_damage(Scorer(tiny), plan, texts).damage, neutral_kl(tiny, plan, texts)):
+            assert found.mean.mean == pytest.approx(expected.mean(), rel=1e-6), span
+            assert found.tokens == ("neutral, second halves" if halves else "neutral")
+        if span == "prompt":
+            alone = [replace(text, prompt_length=1) for text in texts]
+            hidden = np.concatenate(divergences(Scorer(tiny), alone, base_from_steered(plan)))
+            assert hidden.mean() < expected.mean() / 2
+
+
+def test_a_gate_decides_on_half_of_a_neutral_text(tiny, make_text, make_plan):
+    """Its decision on the first token alone would not be its decision in use."""
+    texts, gate = (
+        [make_text(k, 20, 0) for k in range(8)],
+        Linear(
+            weight=torch.randn(32, generator=torch.Generator().manual_seed(5)),
+            site=Site("resid_post", 0),
+            threshold=0.0,
+        ),
+    )
+    plan = make_plan(size=8.0)
+    step = plan.interventions[0]
+    gated = replace(plan, interventions=(replace(step, move=Gated(step.move, gate)),))
+    cut = [replace(text, prompt_length=10) for text in texts]
+    expected = np.concatenate(divergences(Scorer(tiny), cut, base_from_steered(gated)))
+    found = neutral_damage(Scorer(tiny), gated, texts).damage.mean.mean
+    assert found > 0 and found == pytest.approx(expected.mean(), rel=1e-6)
 
 
 def test_capability_counts_right_answers_and_halves_ties(tiny, make_text):
