@@ -10,8 +10,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from trimtab.steering.batching import pad_left
+from trimtab.steering.batching import Padded, pad_left
+from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.tokens import Tokens
+from trimtab.steering.price.governed import processors_of
+from trimtab.steering.sampling import Sampling
 
 if TYPE_CHECKING:
     from trimtab.steering.plan import SteeringPlan
@@ -20,11 +23,18 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Decoding:
     """max_new_tokens per row. temperature: 0 is greedy, 1 draws from the model's own distribution. seed: of row 0; row
-    k uses seed + k."""
+    k uses seed + k. top_k, top_p: as in Sampling."""
 
     max_new_tokens: int = 32
     temperature: float = 1.0
     seed: int = 0
+    top_k: int = 0
+    top_p: float = 1.0
+
+    @property
+    def sampling(self) -> Sampling:
+        """How a token is drawn. Raises SteeringError for values out of range."""
+        return Sampling(self.temperature, self.top_k, self.top_p)
 
 
 def generate(
@@ -47,18 +57,21 @@ def generate(
 
 
 class Draw:
-    """One token per row from its own stream. Streams live on the CPU, so devices agree."""
+    """One token per row from its own stream. Streams live on the CPU, so devices agree. processors: what logits go
+    through first."""
 
     def __init__(self, decoding: Decoding, seeds: list[int]):
-        self._temperature = decoding.temperature
+        self._greedy = decoding.sampling.greedy
+        self.processors = decoding.sampling.processors()
         self._streams = [torch.Generator().manual_seed(seed) for seed in seeds]
 
-    def __call__(self, logits: Tensor) -> Tensor:
-        if self._temperature == 0:
-            return logits.argmax(-1).cpu()
-        noise = torch.stack([torch.rand(logits.shape[-1], generator=stream) for stream in self._streams])
+    def __call__(self, scores: Tensor) -> Tensor:
+        """Token ids `[b]` from processed logits `[b v]`."""
+        if self._greedy:
+            return scores.argmax(-1).cpu()
+        noise = torch.stack([torch.rand(scores.shape[-1], generator=stream) for stream in self._streams])
         gumbel = -torch.log(-torch.log(noise.clamp(1e-20, 1 - 1e-7)))
-        return (logits.float().cpu() / self._temperature + gumbel).argmax(-1)
+        return (scores.cpu() + gumbel).argmax(-1)
 
 
 def decode(
@@ -69,34 +82,57 @@ def decode(
     seen: Callable[[Tensor], object] = lambda logits: None,
 ) -> list[list[int]]:
     """Token ids written after each row's prompt, all rows in one batch, until each has ended or has `limit` tokens.
-    seen: called with the logits `[b v]` of every step."""
+    seen: called with the logits `[b v]` of every step, before any processor. A governed model stays within its budget
+    behind the draw's processors."""
     device = next(model.parameters()).device
     padded = pad_left([row.ids[: row.prompt_length] for row in rows], device)
-    ids, mask, positions = padded.ids, padded.mask, padded.positions
-    ends = _end_tokens(model)
+    ends, prompt = _end_tokens(model), padded.ids.shape[1]
+    stops = torch.tensor(sorted(ends), device=device) if ends else None
     written: list[list[int]] = [[] for _ in rows]
-    open_rows, cache = [True] * len(rows), None
-    for _ in range(limit):
-        out = model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
+    open_rows = [True] * len(rows)
+    with processors_of(Anatomy.of(model).model, draw.processors, prompt, stops) as process:
+        steps = _Steps(model, padded)
+        for _ in range(limit):
+            logits = steps.logits()
+            seen(logits)
+            token = draw(process(steps.text, logits.float()))
+            for k, t in enumerate(token.tolist()):
+                open_rows[k] = open_rows[k] and t not in ends
+                if open_rows[k]:
+                    written[k].append(t)
+            if not any(open_rows):
+                break
+            steps.follow(token.to(device))
+    return written
+
+
+class _Steps:
+    """A batch of rows that grows by a token per step, with its KV cache. text: all ids so far `[b s]`."""
+
+    def __init__(self, model: PreTrainedModel, padded: Padded):
+        self._model, self._cache = model, None
+        self.text = self._ids = padded.ids
+        self._mask, self._positions = padded.mask, padded.positions
+
+    def logits(self) -> Tensor:
+        """Of the next token, `[b v]`."""
+        out = self._model(
+            input_ids=self._ids,
+            attention_mask=self._mask,
+            position_ids=self._positions,
+            past_key_values=self._cache,
             use_cache=True,
             logits_to_keep=1,
         )
-        cache, token = out.past_key_values, draw(out.logits[:, -1])
-        seen(out.logits[:, -1])
-        for k, t in enumerate(token.tolist()):
-            open_rows[k] = open_rows[k] and t not in ends
-            if open_rows[k]:
-                written[k].append(t)
-        if not any(open_rows):
-            break
-        ids = token[:, None].to(device)
-        mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
-        positions = positions[:, -1:] + 1
-    return written
+        self._cache = out.past_key_values
+        return out.logits[:, -1]
+
+    def follow(self, token: Tensor) -> None:
+        """One token `[b]` for every row."""
+        self._ids = token[:, None]
+        self.text = torch.cat([self.text, self._ids], dim=1)
+        self._mask = torch.cat([self._mask, self._mask.new_ones(len(token), 1)], dim=1)
+        self._positions = self._positions[:, -1:] + 1
 
 
 def _end_tokens(model: PreTrainedModel) -> set[int]:

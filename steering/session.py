@@ -12,10 +12,11 @@ from trimtab.steering.errors import BadPlan, SilentNoOp
 from trimtab.steering.gating import Gatekeeper
 from trimtab.steering.intervention import Intervention
 from trimtab.steering.model.anatomy import Anatomy
-from trimtab.steering.model.hooks import doubled, generate_watched, hooked
+from trimtab.steering.model.hooks import generate_watched, hooked
 from trimtab.steering.model.positions import PositionTracker
 from trimtab.steering.model.site import Site
 from trimtab.steering.model.span import Positions
+from trimtab.steering.price.governed import governed
 from trimtab.steering.price.governor import Account, Governor, Ledger
 
 if TYPE_CHECKING:
@@ -55,8 +56,8 @@ class Session:
         """Hooks on while the block runs. Raises SilentNoOp afterwards when one did not fire on every pass."""
         edits = [(step.site, self._edit(k, row, step)) for k, (row, step) in enumerate(self._steps)]
         watched = generate_watched(self._anatomy.model, self._generate_started, self._tracker.generate_ended)
-        governed = nullcontext() if self._account is None else doubled(self._anatomy.model, self._account.mix)
-        with watched, governed, hooked(self._anatomy, edits, self._gates.listeners, watch=self._watch):
+        bounded = nullcontext() if self._account is None else governed(self._anatomy.model, self._account)
+        with watched, bounded, hooked(self._anatomy, edits, self._gates.listeners, watch=self._watch):
             yield self
         for (_, step), count in zip(self._steps, self.fired, strict=True):
             if count != self.forwards:
@@ -80,8 +81,10 @@ class Session:
             return
         self.forwards += 1
         self._positions = self._tracker.observe(arguments)
-        if self._account is not None and self._tracker.new_text:
-            self._account.new_answer()
+        if self._account is not None:
+            self._account.observe(self._positions)
+            if self._tracker.new_text:
+                self._account.new_answer()
         self._gates.observe(arguments, self._positions)
 
     def _edit(self, number: int, row: int, step: Intervention):

@@ -12,19 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from trimtab.steering.errors import SteeringError
 from trimtab.steering.model.anatomy import Anatomy
+from trimtab.steering.model.doubling import Combine, Doubling
 from trimtab.steering.model.site import Site
 
 Edit = Callable[[Tensor], Tensor]
 Read = Callable[[Tensor], None]
 Watch = Callable[[Mapping[str, Any]], None]
-
-
-Combine = Callable[[Tensor, Tensor], Tensor]
-BATCHED = ("input_ids", "inputs_embeds", "attention_mask", "position_ids", "token_type_ids")
-
-
 Rewire = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -83,11 +77,11 @@ def generate_watched(model: nn.Module, seen: Callable[[int], None], done: Callab
 
 @contextmanager
 def doubled(model: nn.Module, combine: Combine) -> Iterator[None]:
-    """While the block runs, every forward pass carries each row twice, and the caller gets `combine(first, second)` of
-    the two halves' logits `[b s v]`. The cache holds both halves; callers that reorder it (beams) are refused."""
+    """While the block runs, every forward pass of `model` carries each row twice: `model/doubling.py`."""
+    rows = Doubling(model, combine)
     with ExitStack() as stack:
-        stack.callback(model.register_forward_pre_hook(_twice, with_kwargs=True).remove)
-        stack.callback(model.register_forward_hook(_halves(combine)).remove)
+        stack.callback(model.register_forward_pre_hook(rows.twice, with_kwargs=True).remove)
+        stack.callback(model.register_forward_hook(rows.once).remove)
         yield
 
 
@@ -104,38 +98,6 @@ def rewired(rules: Sequence[tuple[nn.Module, Rewire]]) -> Iterator[None]:
 def _rewiring(rewire: Rewire) -> Callable:
     def hook(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
         return rewire(args[0], output)
-
-    return hook
-
-
-def _twice(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-    if kwargs.get("labels") is not None:
-        raise SteeringError("a governed model takes no labels: a loss of mixed logits would not be the model's loss")
-    named = {**dict(zip(BATCHED[:1], args, strict=False)), **kwargs}
-    given = named["input_ids"] if named.get("input_ids") is not None else named["inputs_embeds"]
-    _check_cache(named.get("past_key_values"), 2 * given.shape[0])
-    for name in BATCHED:
-        value = named.get(name)
-        if isinstance(value, Tensor) and value.shape[0] == given.shape[0]:
-            named[name] = torch.cat([value, value])
-    return (), named
-
-
-def _check_cache(cache: Any, rows: int) -> None:
-    layers = getattr(cache, "layers", None) or []
-    keys = getattr(layers[0], "keys", None) if layers else None
-    if isinstance(keys, Tensor) and keys.ndim == 4 and keys.shape[0] != rows:
-        raise SteeringError(
-            f"the KV cache holds {keys.shape[0]} rows, a governed pass needs {rows} (each row steered and unsteered): "
-            f"start the generation inside the block, and without beams"
-        )
-
-
-def _halves(combine: Combine) -> Callable:
-    def hook(module: nn.Module, args: tuple, output: Any) -> Any:
-        first, second = output.logits.chunk(2)
-        output.logits = combine(first, second)
-        return output
 
     return hook
 
