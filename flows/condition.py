@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from prefect import flow
 
+from trimtab.tasks.command import recipe_command
 from trimtab.tasks.condition import condition_task
 from trimtab.tasks.condition_recipe import ConditionRecipe
 from trimtab.tasks.condition_report import condition_report_task
@@ -30,4 +31,5 @@ def condition(recipe: str, home: str = ".trimtab", overrides: list[str] | None =
     """Run a recipe file with a `condition` section: fit, compare, publish, report."""
     asked = read_recipe(ConditionRecipe, recipe, overrides or [])
     selectivity, plan = condition_task(asked, home)
-    return Conditioned(selectivity, plan, condition_report_task(home, selectivity, plan))
+    again = recipe_command("run", recipe, home, overrides)
+    return Conditioned(selectivity, plan, condition_report_task(home, selectivity, plan, again))

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from prefect import flow
 
 from trimtab.tasks.ablate import AblateSettings, ablate_task
+from trimtab.tasks.command import command, recipe_command
 from trimtab.tasks.head_plan import HeadPlanSettings, head_plan_task
 from trimtab.tasks.head_recipe import load_head_recipe
 from trimtab.tasks.head_report import head_report_task
@@ -24,14 +25,15 @@ class Localised:
 def rank(recipe: str, home: str = ".trimtab", overrides: list[str] | None = None) -> Localised:
     """Rank the heads of a head recipe. What the catalog already holds for the same recipe is not computed again."""
     ranking = rank_task(load_head_recipe(recipe, overrides or []), home)
-    return Localised(ranking, head_report_task(home, ranking.ref))
+    return Localised(ranking, head_report_task(home, ranking.ref, recipe_command("rank", recipe, home, overrides)))
 
 
 @flow(name="ablate", flow_run_name="ablate-{ranking}")
 def ablate(ranking: str, home: str = ".trimtab", settings: AblateSettings | None = None) -> Localised:
     """Test a ranking's top heads on questions that it was not made on."""
-    verdict = ablate_task(ranking, home, settings or AblateSettings())
-    return Localised(verdict, head_report_task(home, verdict.ref))
+    how = settings or AblateSettings()
+    verdict = ablate_task(ranking, home, how)
+    return Localised(verdict, head_report_task(home, verdict.ref, command("ablate", ranking, home, how.options)))
 
 
 @flow(name="steer heads", flow_run_name="steer-heads-{ranking}")

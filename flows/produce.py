@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from prefect import flow
 
 from trimtab.tasks.capture import capture_task
+from trimtab.tasks.command import recipe_command
 from trimtab.tasks.fit import fit_task
 from trimtab.tasks.publish import publish_task
 from trimtab.tasks.recipe import load_recipe
@@ -37,5 +38,5 @@ def produce(recipe: str, home: str = ".trimtab", overrides: list[str] | None = N
     candidates = tuple(fit_task(asked, home, capture, fitter) for fitter in asked.fit.fitters)
     verdict = validate_task(asked, home, capture, candidates)
     plan = publish_task(asked, home, verdict)
-    report = report_task(asked, home, plan, verdict)
+    report = report_task(asked, home, (plan, verdict), recipe_command("run", recipe, home, overrides))
     return Produced(capture, candidates, verdict, plan, report)

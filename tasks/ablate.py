@@ -36,6 +36,7 @@ from trimtab.tasks.recipe_models import JudgeSpec
 from trimtab.tasks.references import Reference
 
 FORMAT = 1
+OPTIONS = ("top", "operator", "random", "questions")  # of the command line, beside --heads
 STEPS = ("verdict", "curves", "one by one", "off target", "other tasks")
 BESIDE = 4  # random sets beside the off-target cost
 SIZES = (0, 1, 2, 3, 5, 10, 20, 40)
@@ -65,6 +66,12 @@ class AblateSettings:
                               f"random sets and 2 questions at least")  # fmt: skip
         if 0 < self.random < FEWEST:
             raise RecipeError(f"--random {self.random}: no rank among so few can reach p = 0.05; give {FEWEST}, or 0")
+
+    @property
+    def options(self) -> list[str]:
+        """Of `trimtab ablate`, whatever is not its default."""
+        told = [(name, getattr(self, name)) for name in OPTIONS if getattr(self, name) != getattr(AblateSettings, name)]
+        return [word for name, value in told for word in (f"--{name}", str(value))] + ["--heads"] * self.heads
 
 
 @task(name="ablate")

@@ -28,6 +28,7 @@ from trimtab.tasks.condition_recipe import ConditionRecipe, labelled_rows
 from trimtab.tasks.errors import DataError, RecipeError
 from trimtab.tasks.home import Home
 from trimtab.tasks.models import model_of
+from trimtab.tasks.plan_recipe import BASE
 from trimtab.tasks.progress import report
 from trimtab.tasks.prompts import form_of
 from trimtab.tasks.recipe import Recipe, make_recipe
@@ -54,23 +55,23 @@ def condition_recipe(recipe: ConditionRecipe, home: Home) -> tuple[Reference, Re
         return Reference(known[0].ref, known[0].digest, True), Reference(known[1].ref, known[1].digest, True)
     started, study = time.monotonic(), study_of(recipe, parents)
     conditioned, about = _condition(study)
-    found = compare(study, conditioned)
+    found, matched = compare(study, conditioned)
     packed, asked = conditioned[_kind(recipe)].pack(), recipe.model_dump(mode="json")
     header = {
         "kind": "selectivity",
         "condition": asked,
         "about": about,
+        "matched": matched,
         "contenders": [one.to_json() for one in found],
         "answers": _answers(study, conditioned[_kind(recipe)]),
         "seconds": round(time.monotonic() - started, 1),
     }
     refs = list(dict.fromkeys(parent.ref for parent in parents))
-    base = parents[0].recipe
     catalog, metrics = home.catalog, metrics_of(found, about)
     kind = "selectivity"
-    judged = catalog.publish(f"{recipe.name}.{kind}", kind, {}, header, refs, base, key=f"{key}/{kind}")
-    whole, own = {**packed.header, "condition": asked}, f"{key}/{recipe.name}"
-    plan = catalog.publish(recipe.name, "plan", packed.arrays, whole, [judged.ref], base, metrics, own)
+    judged = catalog.publish(f"{recipe.name}.{kind}", kind, {}, header, refs, asked, key=f"{key}/{kind}")
+    whole, own = {**packed.header, BASE: parents[0].recipe}, f"{key}/{recipe.name}"
+    plan = catalog.publish(recipe.name, "plan", packed.arrays, whole, [judged.ref], asked, metrics, own)
     return Reference(judged.ref, judged.digest), Reference(plan.ref, plan.digest)
 
 
@@ -120,8 +121,9 @@ def study_of(recipe: ConditionRecipe, parents: Sequence[Artifact]) -> Study:
     return Study(recipe, base, model, tokenizer, plan, patch, _splits(recipe, tokenizer, form_of(base)))
 
 
-def compare(study: Study, conditioned: Mapping[str, SteeringPlan]) -> list[Selective]:
+def compare(study: Study, conditioned: Mapping[str, SteeringPlan]) -> tuple[list[Selective], dict[str, Any]]:
     """The plan as published, the same at the mean price of the condition, and what is conditioned; on report prompts.
+    Then how the mean price was matched: asked and achieved (nats per generated token, over all answers), reachable.
 
     Prices are matched on the validation prompts: a controller to what the plan costs where it is wanted, the second
     fixed plan to what the condition costs over all prompts.
@@ -129,7 +131,7 @@ def compare(study: Study, conditioned: Mapping[str, SteeringPlan]) -> list[Selec
     matching = study.arena(_first(study.splits.validation, study.recipe.judge.prompts), seed=500)
     main = conditioned[_kind(study.recipe)]
     mean = matching.kl(main)
-    cheaper, _ = _dosed(matching, study.plan, matching.prompts.prompts, mean)
+    cheaper, dose = _dosed(matching, study.plan, matching.prompts.prompts, mean)
     arena = study.arena(_first(study.splits.report, study.recipe.judge.prompts), seed=1000)
     base = arena.base_scores()
     contenders = {FIXED: study.plan, FIXED_SAME: cheaper, **conditioned}
@@ -138,7 +140,8 @@ def compare(study: Study, conditioned: Mapping[str, SteeringPlan]) -> list[Selec
         report("selectivity", done, len(contenders))
         found.append(arena.run(name, plan, base))
     report("selectivity", len(contenders), len(contenders))
-    return found
+    achieved, reachable = (0.0, mean == 0) if dose is None else (dose.achieved, dose.reachable)
+    return found, {"asked": mean, "achieved": achieved, "reachable": reachable}
 
 
 def metrics_of(found: Sequence[Selective], about: Mapping[str, Any]) -> dict[str, Any]:
@@ -258,6 +261,8 @@ def _parents(recipe: ConditionRecipe, home: Home) -> list[Artifact]:
     plan = home.catalog.get(recipe.plan)
     if plan.kind != "plan":
         raise RecipeError(f"plan: {plan.ref} is a {plan.kind}; a condition is for a published plan")
+    if plan.header.get("condition") or BASE in plan.header:
+        raise RecipeError(f"plan: {plan.ref} acts under a condition already; name the plan that it was made of")
     patch = recipe.controller.patch
     return [plan] if patch is None or recipe.condition.kind != "controller" else [plan, home.catalog.get(patch)]
 

@@ -15,21 +15,20 @@ from trimtab.tasks.reporting.heads_page import page
 
 
 @task(name="head report")
-def head_report_task(home: str, ref: str) -> str:
+def head_report_task(home: str, ref: str, command: str | None = None) -> str:
     """See `head_report`."""
-    return str(head_report(Home.at(home), ref))
+    return str(head_report(Home.at(home), ref, command))
 
 
-def head_report(home: Home, ref: str) -> Path:
-    """Write the page of a ranking, or of an ablation with its ranking. Raises RecipeError for another kind."""
+def head_report(home: Home, ref: str, command: str | None = None) -> Path:
+    """Write the page of a ranking, or of an ablation with its ranking. command: to reproduce it. Raises RecipeError for
+    another kind."""
     artifact = home.catalog.get(ref)
     if artifact.kind not in ("ranking", "ablation"):
         raise RecipeError(f"{artifact.ref} is a {artifact.kind}; only rankings and ablations have this report")
     tested = artifact.kind == "ablation"
     ranked = ranking_of(home, artifact.parents[0].ref) if tested else artifact
     recipe = make_head_recipe(ranked.recipe)
-    settings = dict(artifact.header["settings"]) if tested else {}
-    tried = f"trimtab ablate {ranked.ref} --top {settings.get('top')} --operator {settings.get('operator')}"
     about = {
         "name": recipe.name,
         "ref": artifact.ref,
@@ -38,7 +37,7 @@ def head_report(home: Home, ref: str) -> Path:
         "task": Path(recipe.task.path).stem,
         "questions": str(ranked.header["questions"]),
         "seconds to rank": str(ranked.header["seconds"]),
-        "command": tried if tested else f"trimtab rank {recipe.name}.yaml",
+        **({} if command is None else {"command": command}),
         "versions": ", ".join(f"{name} {number}" for name, number in artifact.libraries.items()),
         "lineage": str(lineage(home.catalog, artifact.ref)),
     }

@@ -9,6 +9,7 @@ import yaml
 
 from trimtab.store import Catalog, StoreError
 from trimtab.tasks.home import Home
+from trimtab.tasks.plan_recipe import base_values
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 
@@ -47,7 +48,7 @@ def _of_recipe(path: Path) -> object:
 def _of_artifact(ref: str, home: str | None) -> object:
     try:
         catalog: Catalog = Home.at(home).catalog
-        return _model_id(catalog.get(ref).recipe)
+        return _model_id(base_values(catalog.get(ref)))
     except (OSError, StoreError):
         return None
 

@@ -50,18 +50,23 @@ def write_page(text: str, path: Path) -> Path:
 
 
 @task(name="report")
-def report_task(recipe: Recipe, home: str, plan: Reference, verdict: Reference) -> str:
+def report_task(recipe: Recipe, home: str, made: tuple[Reference, Reference], command: str | None = None) -> str:
     """See `report_recipe`."""
-    return str(report_recipe(recipe, Home.at(home), plan, verdict))
+    return str(report_recipe(recipe, Home.at(home), made, command))
 
 
-def report_recipe(recipe: Recipe, home: Home, plan: Reference, verdict: Reference) -> Path:
-    """Write `reports/<name>@<version>.html` for a published plan; one that is there already stays."""
+def report_recipe(recipe: Recipe, home: Home, made: tuple[Reference, Reference], command: str | None = None) -> Path:
+    """Write `reports/<name>@<version>.html` for a published plan; one that is there already stays.
+
+    made: the plan and its verdict. command: to reproduce them (see `command.py`).
+    """
+    plan, verdict = made
     path = home.reports / f"{plan.ref}.html"
     if plan.reused and path.exists():
         return path
     published, judged = home.catalog.get(plan.ref), home.catalog.get(verdict.ref)
-    return write_report(judged.header["verdict"], provenance_of(recipe, home, published, judged), path)
+    provenance = {**provenance_of(recipe, home, published, judged), "command": command}
+    return write_report(judged.header["verdict"], provenance, path)
 
 
 def provenance_of(recipe: Recipe, home: Home, published: Artifact, judged: Artifact) -> dict[str, Any]:
@@ -73,7 +78,6 @@ def provenance_of(recipe: Recipe, home: Home, published: Artifact, judged: Artif
         "digest": published.digest,
         "created": published.created,
         "model": published.header["model"],
-        "command": f"trimtab run {recipe.name}.yaml",
         "parents": [parent.ref for parent in published.parents],
         "lineage": str(lineage(home.catalog, published.ref)).splitlines(),
         "versions": dict(published.libraries),

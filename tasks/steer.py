@@ -20,11 +20,10 @@ from trimtab.store import Artifact
 from trimtab.tasks.errors import RecipeError
 from trimtab.tasks.feature_views import split_ref
 from trimtab.tasks.features_recipe import make_features_recipe
-from trimtab.tasks.head_recipe import make_head_recipe
 from trimtab.tasks.home import Home
 from trimtab.tasks.models import model_of
+from trimtab.tasks.plan_recipe import recipe_of_plan
 from trimtab.tasks.prompts import form_of
-from trimtab.tasks.recipe import make_recipe
 
 DOSING_ROLLOUTS = 8  # sampled answers per prompt set on which `kl` is dosed
 
@@ -105,7 +104,8 @@ def steer_prompts(ref: str, prompts: Sequence[str], home: Home, settings: SteerS
 
 
 def plan_of(artifact: Artifact, number: int | None) -> tuple[SteeringPlan, Any]:
-    """A published plan, or feature `number` of a published set, and the recipe it came from. Raises RecipeError."""
+    """A published plan, or feature `number` of a published set, and the recipe that says how prompts
+    are put to it. Raises RecipeError."""
     if artifact.kind == KIND:
         if number is None:
             raise RecipeError(f"{artifact.ref} is a feature set; say which feature, for example {artifact.ref}:17")
@@ -113,8 +113,7 @@ def plan_of(artifact: Artifact, number: int | None) -> tuple[SteeringPlan, Any]:
     if number is not None or artifact.kind != "plan":
         wanted, kind = ("plan", "plan") if number is None else ("feature set", KIND)
         raise RecipeError(f"{artifact.ref} is a {artifact.kind}, not a {wanted}; `trimtab ls --kind {kind}` lists them")
-    of_heads = isinstance(artifact.recipe, dict) and "task" in artifact.recipe
-    return SteeringPlan.unpack(artifact), (make_head_recipe if of_heads else make_recipe)(artifact.recipe)  # type: ignore[arg-type]
+    return SteeringPlan.unpack(artifact), recipe_of_plan(artifact)
 
 
 def dosed_strength(

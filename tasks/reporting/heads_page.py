@@ -12,6 +12,7 @@ from trimtab.tasks.reporting.charts import cumulative, heat
 from trimtab.tasks.reporting.html import Child, Html, code, details, el, note, p, table
 from trimtab.tasks.reporting.numbers import number, percent, plural
 from trimtab.tasks.reporting.page import contents, document
+from trimtab.tasks.reporting.provenance import reproduce
 from trimtab.tasks.reporting.sections import Section, legend
 from trimtab.tasks.reporting.svg import figure
 
@@ -159,10 +160,10 @@ def _heads(ablation: Mapping[str, Any]) -> Section:
 
 
 def _provenance(ranking: Ranking, about: Mapping[str, str]) -> Section:
-    rows = [(name, code(value)) for name, value in about.items() if name != "lineage"]
+    rows = [(name, code(value)) for name, value in about.items() if name not in ("lineage", "command")]
     rows += [(f"rank.{name}", code(str(value))) for name, value in ranking.settings.items()]
-    lines = el("pre", {}, about["lineage"])
-    return Section("provenance", "Provenance", "How it was made", [table("This version", ("", ""), rows), lines])
+    parts = [reproduce(about.get("command")), table("This version", ("", ""), rows), el("pre", {}, about["lineage"])]
+    return Section("provenance", "Provenance", "How it was made", parts)
 
 
 def _values(ranking: Ranking, numbers: Sequence[float] | np.ndarray) -> dict[heat.Place, float]:

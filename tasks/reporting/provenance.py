@@ -34,7 +34,7 @@ def provenance_section(provenance: Mapping[str, Any], splits: Mapping[str, int])
         rows.append(("pairs by split", ", ".join(f"{name} {count:,}" for name, count in splits.items())))
     blocks = [
         table("What this is", ("field", "value"), rows) if rows else note("No provenance was recorded."),
-        _command(provenance.get("command")),
+        reproduce(provenance.get("command")),
         _folded("Recipe", _text(provenance.get("recipe"))),
         _folded("Lineage", _lines(provenance)),
         _mapping("Prompts", "digest (sha256 of token ids)", provenance.get("prompts")),
@@ -58,7 +58,8 @@ def _others(provenance: Mapping[str, Any]) -> list[Sequence[Child]]:
     return [(str(key), code(_inline(value))) for key, value in provenance.items() if key not in SHOWN_ELSEWHERE]
 
 
-def _command(command: str | None) -> Html:
+def reproduce(command: str | None) -> Html:
+    """The command to copy."""
     if not command:
         return note("No command was recorded to reproduce this.")
     button = el("button.copy", {"type": "button", "data-copy": "command", "hidden": ""}, "Copy")

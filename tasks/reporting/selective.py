@@ -8,12 +8,13 @@ from trimtab.tasks.reporting.charts import selective as charts
 from trimtab.tasks.reporting.html import NO_ATTRIBUTES, Html, details, el, note, p, table
 from trimtab.tasks.reporting.numbers import NATS, estimate, percent
 from trimtab.tasks.reporting.page import contents, document
+from trimtab.tasks.reporting.provenance import reproduce
 from trimtab.tasks.reporting.sections import Section, legend
 
 
-def selective_page(header: Mapping[str, Any], ref: str) -> str:
-    """The whole document, from the header of a `<name>.selectivity` artifact."""
-    parts = [compared(header), read(header), answered(header), asked(header)]
+def selective_page(header: Mapping[str, Any], ref: str, command: str | None = None) -> str:
+    """The whole document, from the header of a `<name>.selectivity` artifact. command: to reproduce it."""
+    parts = [compared(header), read(header), answered(header), asked(header, command)]
     top = el("header", NO_ATTRIBUTES, el("h1", NO_ATTRIBUTES, ref), p(sentence(header)))
     return document(f"{ref}: selectivity", [top, contents(parts)], header)
 
@@ -46,9 +47,20 @@ def compared(header: Mapping[str, Any]) -> Section:
     halves = el("div.halves", NO_ATTRIBUTES, *(el("div.half", NO_ATTRIBUTES, chart) for chart in (effect, price)))
     head = ("plan", "effect, wanted", "effect, not wanted", "KL, wanted", "KL, not wanted", "touched", "mean KL")
     rows = [_cells(one) for one in found]
-    lead = note("Every plan answered the same held-out prompts. Intervals are paired bootstraps over prompts.")
+    lead = note("Every plan answered the same held-out prompts. Intervals resample prompts." + _unmatched(header))
     return Section("compare", "Selectivity", "What it does where it is wanted, and where it is not",
                    [lead, sides, halves, table("Contenders", head, rows)])  # fmt: skip
+
+
+def _unmatched(header: Mapping[str, Any]) -> str:
+    """What to know of the second fixed plan when no strength has the condition's mean price."""
+    matched = header.get("matched", {"reachable": True})
+    if matched["reachable"]:
+        return ""
+    return (
+        f" No strength of the fixed plan costs {matched['asked']:.3g} {NATS} on average: 'fixed, same mean KL' is the "
+        f"nearest below, at {matched['achieved']:.3g}."
+    )
 
 
 def read(header: Mapping[str, Any]) -> Section:
@@ -75,10 +87,10 @@ def answered(header: Mapping[str, Any]) -> Section:
     return Section("answers", "Text", "Answers where it is wanted, and where it is not", [lead, cards])
 
 
-def asked(header: Mapping[str, Any]) -> Section:
-    """The recipe."""
+def asked(header: Mapping[str, Any], command: str | None) -> Section:
+    """The recipe, and how to run it again."""
     rows = [(key, str(value)) for key, value in header["condition"].items()]
-    return Section("asked", "Recipe", "What was asked", table("Recipe", ("key", "value"), rows))
+    return Section("asked", "Recipe", "What was asked", [reproduce(command), table("Recipe", ("key", "value"), rows)])
 
 
 def _card(one: Mapping[str, Any]) -> Html:

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from reports import command_in
 
 from tests.end_to_end.conftest import ROOT, inside, settings
 from trimtab.steering.errors import SteeringError
@@ -15,6 +16,7 @@ from trimtab.tasks.condition import condition_recipe
 from trimtab.tasks.condition_recipe import ConditionRecipe
 from trimtab.tasks.errors import RecipeError
 from trimtab.tasks.home import Home
+from trimtab.tasks.plan_recipe import recipe_of_plan
 from trimtab.tasks.recipe_file import read_recipe
 
 pytestmark = [pytest.mark.slow, pytest.mark.prefect]
@@ -53,6 +55,23 @@ def test_a_gated_plan_is_published_with_its_evidence(gated, tiny_home):
     assert "tiny@1" in lineage and "tiny-when.selectivity@1" in lineage
     page = Path(gated["report"]).read_text()
     assert "What it does where it is wanted" in page and "http" not in page.split("</style>")[1].split("<script")[0]
+
+
+def test_a_conditional_plan_carries_its_own_recipe(gated, recipe, tiny_home):
+    """Not its parent's: what was asked of the condition, and beside it the form in which prompts are put."""
+    catalog = Catalog(tiny_home / "catalog")
+    plan, evidence = catalog.get("tiny-when@1"), catalog.get("tiny-when.selectivity@1")
+    asked = read_recipe(ConditionRecipe, recipe, SMALL)
+    for artifact in (plan, evidence):
+        assert artifact.recipe == asked.model_dump(mode="json")
+    assert recipe_of_plan(plan).to_json() == catalog.get("tiny@1").recipe
+    again = command_in(gated["report"])
+    assert again[2:] == ["run", str(recipe), *settings(SMALL)] and Path(again[1]) == tiny_home
+
+
+def test_a_plan_is_conditioned_once(gated, recipe, tiny_home):
+    with pytest.raises(RecipeError, match="tiny-when@1 acts under a condition already"):
+        condition_recipe(read_recipe(ConditionRecipe, recipe, [*SMALL, "plan=tiny-when@1"]), Home.at(tiny_home))
 
 
 def test_asking_twice_computes_nothing_and_the_plan_steers(gated, recipe, tiny_home):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from reports import command_in
 
 from tests.end_to_end.conftest import environment, inside
 from trimtab.steering import SteeringPlan
@@ -75,6 +76,22 @@ def test_another_budget_reuses_activations_and_vectors(tiny_recipe, tiny_home):
     made = read("run", str(tiny_recipe), "--set", "budget.kl=0.1", home=tiny_home)
     assert made["capture"]["reused"] and all(c["reused"] for c in made["candidates"])
     assert not made["verdict"]["reused"] and made["plan"]["ref"] == "tiny@2"
+    again = command_in(made["report"])
+    assert again[2:] == ["run", str(tiny_recipe), "--set", "budget.kl=0.1"]
+    code, out = inside(*again[2:], "--json", home=Path(again[1])).code, read(*again[2:], home=Path(again[1]))
+    assert code == 0 and out["reused"], "the command of the report gives what the report shows"
+
+
+def test_where_a_recipe_lies_is_no_part_of_what_it_asks(tiny_recipe, tmp_path):
+    """Moved to another folder: the same keys, so nothing is computed again; and the path that was typed is in no
+    published record."""
+    for file in tiny_recipe.parent.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    here, there = load_recipe(tiny_recipe), load_recipe(tmp_path / tiny_recipe.name)
+    assert [here.stage(s) for s in ("capture", "fit", "validate")] == [
+        there.stage(s) for s in ("capture", "fit", "validate")
+    ]
+    assert here.digest == there.digest and "recipe.yaml" not in json.dumps(here.to_json())
 
 
 def test_reading_commands_answer_people_and_scripts(tiny_home):

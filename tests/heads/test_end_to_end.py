@@ -5,6 +5,7 @@ from html.parser import HTMLParser
 
 import pytest
 from ground_truth import as_rows, questions, saved
+from reports import command_in
 
 from trimtab.flows.cli import main
 from trimtab.steering.plan import SteeringPlan
@@ -66,6 +67,16 @@ def test_asking_twice_computes_nothing_twice(home, capsys):
     code, said = run(home, capsys, "ablate", "copy", "--top", "1", "--operator", "zero", "--random", "19", "--json")
     assert code == 0 and json.loads(said.out)["reused"] is True
     assert Home.at(home).catalog.versions("copy.ablation") == [1]
+
+
+def test_the_pages_say_what_was_typed(recipe, home):
+    """And it gives what they show: nothing is computed again."""
+    given = ["--home", str(home)]
+    assert command_in(home / "reports" / "copy@1.html") == [*given, "rank", str(recipe)]
+    again = command_in(home / "reports" / "copy.ablation@1.html")
+    assert again == [*given, "ablate", "copy@1", "--top", "1", "--operator", "zero", "--random", "19"]
+    before = len(Home.at(home).catalog.list())
+    assert main(again) == 0 and len(Home.at(home).catalog.list()) == before
 
 
 def test_every_head_alone_with_corrections(home, capsys):

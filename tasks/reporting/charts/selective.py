@@ -48,7 +48,7 @@ def by_block(values: Mapping[str, float], chosen: str, width: int = HALF) -> Htm
         for at, (site, value) in zip(points, values.items(), strict=True)
     ]
     curve = el("g", {"class": "k-plan"}, polyline(points, "curve"), marks)
-    axes = (x_axis(frame, x, "site read, by block", 6), y_axis(frame, y, "AUROC, validation", 5))
+    axes = (x_axis(frame, x, "site read, by block", 6), y_axis(frame, y, "AUROC, cross-validated", 5))
     return drawing(frame, "How well each site tells the prompts apart", *axes, curve)
 
 
