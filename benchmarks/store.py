@@ -15,6 +15,7 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 os.environ.setdefault("DO_NOT_TRACK", "1")
@@ -47,7 +48,7 @@ def main() -> None:
         size = f"{len(rows)} rows of {WIDTH} float16, {rows.nbytes / 1e6:.0f} MB, {len(lengths)} texts"
         print(table(f"Writing {size}", measure(writing(folder, index, rows), args.rounds)), end="\n\n")
         clear(folder)
-        made = mapped(folder, index, rows), stored(folder, index, rows)
+        made = mapped(folder, index, rows), stored(folder, index, rows), stored(folder, index, rows, checksum=False)
         for title, cases in reading(*made).items():
             print(table(title, measure(cases, args.rounds)), end="\n\n")
     print(savings())
@@ -70,9 +71,11 @@ def mapped(folder: Path, index: TokenIndex, rows: np.ndarray, flush: bool = Fals
     return path
 
 
-def stored(folder: Path, index: TokenIndex, rows: np.ndarray, codec: str = "none") -> ActivationStore:
+def stored(
+    folder: Path, index: TokenIndex, rows: np.ndarray, codec: str = "none", checksum: bool = True
+) -> ActivationStore:
     """A finished capture, written batch by batch."""
-    spec = ArraySpec.of(SITE, (WIDTH,), "float16", codec)
+    spec = replace(ArraySpec.of(SITE, (WIDTH,), "float16", codec), checksum=checksum)
     store = ActivationStore.create(str(folder / uuid.uuid4().hex), Capture({}), index, [spec])
     with Committer(store) as committer:
         for region in store.pending_regions():
@@ -99,6 +102,7 @@ def writing(folder: Path, index: TokenIndex, rows: np.ndarray) -> list[Case]:
         "memory map, flushed": lambda: mapped(folder, index, rows, flush=True),
         "one .npy file a batch": lambda: appended(folder, index, rows),
         "store": lambda: stored(folder, index, rows),
+        "store, no checksums": lambda: stored(folder, index, rows, checksum=False),
         "store, codec `small`": lambda: stored(folder, index, rows, "small"),
     }
     return [Case(name, act, before=lambda: clear(folder)) for name, act in acts.items()]
@@ -110,7 +114,7 @@ def clear(folder: Path) -> None:
         shutil.rmtree(place) if place.is_dir() else place.unlink()
 
 
-def reading(path: Path, store: ActivationStore) -> dict[str, list[Case]]:
+def reading(path: Path, store: ActivationStore, unchecked: ActivationStore) -> dict[str, list[Case]]:
     """Tables by title; every case ends with float32 rows in memory."""
     shape = (store.n_rows, WIDTH)
     order = np.random.default_rng(0)
@@ -127,33 +131,38 @@ def reading(path: Path, store: ActivationStore) -> dict[str, list[Case]]:
         yield from np.array_split(order.permutation(shape[0]), range(READ, shape[0], READ))
 
     def forget() -> None:
-        drop(path), drop(Path(store.location.root))
+        for place in (path, store.location.root, unchecked.location.root):
+            drop(Path(place))
 
-    def sequential() -> None:
-        for _ in store.batches(SITE, READ):
+    def sequential(one: ActivationStore) -> None:
+        for _ in one.batches(SITE, READ):
             pass
 
-    def shuffled() -> None:
-        for _ in store.shuffled(SITE, READ, seed=0):
+    def shuffled(one: ActivationStore) -> None:
+        for _ in one.shuffled(SITE, READ, seed=0):
             pass
 
     few = np.sort(order.choice(shape[0], READ, replace=False))
     return {
         "Reading in order, warm": [
             Case("memory map", lambda: from_map(in_order)),
-            Case("store.batches", sequential),
+            Case("store.batches", lambda: sequential(store)),
+            Case("store.batches, no checksums", lambda: sequential(unchecked)),
         ],
         "Reading in order, cold": [
             Case("memory map", lambda: from_map(in_order), before=forget),
-            Case("store.batches", sequential, before=forget),
+            Case("store.batches", lambda: sequential(store), before=forget),
+            Case("store.batches, no checksums", lambda: sequential(unchecked), before=forget),
         ],
         f"{READ} random rows, warm": [
             Case("memory map", lambda: from_map(lambda: iter([few]))),
             Case("store.random_rows", lambda: store.random_rows(SITE, READ, 0)),
+            Case("store.random_rows, no checksums", lambda: unchecked.random_rows(SITE, READ, 0)),
         ],
         "A shuffled epoch, warm": [
             Case("memory map, true permutation", lambda: from_map(epoch)),
-            Case("store.shuffled", shuffled),
+            Case("store.shuffled", lambda: shuffled(store)),
+            Case("store.shuffled, no checksums", lambda: shuffled(unchecked)),
         ],
     }
 

@@ -50,7 +50,7 @@ class ActivationStore(Readable):
         self._repository = repository
         with readable(f"the store at {location.url}"):
             self._see(repository.lookup_branch(BRANCH))
-        self.layout = read_layout(self._root)
+            self.layout = read_layout(self._root)
 
     def _see(self, snapshot_id: str) -> None:
         self.snapshot_id = snapshot_id
@@ -116,6 +116,7 @@ class ActivationStore(Readable):
                 f"{self.location.url} holds another capture ({lines}; 'here' is what is stored): rows of two "
                 "captures are never mixed; collect into another place, or delete this one."
             )
+        wanted = wanted.stored_as(self.layout)
         mine = replace(self.layout, state=wanted.state, digest=wanted.digest).attributes()
         theirs = wanted.attributes()
         wrong = [name for name in theirs if mine[name] != theirs[name]]

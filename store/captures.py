@@ -52,6 +52,7 @@ class Captures:
             "n_rows": store.n_rows,
             "n_prompts": store.n_prompts,
             "nbytes": store.nbytes,
+            "checksum": "crc32c" if store.layout.checked else None,
         }
 
     def locate(self, header: Mapping[str, JSON]) -> Location:

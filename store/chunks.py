@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import icechunk
 import numpy as np
+from google_crc32c import value as crc32c
 from numcodecs import blosc
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
@@ -21,6 +22,7 @@ from trimtab.store.location import one_line
 from trimtab.store.schema import ArraySpec
 
 AT_ONCE = 4
+CHECKSUM_BYTES = 4
 BLOCK_BYTES = 2**20  # Blosc's automatic block size loses most of the gain (1.25 instead of 1.44 for bfloat16)
 
 Key = TypeVar("Key")
@@ -94,13 +96,24 @@ async def _put(store: icechunk.IcechunkStore, spec: ArraySpec, number: int, rows
     await store.set(_key(spec, number), default_buffer_prototype().buffer.from_array_like(raw))
 
 
+class DamagedChunk(Corrupt):
+    """A chunk that is missing, cannot be read, or is not what was written. number: which one of its array."""
+
+    def __init__(self, site: str, number: int, wrong: str) -> None:
+        super().__init__(f"{site}: chunk {number} {wrong}")
+        self.site, self.number, self.wrong = site, number, wrong
+
+    def __reduce__(self):  # type: ignore[no-untyped-def]
+        return DamagedChunk, (self.site, self.number, self.wrong)
+
+
 async def _read(store: icechunk.IcechunkStore, spec: ArraySpec, number: int) -> np.ndarray:
     try:
         block = await _get(store, spec, number)
-    except (icechunk.IcechunkError, ValueError, RuntimeError) as error:  # storage, shape, decompression
-        raise Corrupt(f"{spec.name}: chunk {number} cannot be read ({one_line(error)}); collect again.") from error
+    except (icechunk.IcechunkError, ValueError, RuntimeError) as error:  # storage, checksum, shape, decompression
+        raise DamagedChunk(spec.name, number, f"cannot be read ({one_line(error)})") from error
     if block is None:
-        raise Corrupt(f"{spec.name}: chunk {number} is missing; delete the store and collect again.")
+        raise DamagedChunk(spec.name, number, "is missing")
     return block
 
 
@@ -110,6 +123,8 @@ async def _get(store: icechunk.IcechunkStore, spec: ArraySpec, number: int) -> n
         await store.exists(_key(spec, number))  # `get` hides some storage errors as "not there"; this raises them
         return None
     raw = found.as_numpy_array()
+    if spec.checksum:
+        raw = _checked(raw)
     if spec.codec == "small":
         raw = np.frombuffer(await asyncio.to_thread(blosc.decompress, raw), np.uint8)
     return raw.view(spec.stored_dtype).reshape(spec.chunk_rows, *spec.stored_shape)
@@ -125,8 +140,21 @@ async def _patch(store: icechunk.IcechunkStore, number: int, parts: Sequence[Pie
 
 
 def _encode(spec: ArraySpec, rows: np.ndarray) -> np.ndarray:
-    flat = np.ascontiguousarray(rows).reshape(-1)
-    if spec.codec == "none":
-        return flat.view(np.uint8)
-    packed = blosc.compress(flat, b"zstd", 1, blosc.SHUFFLE, BLOCK_BYTES)
-    return np.frombuffer(packed, np.uint8)
+    raw = np.ascontiguousarray(rows).reshape(-1)
+    if spec.codec == "small":
+        raw = np.frombuffer(blosc.compress(raw, b"zstd", 1, blosc.SHUFFLE, BLOCK_BYTES), np.uint8)
+    raw = raw.view(np.uint8)
+    return np.concatenate([raw, _checksum(raw)]) if spec.checksum else raw
+
+
+def _checked(raw: np.ndarray) -> np.ndarray:
+    """A chunk's bytes without the checksum behind them. Raises ValueError when that is another one."""
+    data, checksum = raw[:-CHECKSUM_BYTES], raw[-CHECKSUM_BYTES:]
+    if not np.array_equal(_checksum(data), checksum):
+        raise ValueError("its checksum is not that of what was written")
+    return data
+
+
+def _checksum(raw: np.ndarray) -> np.ndarray:
+    """crc32c as four little-endian bytes: what Zarr's codec writes. (7 GB/s on one core, where sha256 does 0.8.)"""
+    return np.frombuffer(crc32c(raw).to_bytes(CHECKSUM_BYTES, "little"), np.uint8)

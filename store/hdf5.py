@@ -9,7 +9,7 @@ attributes         format, capture (JSON), capture_digest, digest (of the source
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import h5py
@@ -17,10 +17,12 @@ import numpy as np
 
 from trimtab.store.activations import ActivationStore
 from trimtab.store.errors import Corrupt, Invalid, NotFound
-from trimtab.store.layout import FORMAT, Layout, specs_from_json, specs_to_json
+from trimtab.store.layout import Layout, specs_from_json, specs_to_json
 from trimtab.store.location import Location
 from trimtab.store.schema import REGION_BYTES, Capture, RowIndex, TokenIndex, region_edges
 from trimtab.store.where import Where
+
+FORMAT = 1  # of these files
 
 
 def export_hdf5(
@@ -126,12 +128,15 @@ def _write_header(file: h5py.File, store: ActivationStore, layout: Layout) -> No
             f"index/{field.name}",
             data=values.astype(object) if text else values,
             dtype=h5py.string_dtype() if text else None,
+            fletcher32=not text,  # a checksum per chunk; texts lie outside of chunks
         )
 
 
 def _write_rows(file: h5py.File, store: ActivationStore, layout: Layout, rows: np.ndarray) -> None:
     for spec in layout.specs:
-        data = file.create_dataset(f"sites/{spec.name}", (len(rows), *spec.stored_shape), spec.stored_dtype)
+        shape = (len(rows), *spec.stored_shape)
+        chunks = (min(len(rows), spec.chunk_rows), *spec.stored_shape)
+        data = file.create_dataset(f"sites/{spec.name}", shape, spec.stored_dtype, chunks=chunks, fletcher32=True)
         data.attrs["trimtab_dtype"] = spec.dtype
         data.attrs["dims"] = ["row", *spec.dims]
         for region in layout.regions:
@@ -147,6 +152,6 @@ def _read_layout(file: h5py.File) -> Layout:
     return Layout(
         capture=Capture(json.loads(file.attrs["capture"])),
         index=TokenIndex(**arrays),
-        specs=specs_from_json(json.loads(file.attrs["arrays"])),
+        specs=tuple(replace(spec, checksum=True) for spec in specs_from_json(json.loads(file.attrs["arrays"]))),
         edges=file["regions"][...],
     )

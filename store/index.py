@@ -8,12 +8,24 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import icechunk
 import numpy as np
 import zarr
 
+from trimtab.store.errors import Corrupt
 from trimtab.store.schema import INDEX_PROMPT, INDEX_ROW, Index, RowIndex, TokenIndex
 
 PIECE = 2**19  # values: also the chunk of every index array, so that a piece fills a chunk
+
+
+def read_checked(array: zarr.Array, rows: slice) -> np.ndarray:
+    """Values of an array with checksums. Raises Corrupt when a chunk is missing or is not what was written."""
+    try:
+        return np.asarray(array[rows])
+    except (ValueError, RuntimeError, icechunk.IcechunkError) as error:  # checksum, decompression, storage
+        raise Corrupt(
+            f"{array.path} of this capture is damaged ({' '.join(str(error).split())[:200]}); `trimtab repair`."
+        ) from error
 
 
 class StoredIndex(RowIndex):
@@ -31,13 +43,13 @@ class StoredIndex(RowIndex):
     def pieces(self, name: str) -> Iterator[np.ndarray]:
         array = self._arrays[name]
         for start in range(0, array.shape[0], PIECE):
-            values = np.asarray(array[start : start + PIECE])
+            values = read_checked(array, slice(start, start + PIECE))
             yield self._splits[values] if name == "split" else values
 
     def __getattr__(self, name: str) -> np.ndarray:
         if name.startswith("_") or name not in self._arrays:
             raise AttributeError(name)
-        values = np.asarray(self._arrays[name][:])
+        values = read_checked(self._arrays[name], slice(None))
         values = self._splits[values] if name == "split" else values
         values.flags.writeable = False
         self.__dict__[name] = values

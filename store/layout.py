@@ -1,21 +1,22 @@
 """Names and numbers on disk of one capture: the template, and reading it back."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 
 import icechunk
 import numpy as np
 import zarr
-from zarr.codecs import BloscCodec
+from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 
 from trimtab.store.chunks import BLOCK_BYTES
 from trimtab.store.digests import JSON, json_digest, plain
 from trimtab.store.errors import Corrupt, Invalid, NotFound
-from trimtab.store.index import PIECE, StoredIndex
+from trimtab.store.index import PIECE, StoredIndex, read_checked
 from trimtab.store.schema import INDEX_PROMPT, INDEX_ROW, ArraySpec, Capture, Index, Region, regions_of
 
-FORMAT = 1
+CONTENT = 1  # of content digests: rows, index and question, however they lie on disk
+UNCHECKED, FORMAT = 1, 2  # on disk: 1 had no checksums
 KEY = "trimtab"
 COLLECTING, COMPLETE = "collecting", "complete"
 
@@ -50,6 +51,15 @@ class Layout:
         return self.index.n_rows * sum(spec.row_bytes for spec in self.specs)
 
     @property
+    def checked(self) -> bool:
+        """True when damage shows on reading; captures of earlier versions are checked by `verify` only."""
+        return all(spec.checksum for spec in self.specs)
+
+    def stored_as(self, other: "Layout") -> "Layout":
+        """The same with the checksums of `other`: a capture that was begun without any goes on without."""
+        return replace(self, specs=tuple(replace(spec, checksum=other.checked) for spec in self.specs))
+
+    @property
     def lossy(self) -> bool:
         """True when a site is stored with an error, which is then recorded."""
         return any(spec.dtype == "int8" for spec in self.specs)
@@ -67,7 +77,7 @@ class Layout:
         arrays = [[s.name, list(s.shape), list(s.dims), s.dtype] for s in self.specs]
         return json_digest(
             {
-                "format": FORMAT,
+                "format": CONTENT,
                 "capture": self.capture.digest,
                 "index": self.index.digest,
                 "arrays": arrays,
@@ -79,7 +89,7 @@ class Layout:
     def attributes(self) -> dict[str, JSON]:
         """What stands under the root group's "trimtab" attribute."""
         return {
-            "format": FORMAT,
+            "format": FORMAT if self.checked else UNCHECKED,
             "kind": "capture",
             "state": self.state,
             "digest": self.digest,
@@ -97,7 +107,7 @@ def specs_to_json(specs: Sequence[ArraySpec]) -> list[JSON]:
 
 def specs_from_json(values: Sequence[dict]) -> tuple[ArraySpec, ...]:
     """The inverse of `specs_to_json`."""
-    return tuple(ArraySpec(**value) for value in values)
+    return tuple(ArraySpec(**{"checksum": False, **value}) for value in values)
 
 
 def write_template(store: icechunk.IcechunkStore, layout: Layout) -> None:
@@ -114,7 +124,7 @@ def write_template(store: icechunk.IcechunkStore, layout: Layout) -> None:
         chunks=(1, sites, 32),  # one chunk per region: present means done, and two writers never meet
         dtype="u1",
         fill_value=0,
-        compressors=None,
+        compressors=Crc32cCodec(),
         dimension_names=("region", "site", "byte"),
     )
     if layout.lossy:
@@ -124,7 +134,7 @@ def write_template(store: icechunk.IcechunkStore, layout: Layout) -> None:
             chunks=(1, sites, 2),
             dtype="f8",
             fill_value=0,
-            compressors=None,
+            compressors=Crc32cCodec(),
             dimension_names=("region", "site", "squares"),
         )
 
@@ -136,17 +146,17 @@ def _create_site(root: zarr.Group, spec: ArraySpec, n_rows: int) -> None:
         chunks=(spec.chunk_rows, *spec.stored_shape),
         dtype=spec.stored_dtype,
         fill_value=0,
-        compressors=_compressor(spec),
+        compressors=_compressors(spec) or None,
         dimension_names=("row", *spec.dims),
         attributes={"trimtab_dtype": spec.dtype},
     )
 
 
-def _compressor(spec: ArraySpec) -> BloscCodec | None:
-    if spec.codec == "none":
-        return None
+def _compressors(spec: ArraySpec) -> list[BloscCodec | Crc32cCodec]:
+    """What chunks.py does by hand, as Zarr and xarray need to know it."""
     size = spec.stored_dtype.itemsize
-    return BloscCodec(cname="zstd", clevel=1, shuffle="shuffle", typesize=size, blocksize=BLOCK_BYTES)
+    small = BloscCodec(cname="zstd", clevel=1, shuffle="shuffle", typesize=size, blocksize=BLOCK_BYTES)
+    return [small] * (spec.codec == "small") + [Crc32cCodec()] * spec.checksum
 
 
 def _create(root: zarr.Group, name: str, length: int, dtype: np.dtype | type, dim: str) -> zarr.Array:
@@ -156,6 +166,7 @@ def _create(root: zarr.Group, name: str, length: int, dtype: np.dtype | type, di
         chunks=(max(1, min(length, PIECE)),),
         dtype=dtype,
         fill_value=0,
+        compressors=[ZstdCodec(), Crc32cCodec()],
         dimension_names=(dim,),
     )
 
@@ -188,8 +199,10 @@ def read_layout(root: zarr.Group) -> Layout:
     attributes = root.attrs.asdict().get(KEY)
     if not isinstance(attributes, dict) or attributes.get("kind") != "capture":
         raise Corrupt("this store holds no capture; name the folder that a collection wrote.")
-    if attributes["format"] != FORMAT:
-        raise Corrupt(f"this capture has format {attributes['format']}, this trimtab reads {FORMAT}; upgrade trimtab.")
+    if attributes["format"] not in (UNCHECKED, FORMAT):
+        raise Corrupt(
+            f"this capture has format {attributes['format']}, this trimtab reads up to {FORMAT}; upgrade trimtab."
+        )
     capture = Capture(attributes["capture"])
     if capture.digest != attributes["capture_digest"]:
         raise Corrupt("the capture's fields do not give its recorded digest: the attributes were changed by hand.")
@@ -211,10 +224,10 @@ def _open_index(root: zarr.Group) -> StoredIndex:
 
 
 def read_array(root: zarr.Group, path: str) -> np.ndarray:
-    """All of one small array."""
+    """All of one small array. Raises Corrupt."""
     array = root[path]
     assert isinstance(array, zarr.Array)
-    return np.asarray(array[:])
+    return read_checked(array, slice(None))
 
 
 def check_arrays(specs: Sequence[ArraySpec], index: Index) -> None:

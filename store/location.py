@@ -178,7 +178,9 @@ def readable(what: str) -> Iterator[None]:
     """Icechunk's own errors as one line: a repository that is being made, moved or was damaged. Raises Corrupt."""
     try:
         yield
-    except icechunk.IcechunkError as error:
+    except FileNotFoundError:  # Zarr's "no group here", which is a ValueError too
+        raise
+    except (icechunk.IcechunkError, ValueError, KeyError, TypeError) as error:  # the last three: damaged metadata
         raise Corrupt(f"{what} cannot be read: {one_line(error)}.") from error
 
 

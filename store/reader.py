@@ -14,9 +14,10 @@ import numpy as np
 import zarr
 
 from trimtab.store.blocks import decode
-from trimtab.store.chunks import AT_ONCE, ahead, read_chunks
-from trimtab.store.errors import Invalid, Mismatch, NotFound, StoreError, nearest
+from trimtab.store.chunks import AT_ONCE, DamagedChunk, ahead, read_chunks
+from trimtab.store.errors import Corrupt, Invalid, Mismatch, NotFound, StoreError, nearest
 from trimtab.store.layout import COMPLETE, Layout, read_array
+from trimtab.store.location import Location
 from trimtab.store.moments import Statistics
 from trimtab.store.quantiles import Quantiles
 from trimtab.store.schema import ArraySpec, RowIndex
@@ -79,9 +80,10 @@ class _Slot:
 
 
 class Readable:
-    """The reading half of a store. Needs `layout`, `_root` (zarr group) and `_session` of one snapshot."""
+    """The reading half of a store. Needs `layout`, `location`, `_root` (zarr group) and `_session` of one snapshot."""
 
     layout: Layout
+    location: Location
     _root: zarr.Group
     _session: icechunk.Session
 
@@ -273,7 +275,7 @@ class Readable:
         stops = np.append(starts[1:], len(rows))
         order = np.arange(len(numbers)) if rng is None else rng.permutation(len(numbers))
         groups = np.array_split(order, range(AT_ONCE, len(order), AT_ONCE))
-        read = partial(read_chunks, self._session.store, slot.spec)
+        read = partial(self._read, slot.spec)
         for some, blocks in zip(groups, ahead(read, [numbers[some].tolist() for some in groups]), strict=True):
             for i, block in zip(some, blocks, strict=True):
                 here = rows[starts[i] : stops[i]] - numbers[i] * step
@@ -281,6 +283,20 @@ class Readable:
                 low, high = int(here[0]), int(here[-1]) + 1
                 values = values[low:high] if len(here) == high - low else values[here]
                 yield slice(int(starts[i]), int(stops[i])), values
+
+    def _read(self, spec: ArraySpec, numbers: Sequence[int]) -> list[np.ndarray]:
+        """Raises Corrupt, naming the regions and the cure, when a chunk is not what was written."""
+        try:
+            return read_chunks(self._session.store, spec, numbers)
+        except DamagedChunk as error:
+            start = error.number * spec.chunk_rows
+            rows = np.asarray([start, min(start + spec.chunk_rows, self.layout.index.n_rows) - 1])
+            first, last = np.searchsorted(self.layout.row_edges, rows, side="right") - 1
+            regions = f"region {first}" if first == last else f"regions {first} to {last}"
+            raise Corrupt(
+                f"{self.location.url}: {spec.name}, rows {rows[0]}..{rows[1] + 1} ({regions}) are damaged: chunk "
+                f"{error.number} {error.wrong}; nothing was computed from them; `trimtab repair` collects them again."
+            ) from error
 
     def _refuse_pending(self, rows: np.ndarray) -> None:
         """Rows that nobody wrote would read as zeros."""

@@ -10,6 +10,7 @@ Layout of one capture (one Icechunk repository, Zarr v3, one root group):
     /regions/prompts     [region_edge] int64; prompts of region r
     /regions/digest      [region, site, byte] sha256 of each site's rows of the region; present = done
 
+Chunks end in their crc32c (the codec of Zarr), which is compared whenever one is read; sha256 is for `verify`.
 Everything is sized before the first row is written. A region is a run of whole prompts: the unit of work,
 of resume and of commit.
 """
@@ -99,6 +100,7 @@ class ArraySpec:
     dtype: float32, float16, bfloat16 (kept exact as uint16), or int8 (lossy; blocks of 32, see blocks.py).
     chunk_rows: 0 = computed from the sizes.
     codec: "none" (fastest) or "small" (1.44x smaller for bfloat16, 1.15x for float16; reads 2-3x slower).
+    checksum: every chunk ends in its crc32c, so that damage is an error when rows are read (all but old captures).
     """
 
     name: str
@@ -107,6 +109,7 @@ class ArraySpec:
     dtype: str = "float32"
     chunk_rows: int = 0
     codec: str = "none"
+    checksum: bool = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))

@@ -92,6 +92,7 @@ def _capture(home: Home, header: Mapping[str, Any]) -> Json:
         "rows": header.get("n_rows"),
         "prompts": header.get("n_prompts"),
         "bytes": header.get("nbytes"),
+        "checksum": header.get("checksum"),  # None: rows are checked by `verify` only
     }
 
 

@@ -66,9 +66,15 @@ def captures(ctx: typer.Context, as_json: JSON = False) -> None:
     if not rows:
         return typer.echo(f"no capture in {home.url} yet; `trimtab collect RECIPE` makes one", err=True)
     cells = (
-        (r["ref"], r["points"], r["sites"], r["prompts"], r["rows"], size(r["bytes"]), r["location"]) for r in rows
+        (r["ref"], r["points"], r["sites"], r["prompts"], r["rows"], size(r["bytes"]), _checks(r), r["location"])
+        for r in rows
     )
-    echo_table(("ref", "points", "sites", "texts", "rows", "size", "where"), cells)
+    echo_table(("ref", "points", "sites", "texts", "rows", "size", "checked", "where"), cells)
+
+
+def _checks(row: dict[str, Any]) -> str:
+    """When damaged rows are noticed: a capture of an earlier version has no checksums."""
+    return "when read" if row["checksum"] else "by verify"
 
 
 @app.command()
