@@ -15,7 +15,7 @@ from trimtab.steering.judge.behaviour import Behaviour, Brevity, Language, Lexic
 from trimtab.steering.judge.effect import AnswerPair
 from trimtab.steering.judge.judge import dosed_plan, judge
 from trimtab.steering.judge.placebo import PlaceboCounts
-from trimtab.steering.judge.search import best_site, search
+from trimtab.steering.judge.search import Search
 from trimtab.steering.judge.trial import AblationChoice, DoseSettings, JudgeSettings, PriceSettings, Texts, Trial
 from trimtab.steering.model.tokens import PromptFormat, tokenize
 from trimtab.steering.plan import SteeringPlan
@@ -156,8 +156,8 @@ def _best(
 ) -> SteeringPlan:
     """A rival's best site by the same search that chooses ours."""
     cut = [pair.shortened(settings.completion_tokens) for pair in texts.select]
-    found = search(Scorer(model), cut, plans, budget, settings.search, report)
-    return plans[best_site(found, budget)]
+    search = Search(Scorer(model), cut, budget, settings.search, settings.seed)
+    return search([plans], report)[0].plan
 
 
 def _by_site(plan: SteeringPlan) -> dict[str, SteeringPlan]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from trimtab.steering.generate import Decoding
 from trimtab.steering.judge.effect import AnswerPair, Behaved, Margins, margins
+from trimtab.steering.judge.search import Search
 from trimtab.steering.judge.trial import JudgeSettings, Trial
 from trimtab.steering.judge.verdict import Contender, Effect
 from trimtab.steering.model.tokens import Tokens
@@ -75,17 +76,23 @@ class Bench:
         """The first `count` pairs, completions shortened."""
         return [pair.shortened(self.settings.completion_tokens) for pair in pairs[:count]]
 
-    def dosed(self, plan: SteeringPlan, guess: float | None = None, tolerance: float | None = None):
+    @cached_property
+    def search(self) -> Search:
+        """What chooses a site, for the plan and for every placebo."""
+        how = self.settings.search
+        pairs = self.cut(self.trial.texts.select, max(how.pairs, how.screen_pairs))
+        return Search(self.scorer, pairs, self.trial.budget, how, self.settings.seed)
+
+    def dosed(self, plan: SteeringPlan, guess: float | None = None) -> tuple[SteeringPlan, Dose]:
         """The plan at the budget, and how the strength was found."""
-        return self.dosed_together([plan], guess, tolerance)[0]
+        return self.dosed_together([plan], [guess], self.settings.dose.tolerance)[0]
 
     def dosed_together(
-        self, plans: Sequence[SteeringPlan], guess: float | None = None, tolerance: float | None = None
+        self, plans: Sequence[SteeringPlan], guesses: Sequence[float | None], tolerance: float
     ) -> list[tuple[SteeringPlan, Dose]]:
         """Several plans at the budget, whose rollouts are written side by side."""
-        how = self.settings.dose
-        dosing = Dosing(tolerance=how.tolerance if tolerance is None else tolerance, cap=how.cap, guess=guess)
-        return dose_together(self.calibration, plans, self.trial.budget, dosing)
+        dosing = Dosing(tolerance=tolerance, cap=self.settings.dose.cap)
+        return dose_together(self.calibration, plans, self.trial.budget, dosing, guesses)
 
     def written(self, plan: SteeringPlan | None) -> list[Tokens]:
         """What the model writes under the plan for the held-out prompts."""
@@ -113,7 +120,8 @@ class Bench:
     def measured(self, name: str, kind: str, plan: SteeringPlan, dose: Dose, margin: np.ndarray) -> Judged:
         """A competitor from its dosed plan and its margins."""
         spent = (dose.strength, dose.asked, dose.achieved, dose.reachable)
-        return Judged(Contender(name, kind, *spent, self.effect(margin)), plan, margin)
+        where = ", ".join(str(step.site) for step in plan.interventions)
+        return Judged(Contender(name, kind, *spent, self.effect(margin), site=where), plan, margin)
 
     def effect(self, margin: np.ndarray) -> Effect:
         """Effect of margins over the first pairs of the report split."""
@@ -133,19 +141,19 @@ class Bench:
 
 
 class Guesses:
-    """First strengths for placebos: plans of one kind are as large as each other, so the median of those found before
-    is near; the first of a kind takes the closed form."""
+    """First strengths on rollouts, from those at the same KL on given text: the median of what the one was of the other
+    in plans dosed before."""
 
     def __init__(self) -> None:
-        self._found: dict[str, list[float]] = {}
+        self._ratios: list[float] = []
 
-    def of(self, kind: str) -> float | None:
-        known = self._found.get(kind)
-        return statistics.median(known) if known else None
+    def of(self, forced: float) -> float | None:
+        """None when the search found no strength: then the closed form is asked."""
+        return forced * statistics.median(self._ratios or [1.0]) or None
 
-    def add(self, kind: str, dose: Dose) -> None:
-        if dose.reachable:
-            self._found.setdefault(kind, []).append(abs(dose.strength))
+    def add(self, forced: float, dose: Dose) -> None:
+        if dose.reachable and forced:
+            self._ratios.append(abs(dose.strength) / forced)
 
 
 def prompted_kl(scorer: Scorer, asked: Sequence[Tokens], plain: Sequence[Tokens], decoding: Decoding) -> float:

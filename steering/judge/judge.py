@@ -1,21 +1,21 @@
 """judge: the best of the candidate plans at one price, beside its placebos at the same price.
 
-Chosen on the selection split, reported on the other. Every competitor is dosed to the same KL on the same prompts by
-the same `dose`, and every claim of the verdict is an interval's.
+Chosen on the selection split, reported on the other. The search is part of the null: each placebo is a set of as many
+candidates, from which the same search chooses, so what choosing gains by chance the placebos gain too. Every competitor
+is dosed to the same KL on the same prompts by the same `dose`, and every claim of the verdict is an interval's.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from itertools import groupby
 
 from trimtab.steering.generate import Decoding, generate
 from trimtab.steering.judge.ablation import AblationSettings, Asked, ablate, residual_direction
 from trimtab.steering.judge.answering import Examiner
 from trimtab.steering.judge.bench import Bench, Guesses, Judged, prompted_kl
 from trimtab.steering.judge.effect import margins
-from trimtab.steering.judge.placebo import Placebo, placebos
-from trimtab.steering.judge.search import best_site, search
+from trimtab.steering.judge.placebo import Placebo, flipped, placebos
+from trimtab.steering.judge.search import Choice
 from trimtab.steering.judge.trial import Progress, Trial
 from trimtab.steering.judge.verdict import (
     AblationResult,
@@ -23,7 +23,6 @@ from trimtab.steering.judge.verdict import (
     Contender,
     CurvePoint,
     Generation,
-    SitePoint,
     Verdict,
 )
 from trimtab.steering.judge.wording import beats_random, sentence
@@ -42,27 +41,27 @@ def judge(trial: Trial, progress: Progress = lambda stage, done, total: None) ->
     Takes minutes on two cores; `trial.settings` trades time for precision. Raises SteeringError for texts that cannot
     give an interval. The plan at its dose is `dosed_plan(trial, verdict)`.
     """
-    bench = Bench(trial)
-    found = _search(bench, progress)
-    site = best_site(found, trial.budget)
-    candidate = trial.candidates[site]
+    bench, how = Bench(trial), trial.settings
+    drawn = placebos(trial.candidates, trial.contrast, trial.fitter, how.placebos, how.seed)
+    choice, *choices = bench.search([trial.candidates, *(one.candidates for one in drawn)], progress)
     progress("dose", 0, 1)
-    chosen, dose = bench.dosed(candidate)
+    chosen, dose = bench.dosed(choice.plan, choice.strength or None)
     progress("dose", 1, 1)
     plan, price = _plan(bench, chosen, dose, progress)
-    others = [*_rivals(bench, progress), *_prompt(bench, progress), *_placebos(bench, candidate, dose, progress)]
+    nulls = _placebos(bench, [*zip(drawn, choices, strict=True), *_flip(bench, choice)], (choice, dose), progress)
+    others = [*_rivals(bench, progress), *_prompt(bench, progress), *nulls]
     verdict = Verdict(
         plan=trial.plan,
-        site=site,
+        site=choice.site,
         fitter=trial.fitter_name,
         beats_random=False,
         sentence="",
         dose=dose,
         price=price,
         contenders=(plan.contender, *(bench.against(plan, other) for other in others)),
-        search=found,
+        search=choice.points,
         curve=_curve(bench, [plan, *others], progress),
-        ablation=_ablation(bench, candidate, progress),
+        ablation=_ablation(bench, choice.plan, progress),
         generations=_generations(bench, chosen, progress),
         splits=_splits(bench),
         behaviour_metric=None if trial.behaviour is None else trial.behaviour.metric,
@@ -76,12 +75,6 @@ def judge(trial: Trial, progress: Progress = lambda stage, done, total: None) ->
 def dosed_plan(trial: Trial, verdict: Verdict) -> SteeringPlan:
     """The judged plan at the strength that was found: what to publish."""
     return trial.candidates[verdict.site].scaled(verdict.dose.strength)
-
-
-def _search(bench: Bench, progress: Progress) -> tuple[SitePoint, ...]:
-    trial, how = bench.trial, bench.settings.search
-    pairs = bench.cut(trial.texts.select, max(how.pairs, how.final_pairs))
-    return search(bench.scorer, pairs, trial.candidates, trial.budget, how, progress)
 
 
 def _plan(bench: Bench, chosen: SteeringPlan, dose: Dose, progress: Progress) -> tuple[Judged, Price]:
@@ -132,28 +125,28 @@ def _partners(bench: Bench, prompts: Sequence[Tokens]) -> list[Tokens]:
     return [asking[prompt.ids.tobytes()] for prompt in prompts]
 
 
-def _placebos(bench: Bench, candidate: SteeringPlan, dose: Dose, progress: Progress) -> list[Judged]:
-    trial, how = bench.trial, bench.settings
-    made = placebos(candidate, trial.contrast, trial.fitter, how.placebos, how.seed)
-    guesses, found = Guesses(), list[Judged]()
-    guesses.add("flip", dose)
-    for group in _groups(made, how.together):
-        progress("placebos", len(found), len(made))
-        kind = group[0].kind
-        doses = bench.dosed_together([one.plan for one in group], guesses.of(kind), how.dose.placebo_tolerance)
-        for placebo, (dosed, spent) in zip(group, doses, strict=True):
-            guesses.add(kind, spent)
-            found.append(bench.measured(placebo.name, kind, dosed, spent, bench.some_margins(dosed)))
-    progress("placebos", len(made), len(made))
+def _flip(bench: Bench, choice: Choice) -> list[tuple[Placebo, Choice]]:
+    """The flip begins at the strength of the plan itself."""
+    flip = flipped(choice.site, choice.plan)
+    return [(flip, replace(choice, plan=flip.candidates[choice.site]))] * min(bench.settings.placebos.flip, 1)
+
+
+def _placebos(
+    bench: Bench, drawn: Sequence[tuple[Placebo, Choice]], known: tuple[Choice, Dose], progress: Progress
+) -> list[Judged]:
+    """Every placebo at the site that its search chose. known: the plan's choice and dose, for first strengths."""
+    how, guesses, found = bench.settings, Guesses(), list[Judged]()
+    guesses.add(known[0].strength, known[1])
+    for start in range(0, len(drawn), how.together):
+        progress("placebos", start, len(drawn))
+        group = drawn[start : start + how.together]
+        first = [guesses.of(choice.strength) for _, choice in group]
+        doses = bench.dosed_together([choice.plan for _, choice in group], first, how.dose.placebo_tolerance)
+        for (placebo, choice), (plan, dose) in zip(group, doses, strict=True):
+            guesses.add(choice.strength, dose)
+            found.append(bench.measured(placebo.name, placebo.kind, plan, dose, bench.some_margins(plan)))
+    progress("placebos", len(drawn), len(drawn))
     return found
-
-
-def _groups(made: Sequence[Placebo], together: int) -> Iterator[list[Placebo]]:
-    """Placebos of one kind: the first alone, whose strength the others begin at, then `together` at a time."""
-    for _, alike in groupby(made, key=lambda placebo: placebo.kind):
-        first, *others = alike
-        yield [first]
-        yield from (others[k : k + together] for k in range(0, len(others), together))
 
 
 def _curve(bench: Bench, judged: Sequence[Judged], progress: Progress) -> tuple[CurvePoint, ...]:
@@ -235,6 +228,7 @@ def _shown(trial: Trial, prompt: Tokens) -> str:
 def _splits(bench: Bench) -> dict[str, int]:
     how, texts = bench.settings, bench.trial.texts
     return {
+        "screen_pairs": min(how.search.screen_pairs, len(texts.select)),
         "search_pairs": min(how.search.pairs, len(texts.select)),
         "select_pairs": len(texts.select),
         "report_pairs": len(bench.report.pairs),

@@ -1,10 +1,13 @@
-"""Placebos: plans that differ from the real one only in what they know. Same sites, same spans, dosed alike.
+"""Placebos: candidates that differ from the real ones only in what they know. Same sites, same spans, same moves.
 
-Each answers one doubt. random: does any push of this size do it? covariance: does any push along which activations
+Each answers one doubt. random: does any push of this kind do it? covariance: does any push along which activations
 really vary do it? shuffled: does the method find it without labels? flip: does the other side undo it?
+
+The real plan is the best of its candidates, so a placebo is a whole set of candidates too, one per real one, and is
+searched as they are: the best of thirty random directions beats a single one far more often than one time in twenty.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,22 +15,25 @@ from jaxtyping import Float
 from torch import Tensor
 
 from trimtab.steering.contrast import Contrast, Pair
-from trimtab.steering.errors import SteeringError
+from trimtab.steering.errors import BadRows, SteeringError
 from trimtab.steering.fitters.base import Fitter
 from trimtab.steering.intervention import Intervention
-from trimtab.steering.moves.add import Add
-from trimtab.steering.moves.base import Move
-from trimtab.steering.moves.gated import regated, ungated
+from trimtab.steering.model.site import Site
+from trimtab.steering.moves.base import Draw, Move
+from trimtab.steering.moves.gated import regated
 from trimtab.steering.plan import SteeringPlan
+
+Candidates = Mapping[str, SteeringPlan]
 
 
 @dataclass(frozen=True, eq=False)
 class Placebo:
-    """name: for reports. kind: random, covariance, shuffled or flip. plan: at strength 1 as large as the real one."""
+    """name: for reports. kind: random, covariance, shuffled or flip. candidates: as many and named as the real ones
+    (a refit may have fewer: where shuffled labels gave no direction; the flip has the chosen one alone)."""
 
     name: str
     kind: str
-    plan: SteeringPlan
+    candidates: Candidates
 
 
 @dataclass(frozen=True)
@@ -41,58 +47,92 @@ class PlaceboCounts:
 
 
 def placebos(
-    plan: SteeringPlan, contrast: Contrast, fitter: Fitter, counts: PlaceboCounts = PlaceboCounts(), seed: int = 0
+    candidates: Candidates,
+    contrast: Contrast,
+    fitter: Fitter,
+    counts: PlaceboCounts = PlaceboCounts(),
+    seed: int = 0,
 ) -> list[Placebo]:
-    """All placebos of a plan. contrast: the rows it was fitted on; fitter: what fitted it."""
-    makers: dict[str, tuple[int, Callable[[torch.Generator], SteeringPlan]]] = {
-        "random": (counts.random, lambda stream: random_plan(plan, contrast, stream)),
-        "covariance": (counts.covariance, lambda stream: covariance_plan(plan, contrast, stream)),
-        "shuffled": (counts.shuffled, lambda stream: shuffled_plan(plan, contrast, fitter, stream)),
+    """All placebos that are searched. contrast: the rows the candidates were fitted on; fitter: what fitted them.
+    Raises SteeringError when a move has no direction to draw anew, or rows are missing."""
+    makers: dict[str, tuple[int, Callable[[torch.Generator], Candidates]]] = {
+        "random": (counts.random, lambda stream: _each(candidates, lambda plan: random_plan(plan, stream))),
+        "covariance": (
+            counts.covariance,
+            lambda stream: _each(candidates, lambda plan: covariance_plan(plan, contrast, stream)),
+        ),
+        "shuffled": (counts.shuffled, lambda stream: shuffled_candidates(candidates, contrast, fitter, stream)),
     }
-    made = [
+    return [
         Placebo(f"{kind} {k + 1}", kind, make(_generator(seed, 1000 * number + k)))
         for number, (kind, (count, make)) in enumerate(makers.items())
         for k in range(count)
     ]
-    return made + [Placebo("flip", "flip", plan.scaled(-1.0))] * min(counts.flip, 1)
 
 
-def random_plan(plan: SteeringPlan, contrast: Contrast, generator: torch.Generator) -> SteeringPlan:
-    """Every move replaced by an Add in a uniformly random direction, as long as the mean displacement of the move."""
+def flipped(site: str, plan: SteeringPlan) -> Placebo:
+    """The other side of the chosen plan, at its own site: no search, it answers for this plan."""
+    return Placebo("flip", "flip", {site: plan.scaled(-1.0)})
 
-    def draw(step: Intervention) -> Tensor:
-        size = displacement(step.move, _rows(contrast, step))
-        return torch.randn(size.shape[-1], generator=generator)
 
-    return _replaced(plan, contrast, draw)
+def random_plan(plan: SteeringPlan, generator: torch.Generator) -> SteeringPlan:
+    """Every move redrawn along uniformly random directions: same class, size and rank."""
+
+    def draw(step: Intervention) -> Draw:
+        return lambda n: torch.randn(n, step.move.width or 1, generator=generator)
+
+    return _redirected(plan, draw)
 
 
 def covariance_plan(plan: SteeringPlan, contrast: Contrast, generator: torch.Generator) -> SteeringPlan:
-    """The same with directions drawn from N(0, S), S the covariance of the rows within their classes.
+    """The same along directions drawn from N(0, S), S the covariance of the rows within their classes.
 
     Within: pooled rows would carry the difference of the classes, which is what is judged. A draw is a random
     combination of centred rows, so no matrix is formed.
     """
 
-    def draw(step: Intervention) -> Tensor:
-        pair = _pair(contrast, step)
+    def draw(step: Intervention) -> Draw:
+        pair = _pair(contrast, step.site)
         centred = torch.cat([side.float() - side.float().mean(0) for side in (pair.positive, pair.negative)])
-        return torch.randn(len(centred), generator=generator) @ centred
+        return lambda n: torch.randn(n, len(centred), generator=generator) @ centred
 
-    return _replaced(plan, contrast, draw)
+    return _redirected(plan, draw)
 
 
-def shuffled_plan(plan: SteeringPlan, contrast: Contrast, fitter: Fitter, generator: torch.Generator) -> SteeringPlan:
+def shuffled_candidates(
+    candidates: Candidates, contrast: Contrast, fitter: Fitter, generator: torch.Generator
+) -> Candidates:
     """The method refitted on rows whose labels say nothing, at the same sites, spans and strengths.
 
     Paired rows change sides in exactly half of the pairs, so nothing of the difference is left over by chance;
-    unpaired rows are dealt anew. One shuffle for all sites, as one set of labels would give.
+    unpaired rows are dealt anew. One shuffle for all sites, as one set of labels would give. Raises BadRows when the
+    method finds no direction at any site.
     """
-    kept = {step.site: _pair(contrast, step) for step in plan.interventions}
-    refitted = fitter.fit(shuffled(Contrast(kept, contrast.paired), generator))
-    moves = {step.site: step.move for step in refitted.interventions}
-    steps = tuple(replace(step, move=regated(step.move, moves[step.site])) for step in plan.interventions)
-    return replace(plan, interventions=steps)
+    sites = {step.site: _pair(contrast, step.site) for plan in candidates.values() for step in plan.interventions}
+    moves = _refitted(fitter, shuffled(Contrast(sites, contrast.paired), generator))
+    found = {
+        name: replace(plan, interventions=tuple(_with(step, moves[step.site]) for step in plan.interventions))
+        for name, plan in candidates.items()
+        if all(step.site in moves for step in plan.interventions)
+    }
+    if not found:
+        raise BadRows(f"{type(fitter).__name__} finds no direction in rows with shuffled labels; ask for no refits")
+    return found
+
+
+def _refitted(fitter: Fitter, contrast: Contrast) -> dict[Site, Move]:
+    """A move per site; none where the rows' labels, shuffled, give no direction."""
+    moves: dict[Site, Move] = {}
+    for site, pair in contrast.sites.items():
+        try:
+            moves[site] = fitter.fit(Contrast({site: pair}, contrast.paired)).interventions[0].move
+        except BadRows:
+            continue
+    return moves
+
+
+def _with(step: Intervention, move: Move) -> Intervention:
+    return replace(step, move=regated(step.move, move))
 
 
 def shuffled(contrast: Contrast, generator: torch.Generator) -> Contrast:
@@ -115,27 +155,21 @@ def displacement(move: Move, rows: Float[Tensor, "n d"]) -> Float[Tensor, "d"]:
     return linear.bias.float() if linear is not None and linear.constant else move.delta(rows.float()).mean(0)
 
 
-def _replaced(plan: SteeringPlan, contrast: Contrast, draw: Callable[[Intervention], Tensor]) -> SteeringPlan:
-    def steps() -> Iterator[Intervention]:
-        for step in plan.interventions:
-            direction = draw(step)
-            size = displacement(ungated(step.move), _rows(contrast, step)).norm()
-            yield replace(step, move=regated(step.move, Add(direction * (size / direction.norm()))))
-
-    return replace(plan, interventions=tuple(steps()))
+def _each(candidates: Candidates, change: Callable[[SteeringPlan], SteeringPlan]) -> Candidates:
+    return {name: change(plan) for name, plan in candidates.items()}
 
 
-def _pair(contrast: Contrast, step: Intervention) -> Pair:
-    pair = contrast.sites.get(step.site)
+def _redirected(plan: SteeringPlan, draw: Callable[[Intervention], Draw]) -> SteeringPlan:
+    steps = tuple(replace(step, move=step.move.redirected(draw(step))) for step in plan.interventions)
+    return replace(plan, interventions=steps)
+
+
+def _pair(contrast: Contrast, site: Site) -> Pair:
+    pair = contrast.sites.get(site)
     if pair is None:
-        known = ", ".join(str(site) for site in contrast.sites)
-        raise SteeringError(f"no rows at {step.site}, where the plan acts; its placebos need them. Rows at: {known}")
+        known = ", ".join(str(one) for one in contrast.sites)
+        raise SteeringError(f"no rows at {site}, where the plan acts; its placebos need them. Rows at: {known}")
     return pair
-
-
-def _rows(contrast: Contrast, step: Intervention) -> Tensor:
-    pair = _pair(contrast, step)
-    return torch.cat([pair.positive, pair.negative])
 
 
 def _swapped(pair: Pair, swap: Tensor) -> Pair:

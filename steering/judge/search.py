@@ -1,21 +1,28 @@
-"""Search: the best site, cheaply. All candidates cost the same teacher-forced KL on a few selection pairs; the one
-whose margin grows most is taken to the expensive steps."""
+"""Search: the best site of many, for the plan, its rivals and every placebo alike.
+
+All candidates are screened by their linear response, which costs a few backward passes however many they are. The best
+few of each set are brought to the same teacher-forced KL on selection pairs, and the one whose margin grows most is
+taken to the expensive steps. Whatever a search gains by choosing, it gains for those who know nothing too.
+"""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from trimtab.steering.judge.effect import AnswerPair
+from trimtab.steering.judge.placebo import Candidates
 from trimtab.steering.judge.trial import Progress, SearchSettings
 from trimtab.steering.judge.verdict import SitePoint
 from trimtab.steering.plan import SteeringPlan
 from trimtab.steering.prefix import Scorer, gated
-from trimtab.steering.price.dose import FORCED, Calibration, Dosing, find_strength
+from trimtab.steering.price.dose import Dosing, find_strength
 from trimtab.steering.price.kl import kl_divergence
+from trimtab.steering.price.response import Forecast, Labels, responses
 from trimtab.steering.scoring import Forced
 
+CREDITED = 0.7  # share of the budget below which a candidate gets no credit for what it did not spend
 KEPT_BYTES = 256 * 2**20  # base logits of the search pairs are held up to this size, and made anew beyond
 
 
@@ -50,92 +57,92 @@ class Probe:
         return zip(self.scorer.forced(self.texts, plan), self._base, strict=True)
 
 
-def search(
-    scorer: Scorer,
-    pairs: Sequence[AnswerPair],
-    candidates: Mapping[str, SteeringPlan],
-    budget: float,
-    settings: SearchSettings,
-    progress: Progress,
-) -> tuple[SitePoint, ...]:
-    """All candidates on a few selection pairs, then the finalists on many."""
-    found = search_sites(Probe(scorer, pairs[: settings.pairs]), candidates, budget, settings, progress)
-    if len(found) == 1 or min(len(pairs), settings.final_pairs) <= settings.pairs:
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """What a search chose. points: all candidates, in their order. strength: at the teacher-forced KL; 0 when the
+    candidate moves nothing."""
+
+    site: str
+    plan: SteeringPlan
+    strength: float
+    points: tuple[SitePoint, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Search:
+    """One way of searching. pairs: of the selection split. budget: nats per token. seed: of the drawn labels."""
+
+    scorer: Scorer
+    pairs: Sequence[AnswerPair]
+    budget: float
+    settings: SearchSettings = SearchSettings()
+    seed: int = 0
+
+    def __call__(self, sets: Sequence[Candidates], progress: Progress) -> list[Choice]:
+        """The choice from each set of candidates. All are screened together, and measured on the same pairs."""
+        forecasts, probe = self._screened(sets), Probe(self.scorer, self.pairs[: self.settings.pairs])
+        base, found = probe(None)[1], []
+        for done, (candidates, known) in enumerate(zip(sets, forecasts, strict=True)):
+            progress("search", done, len(sets))
+            finalists = best_forecasts(known, self.budget, self.settings.finalists)
+            measured = {name: self._measured(probe, base, name, candidates[name], known[name]) for name in finalists}
+            points = [measured.get(name) or forecast_point(name, known[name], self.budget) for name in candidates]
+            found.append(_choice(points, candidates, self.budget))
+        progress("search", len(sets), len(sets))
         return found
-    return remeasured(Probe(scorer, pairs[: settings.final_pairs]), found, candidates, settings, budget)
+
+    def _screened(self, sets: Sequence[Candidates]) -> list[dict[str, Forecast]]:
+        """The forecast of every candidate of every set, from the same passes."""
+        pairs = self.pairs[: self.settings.screen_pairs]
+        texts = [text for pair in pairs for text in (pair.positive, pair.negative)]
+        weights = np.tile([1.0, -1.0], len(pairs)) / len(pairs)
+        plans = [plan for candidates in sets for plan in candidates.values()]
+        labels = Labels(self.settings.draws, self.seed)
+        forecasts = iter([along.forecast(weights) for along in responses(self.scorer.model, texts, plans, labels)])
+        return [{name: next(forecasts) for name in candidates} for candidates in sets]
+
+    def _measured(self, probe: Probe, base: float, name: str, plan: SteeringPlan, forecast: Forecast) -> SitePoint:
+        """The candidate at the budget, from where its forecast puts it."""
+        margins = {0.0: base}
+
+        def measure(strength: float) -> float:
+            kl, margins[strength] = probe(plan.scaled(strength))
+            return kl
+
+        guess = forecast.strength(self.budget)
+        if not 0 < guess < math.inf:
+            return SitePoint(name, 0.0, 0.0, 0.0, len(probe.pairs))
+        how = Dosing(tolerance=self.settings.tolerance, cap=self.settings.cap)
+        dose = find_strength(measure, self.budget, guess, how, plan.limit)
+        return SitePoint(name, dose.strength, dose.achieved, margins[dose.strength] - base, len(probe.pairs))
 
 
-def search_sites(
-    probe: Probe,
-    candidates: Mapping[str, SteeringPlan],
-    budget: float,
-    settings: SearchSettings,
-    progress: Progress,
-) -> tuple[SitePoint, ...]:
-    """One SitePoint per candidate, in their order. A site's first guess is its neighbour's strength (strengths of
-    neighbours are alike and a verification follows), the closed form's at the first site."""
-    base, guess, found = probe(None)[1], None, []
-    for done, (site, plan) in enumerate(candidates.items()):
-        progress("search", done, len(candidates))
-        point, guess = _dosed(probe, site, plan, _Goal(budget, base, settings, guess))
-        found.append(point)
-    progress("search", len(candidates), len(candidates))
-    return tuple(found)
+def best_forecasts(forecasts: Mapping[str, Forecast], budget: float, count: int) -> list[str]:
+    """The names of the `count` candidates with the largest forecast effect, best first; ties in their order."""
+    return sorted(forecasts, key=lambda name: -forecasts[name].effect(budget))[:count]
 
 
-def remeasured(
-    probe: Probe,
-    points: Sequence[SitePoint],
-    candidates: Mapping[str, SteeringPlan],
-    settings: SearchSettings,
-    budget: float,
-) -> tuple[SitePoint, ...]:
-    """The points with their finalists measured anew by `probe`, which holds more pairs than the first one."""
-    finalists = sorted(points, key=lambda point: -_score(point, budget))[: settings.finalists]
-    base = probe(None)[1]
-    again = {}
-    for point in finalists:
-        kl, margin = probe(candidates[point.site].scaled(point.strength))
-        again[point.site] = replace(point, kl=kl, margin=margin - base, pairs=len(probe.pairs))
-    return tuple(again.get(point.site, point) for point in points)
+def forecast_point(name: str, forecast: Forecast, budget: float) -> SitePoint:
+    """A candidate that was screened and not measured."""
+    strength = forecast.strength(budget)
+    if strength == math.inf:
+        return SitePoint(name, 0.0, 0.0, 0.0)
+    return SitePoint(name, strength, forecast.cost * strength**2, forecast.effect(budget))
 
 
 def best_site(points: Sequence[SitePoint], budget: float) -> str:
-    """The site with the largest margin among those measured on the most pairs, brought to the budget by
-    margin ~ sqrt(KL) where a site missed it a little."""
+    """The site with the largest margin at the budget among those that were measured (on the most pairs)."""
     most = max(point.pairs for point in points)
     return max((point for point in points if point.pairs == most), key=lambda point: _score(point, budget)).site
 
 
+def _choice(points: Sequence[SitePoint], candidates: Candidates, budget: float) -> Choice:
+    site = best_site(points, budget)
+    strength = next(point.strength for point in points if point.site == site)
+    return Choice(site, candidates[site], strength, tuple(points))
+
+
 def _score(point: SitePoint, budget: float) -> float:
-    return point.margin * _to_budget(point.kl, budget)
-
-
-@dataclass(frozen=True)
-class _Goal:
-    budget: float
-    base: float
-    settings: SearchSettings
-    guess: float | None
-
-
-def _dosed(probe: Probe, site: str, plan: SteeringPlan, goal: _Goal) -> tuple[SitePoint, float | None]:
-    """The site's point, and the strength to try first at the next one (None when this one gave no strength)."""
-    margins = {0.0: goal.base}
-
-    def measure(strength: float) -> float:
-        kl, margins[strength] = probe(plan.scaled(strength))
-        return kl
-
-    guess = goal.guess or Calibration(probe.scorer, probe.texts, on=FORCED).guess(plan, goal.budget)
-    how = Dosing(tolerance=goal.settings.tolerance, cap=goal.settings.cap)
-    if not 0 < guess < math.inf:
-        return SitePoint(site, 0.0, 0.0, 0.0, len(probe.pairs)), None
-    found = find_strength(measure, goal.budget, guess, how)
-    point = SitePoint(site, found.strength, found.achieved, margins[found.strength] - goal.base, len(probe.pairs))
-    return point, found.strength if found.reachable else None
-
-
-def _to_budget(kl: float, budget: float) -> float:
-    within = budget / 2 < kl < budget * 2
-    return math.sqrt(budget / kl) if within else 1.0
+    """The margin brought to the budget by margin ~ sqrt(KL), however far beyond it was spent. What was left over is
+    credited within the search's tolerance only: a candidate that cannot spend more has no more to show."""
+    return point.margin * math.sqrt(budget / max(point.kl, CREDITED * budget))

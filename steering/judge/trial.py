@@ -24,15 +24,17 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """pairs: selection pairs that rank the sites. tolerance: of their teacher-forced KL. cap: passes per site.
-    finalists: the best sites, measured again on `final_pairs` selection pairs: a few pairs cannot tell neighbours
-    apart, and whichever chance favours would be judged."""
+    """The search of the plan and of every placebo. screen_pairs: selection pairs on which the linear response of all
+    candidates is taken, with `draws` labels per token. finalists: the best of them, which are measured on `pairs`
+    selection pairs, at a teacher-forced KL within `tolerance`, in at most `cap` passes each. Each finalist more is
+    one more for every placebo: the search is part of the null."""
 
+    screen_pairs: int = 40
+    draws: int = 1
+    finalists: int = 2
     pairs: int = 6
     tolerance: float = 0.3
     cap: int = 4
-    finalists: int = 6
-    final_pairs: int = 40
 
 
 @dataclass(frozen=True)

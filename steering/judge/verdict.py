@@ -24,8 +24,9 @@ class Effect:
 class Contender:
     """One competitor at the same price. kind: plan, random, covariance, shuffled, flip, system_prompt, method.
     kl_asked, kl: KL(steered || base), nats per token, on rollouts for the calibration prompts (the system prompt is
-    not dosed: it costs what it costs). difference: the plan's margin minus this one's, pair by pair on those
-    that both were measured on, prompts resampled (None for the plan)."""
+    not dosed: it costs what it costs). reachable: dosed within tolerance; a placebo that was not has not been beaten.
+    difference: the plan's margin minus this one's, pair by pair on those that both were measured on, prompts resampled
+    (None for the plan). site: where it acts, the best that the same search found for it ("": not said)."""
 
     name: str
     kind: str
@@ -35,12 +36,13 @@ class Contender:
     reachable: bool
     effect: Effect
     difference: Interval | None = None
+    site: str = ""
 
 
 @dataclass(frozen=True)
 class SitePoint:
-    """One candidate of the search, on the selection split, all dosed to the same teacher-forced KL. pairs: on how many
-    selection pairs it was measured last (0: not said); the finalists have more."""
+    """One candidate of the search, on the selection split, at the same teacher-forced KL. pairs: on how many selection
+    pairs it was measured; 0: strength, KL and margin are a forecast by the linear response, as it was no finalist."""
 
     site: str
     strength: float
@@ -115,8 +117,9 @@ class Answering:
 @dataclass(frozen=True)
 class Verdict:
     """Everything a validation run found. beats_random: the plan's margin exceeds that of every random and
-    covariance-matched placebo with intervals of the difference above 0. sentence: the verdict in plain words. paired:
-    whether both completions of every held-out pair answer one prompt (two lists of unrelated texts do not)."""
+    covariance-matched placebo that could be dosed, each searched as the plan was, with intervals of the difference
+    above 0; never true when too few could be dosed. sentence: the verdict in plain words. paired: whether both
+    completions of every held-out pair answer one prompt (two lists of unrelated texts do not)."""
 
     plan: str
     site: str

@@ -8,20 +8,42 @@ from trimtab.steering.price.result import Interval
 
 NULLS = ("random", "covariance")
 FEW_PROMPTS = 8  # below, intervals of skewed values hold the truth clearly less often than they say
+FEWEST = 19  # placebos that can reach a rank p-value of 0.05
 AT_DOSE = (1.0, None)  # of the answers: the plan as it was dosed, and the prompt
 
 
+def nulls(contenders: Sequence[Contender]) -> tuple[list[Contender], list[Contender]]:
+    """Random and covariance-matched placebos: all that were drawn, and those that could be dosed to the price."""
+    drawn = [one for one in contenders if one.kind in NULLS]
+    return drawn, [one for one in drawn if one.reachable]
+
+
+def enough(contenders: Sequence[Contender]) -> bool:
+    """True when FEWEST placebos could be dosed, or all of those drawn where fewer were."""
+    drawn, dosed = nulls(contenders)
+    return bool(dosed) and len(dosed) >= min(FEWEST, len(drawn))
+
+
 def beats_random(contenders: Sequence[Contender]) -> bool:
-    """True when there are random and covariance-matched placebos, and the plan's advantage over every one of them has
-    an interval above 0."""
-    nulls = [one for one in contenders if one.kind in NULLS]
-    return bool(nulls) and all(_beaten(one) for one in nulls)
+    """True when enough random and covariance-matched placebos were dosed to the price, and the plan's advantage over
+    every one of them has an interval above 0. One that could not be dosed says nothing: it is not beaten."""
+    return enough(contenders) and all(_beaten(one) for one in nulls(contenders)[1])
+
+
+def rank_p(contenders: Sequence[Contender]) -> float | None:
+    """Rank of the plan among the placebos that could be dosed, on the pairs that all were measured on; None when too
+    few could. Plan and placebos are each the best of as many candidates by the same search, so it is uniform when the
+    plan knows nothing."""
+    if not enough(contenders):
+        return None
+    dosed = nulls(contenders)[1]
+    return rank_p_value(_comparable(contenders[0], dosed), [one.effect.margin.mean for one in dosed])
 
 
 def sentence(verdict: Verdict) -> str:
     """What was found, in the order: price, effect, random placebos, other placebos, prompt, ablation, damage."""
     plan = verdict.contenders[0]
-    clauses = (_price(verdict), _effect(verdict, plan), _nulls(verdict, plan), _others(verdict), _prompt(verdict))
+    clauses = (_price(verdict), _effect(verdict, plan), _nulls(verdict), _others(verdict), _prompt(verdict))
     return " ".join(
         clause for clause in (*clauses, _ablation(verdict), _damage(verdict), _answering(verdict)) if clause
     )
@@ -57,23 +79,36 @@ def pairs_of(margin: Interval, paired: bool) -> str:
     return f"{pairs}{of}{few}"
 
 
-def _nulls(verdict: Verdict, plan: Contender) -> str:
-    nulls = [one for one in verdict.contenders if one.kind in NULLS]
-    if not nulls:
+def _nulls(verdict: Verdict) -> str:
+    drawn, dosed = nulls(verdict.contenders)
+    p = rank_p(verdict.contenders)
+    if not drawn:
         return "No random placebo was tried, so nothing says that the direction matters."
-    short = sum(not one.reachable for one in nulls)
-    note = f" ({short} of them could not be dosed to the same price)" if short else ""
-    p = rank_p_value(_comparable(plan, nulls), [one.effect.margin.mean for one in nulls])
+    if p is None:
+        return (
+            f"Only {len(dosed)} of {len(drawn)} random placebos could be dosed to this price, too few for a claim: "
+            f"nothing says that the direction matters."
+        )
+    left = f" ({len(drawn) - len(dosed)} more could not be dosed, and are left out)" if len(dosed) < len(drawn) else ""
+    rank = f"(rank p = {p:.2g}{_searched(verdict, dosed)})"
     if verdict.beats_random:
         return (
-            f"That is more than each of {len(nulls)} random and covariance-matched directions at this price{note}, "
-            f"every interval of the difference above 0 (rank p = {p:.2g})."
+            f"That is more than each of {len(dosed)} random and covariance-matched placebos at this price{left}, "
+            f"every interval of the difference above 0 {rank}."
         )
-    ties = sum(not _beaten(one) for one in nulls)
+    ties = sum(not _beaten(one) for one in dosed)
     return (
-        f"It does NOT beat random directions at this price: {ties} of {len(nulls)} cannot be told from it or do "
-        f"better{note} (rank p = {p:.2g})."
+        f"It does NOT beat random placebos at this price: {ties} of {len(dosed)} cannot be told from it or do "
+        f"better{left} {rank}."
     )
+
+
+def _searched(verdict: Verdict, dosed: Sequence[Contender]) -> str:
+    """How placebos got their sites. Verdicts made before they were searched do not say."""
+    sites = len(verdict.search)
+    if not all(one.site for one in dosed):
+        return "; placebos stood at the plan's site"
+    return f"; each searched like the plan, the best of {sites} candidates" if sites > 1 else ""
 
 
 def _comparable(plan: Contender, nulls: Sequence[Contender]) -> float:
@@ -86,13 +121,25 @@ def _others(verdict: Verdict) -> str:
     refits, flips, methods = (
         [one for one in verdict.contenders if one.kind == kind] for kind in ("shuffled", "flip", "method")
     )
-    said = []
-    if refits:
-        beaten = sum(_beaten(one) for one in refits)
-        share = f"all {len(refits)}" if beaten == len(refits) else f"{beaten} of {len(refits)}"
-        said.append(f"It beats {share} refits on shuffled labels.")
-    said += [f"It {'beats' if _beaten(one) else 'does not beat'} its own flipped sign." for one in flips]
+    said = [_refits(refits)] if refits else []
+    said += [_flip(one) for one in flips]
     return " ".join([*said, *(f"{one.name} {_versus(one)}." for one in methods)])
+
+
+def _refits(refits: Sequence[Contender]) -> str:
+    dosed = [one for one in refits if one.reachable]
+    if not dosed:
+        return f"None of {len(refits)} refits on shuffled labels could be dosed to this price."
+    beaten = sum(_beaten(one) for one in dosed)
+    share = f"all {len(dosed)}" if beaten == len(dosed) else f"{beaten} of {len(dosed)}"
+    left = f" ({len(refits) - len(dosed)} more could not be dosed)" if len(dosed) < len(refits) else ""
+    return f"It beats {share} refits on shuffled labels{left}."
+
+
+def _flip(flip: Contender) -> str:
+    if not flip.reachable:
+        return "Its own flipped sign could not be dosed to this price."
+    return f"It {'beats' if _beaten(flip) else 'does not beat'} its own flipped sign."
 
 
 def _beaten(one: Contender) -> bool:

@@ -8,7 +8,7 @@ each sign is searched apart, every verification is kept, and "unreachable" is a 
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from transformers import PreTrainedModel
@@ -151,11 +151,17 @@ def dose_on(
 
 
 def dose_together(
-    calibration: Calibration, plans: Sequence[SteeringPlan], target: float, how: Dosing = Dosing()
+    calibration: Calibration,
+    plans: Sequence[SteeringPlan],
+    target: float,
+    how: Dosing = Dosing(),
+    guesses: Sequence[float | None] | None = None,
 ) -> list[tuple[SteeringPlan, Dose]]:
-    """Several plans at one budget: each is searched for itself, and all of a round's verifications run side by side."""
+    """Several plans at one budget: each is searched for itself, and all of a round's verifications run side by side.
+    guesses: a first strength for each, in place of `how.guess` (None: the closed form)."""
     check_budget(target)
-    courses = [_Course(calibration, plan.scaled(how.sign), target, how) for plan in plans]
+    each = [how] * len(plans) if guesses is None else [replace(how, guess=guess) for guess in guesses]
+    courses = [_Course(calibration, plan.scaled(how.sign), target, one) for plan, one in zip(plans, each, strict=True)]
     for _ in range(how.cap):
         waiting = [course for course in courses if not course.done]
         if not waiting:

@@ -54,8 +54,8 @@ class Price:
 class Dose:
     """The strength found for a budget. asked, achieved: nats per token (achieved on the calibration prompts).
     reachable: False when no strength tried came within tolerance (KL saturates: the final norm forgets scale).
-    first_guess: strength of the Fisher closed form. forwards: forward passes over the calibration prompts (one
-    generated token is one). history: (strength, KL) of every verification in order."""
+    first_guess: strength tried first, the Fisher closed form's unless another was known. forwards: forward passes over
+    the calibration prompts (one generated token is one). history: (strength, KL) of every verification in order."""
 
     asked: float
     achieved: float

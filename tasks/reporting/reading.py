@@ -72,8 +72,9 @@ def plan_of(verdict: Verdict) -> Contender | None:
 
 
 def best_placebo(verdict: Verdict) -> Contender | None:
-    """The placebo with the largest effect, reachable or not: the hardest one to beat."""
-    placebos = [c for c in verdict.contenders if c.kind in PLACEBOS and math.isfinite(c.effect.margin.mean)]
+    """The placebo with the largest effect at the budget: the hardest one to beat."""
+    dosed = [c for c in verdict.contenders if c.kind in PLACEBOS and c.reachable]
+    placebos = [c for c in dosed if math.isfinite(c.effect.margin.mean)]
     return max(placebos, key=lambda c: c.effect.margin.mean, default=None)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 
-from trimtab.steering.judge.verdict import AblationResult, Contender, Generation, Verdict
+from trimtab.steering.judge.verdict import AblationResult, Contender, Generation, SitePoint, Verdict
 from trimtab.steering.price.result import KL, Interval
 from trimtab.tasks.reporting.charts import ablation, answering, curve, dose, forest, search, tokens
 from trimtab.tasks.reporting.html import NO_ATTRIBUTES, Child, Html, code, details, el, note, p, table
@@ -36,17 +36,22 @@ def searched(verdict: Verdict) -> Section:
     places = [c for c in found if c.site.head is None]
     charts: list[Child] = [figure(lambda width: search.by_block(places, width), _points(places))] if places else []
     charts += [figure(lambda width: search.by_head(heads, width), _scale_of_heads())] if heads else []
-    rows = [(s.site, number(s.margin, True), number(s.kl), number(s.strength)) for s in verdict.search]
-    head = ("site", f"margin, {NATS}", f"KL, {NATS}", "strength")
+    rows = [(s.site, number(s.margin, True), number(s.kl), number(s.strength), _known(s)) for s in verdict.search]
+    head = ("site", f"margin, {NATS}", f"KL, {NATS}", "strength", "known by")
     listing = details(f"All {plural(len(rows), 'candidate')}", table("Candidates of the search", head, rows))
     lead = note(
-        "Every candidate was dosed to the same KL, and the site was chosen on the selection split; the "
-        "effects below are measured on another."
+        "Every candidate was forecast at the same KL by its linear response, the best few were measured there, and "
+        "the site was chosen from these, all on the selection split; the effects below are measured on another. "
+        "Every placebo was searched in the same way."
     )
     nothing = note("No search was run: the site was given.")
     body = [lead, charts or note("No candidate names a block to draw it at."), listing]
     title = f"Where it acts: effect by {'head' if heads and not places else 'block'}"
     return Section("search", "Site", title, body if rows else nothing)
+
+
+def _known(point: SitePoint) -> str:
+    return f"measured on {plural(point.pairs, 'pair')}" if point.pairs else "forecast"
 
 
 def _points(places: Sequence[search.Candidate]) -> Html | None:
@@ -76,8 +81,10 @@ def contended(verdict: Verdict) -> Section:
     if not order:
         return Section("contenders", "Placebos", title, note("No contender was run."))
     lead = note(
-        "Each contender was given the same KL budget. Diamond: this plan; the shaded column is its interval, "
-        "and what overlaps it is not clearly beaten. Hollow and dashed: could not be dosed to the budget. "
+        "Each contender was given the same KL budget, and placebos the best site that the plan's own search found for "
+        "them. Diamond: this plan; the shaded column is its interval, "
+        "and what overlaps it is not clearly beaten. Hollow and dashed: could not be dosed to the budget, "
+        "and left out of every claim. "
         "“Own price”: has no strength to dose, such as a prompt."
     )
     metric = verdict.behaviour_metric or "behaviour score"
@@ -110,6 +117,7 @@ def _contenders_table(order: Sequence[Contender], metric: str) -> Html:
     head = [
         "contender",
         "kind",
+        "site",
         f"margin, {NATS}",
         f"plan minus this, {NATS}",
         f"KL got, {NATS}",
@@ -120,6 +128,7 @@ def _contenders_table(order: Sequence[Contender], metric: str) -> Html:
         [
             c.name,
             KINDS.get(c.kind, c.kind),
+            c.site or MISSING,
             estimate(c.effect.margin, True),
             "the plan" if c.kind == "plan" else estimate(c.difference, True),
             number(c.kl) + ("" if c.reachable else " (unreachable)"),

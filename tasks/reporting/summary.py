@@ -3,6 +3,7 @@
 import math
 
 from trimtab.steering.judge.verdict import Verdict
+from trimtab.steering.judge.wording import enough
 from trimtab.steering.price.result import Interval
 from trimtab.tasks.reporting.html import NO_ATTRIBUTES, Child, Html, el
 from trimtab.tasks.reporting.numbers import (
@@ -69,6 +70,8 @@ def _badge(verdict: Verdict) -> Html:
     """The answer in a word. Beating every one of no placebos is no answer, whatever the field says."""
     if not any(c.kind in RANDOM for c in verdict.contenders):
         return el("span.badge.care", {}, "No random placebo was run")
+    if not enough(verdict.contenders):
+        return el("span.badge.care", {}, "Too few random placebos could be dosed")
     if verdict.beats_random:
         return el("span.badge.good", {}, "✓ Beats every random placebo")
     return el("span.badge.bad", {}, "✕ Does not beat its random placebos")
@@ -101,8 +104,9 @@ def _kl(verdict: Verdict) -> Html:
 def _placebo(verdict: Verdict) -> Html:
     best = best_placebo(verdict)
     if best is None:
-        return _tile("Best placebo", MISSING, NATS, "No placebo was run, so no effect can be claimed.")
-    count = sum(c.kind in PLACEBOS for c in verdict.contenders)
+        what = "dosed to the budget" if any(c.kind in PLACEBOS for c in verdict.contenders) else "run"
+        return _tile("Best placebo", MISSING, NATS, f"No placebo was {what}, so no effect can be claimed.")
+    count = sum(c.kind in PLACEBOS and c.reachable for c in verdict.contenders)
     margin = best.effect.margin
     who = f"{shorten(best.name, 34)} ({KINDS[best.kind]}), the best of {count}"
     return _tile("Best placebo", centre(margin, True), NATS, bracket(margin, True), who)
@@ -154,7 +158,7 @@ def _of_price(verdict: Verdict) -> list[str]:
 
 def _of_contenders(verdict: Verdict) -> list[str]:
     found = []
-    drawn = sum(c.kind in RANDOM for c in verdict.contenders)
+    drawn = sum(c.kind in RANDOM and c.reachable for c in verdict.contenders)
     if 0 < drawn < RANDOM_FOR_FIVE_PERCENT:
         found.append(
             f"{plural(drawn, 'random direction')}: the smallest p-value a rank test can give is "
@@ -163,7 +167,10 @@ def _of_contenders(verdict: Verdict) -> list[str]:
     missed = [c.name for c in verdict.contenders if not c.reachable and c.kind != "plan"]
     if missed:
         names = shorten(", ".join(missed), 120)
-        found.append(f"{plural(len(missed), 'contender')} could not be dosed to the budget: {names}.")
+        beaten = "was" if len(missed) == 1 else "were"
+        found.append(
+            f"{plural(len(missed), 'contender')} could not be dosed to the budget, and {beaten} not beaten: {names}."
+        )
     return found
 
 

@@ -146,6 +146,11 @@ def test_yes_to_a_planted_effect(trial):
         assert one.kind == "system_prompt" or one.kl == pytest.approx(0.2, rel=0.2) or not one.reachable
     assert {stage for stage, _, _ in stages} >= {"search", "dose", "price", "placebos", "curve", "ablation"}
     assert all(0 <= done <= total for _, done, total in stages)
+    assert {one.site for one in found.contenders if one.kind == "plan"} == {found.site}
+    nulls = [one.site for one in found.contenders if one.kind in ("random", "covariance", "shuffled")]
+    assert flip.site == found.site and len(set(nulls)) > 1, (
+        "placebos are searched, they do not stand at the plan's site"
+    )
     rollouts = rollout_kl(made.model, dosed_plan(made, found), [p.positive.prompt for p in made.texts.report][:8])
     assert rollouts.mean.mean == pytest.approx(0.2, rel=0.6)
 

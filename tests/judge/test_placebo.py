@@ -6,20 +6,23 @@ import pytest
 import torch
 
 from trimtab.steering.contrast import Contrast, Pair
-from trimtab.steering.errors import SteeringError
+from trimtab.steering.errors import BadRows, SteeringError
 from trimtab.steering.fitters.mean_difference import MeanDifference
+from trimtab.steering.gates.first import First
 from trimtab.steering.judge.placebo import (
     PlaceboCounts,
     covariance_plan,
-    displacement,
+    flipped,
     placebos,
     random_plan,
     shuffled,
-    shuffled_plan,
+    shuffled_candidates,
 )
 from trimtab.steering.model.site import Site
 from trimtab.steering.model.span import ANSWER
 from trimtab.steering.moves.ablate import Ablate
+from trimtab.steering.moves.gated import Gated
+from trimtab.steering.plan import SteeringPlan
 
 SITES = (Site("resid_post", 0), Site("resid_post", 2))
 
@@ -58,27 +61,34 @@ def streams(n):
     return [torch.Generator().manual_seed(k) for k in range(n)]
 
 
-def test_counts_names_and_places(plan, contrast):
-    made = placebos(plan, contrast, MeanDifference(), PlaceboCounts(4, 3, 2, 1))
-    assert [p.kind for p in made] == ["random"] * 4 + ["covariance"] * 3 + ["shuffled"] * 2 + ["flip"]
-    assert len({p.name for p in made}) == 10
-    for one in made:
-        assert [s.site for s in one.plan.interventions] == list(SITES)
-        assert all(s.span == ANSWER and abs(s.strength) == 0.5 for s in one.plan.interventions)
-    assert all(torch.equal(a, b) for a, b in zip(vectors(made[-1].plan), vectors(plan), strict=True))
-    assert made[-1].plan.interventions[0].strength == -0.5
+@pytest.fixture
+def candidates(plan):
+    return {str(step.site): SteeringPlan((step,)) for step in plan.interventions}
+
+
+def test_every_placebo_is_a_whole_set_of_candidates(plan, candidates, contrast):
+    drawn = placebos(candidates, contrast, MeanDifference(), PlaceboCounts(4, 3, 2, 1))
+    assert [p.kind for p in drawn] == ["random"] * 4 + ["covariance"] * 3 + ["shuffled"] * 2
+    assert len({p.name for p in drawn}) == 9
+    for one in drawn:
+        assert list(one.candidates) == list(candidates)
+        for name, other in one.candidates.items():
+            (step,) = other.interventions
+            assert str(step.site) == name and step.span == ANSWER and step.strength == 0.5
+    flip = flipped("resid_post.2", candidates["resid_post.2"]).candidates["resid_post.2"]
+    assert torch.equal(vectors(flip)[0], vectors(plan)[1]) and flip.interventions[0].strength == -0.5
 
 
 def test_norms_match(plan, contrast):
-    for draw in (random_plan, covariance_plan):
+    for draw in (random_plan, lambda p, stream: covariance_plan(p, contrast, stream)):
         for stream in streams(5):
-            for real, placebo in zip(vectors(plan), vectors(draw(plan, contrast, stream)), strict=True):
+            for real, placebo in zip(vectors(plan), vectors(draw(plan, stream)), strict=True):
                 assert placebo.norm().item() == pytest.approx(real.norm().item(), rel=1e-5)
 
 
 def test_random_directions_know_nothing(plan, contrast):
     real = vectors(plan)[0]
-    found = torch.stack([vectors(random_plan(plan, contrast, s))[0] for s in streams(400)])
+    found = torch.stack([vectors(random_plan(plan, s))[0] for s in streams(400)])
     cosines = found @ real / (found.norm(dim=1) * real.norm())
     assert cosines.mean().abs() < 0.03
     assert cosines.std().item() == pytest.approx(24**-0.5, rel=0.15)
@@ -118,34 +128,41 @@ def test_unpaired_rows_are_dealt_anew(contrast):
     assert torch.equal(before, after)
 
 
-def test_shuffled_refits_lose_the_direction(plan, contrast):
+def test_shuffled_refits_lose_the_direction(plan, candidates, contrast):
     real = vectors(plan)[0]
     for stream in streams(5):
-        refit = shuffled_plan(plan, contrast, MeanDifference(), stream)
+        refit = shuffled_candidates(candidates, contrast, MeanDifference(), stream)["resid_post.0"]
         assert abs(cosine(real, vectors(refit)[0])) < 0.5
         assert vectors(refit)[0].norm() < 0.4 * real.norm()
 
 
-def test_seeded(plan, contrast):
+def test_a_site_where_shuffled_labels_give_no_direction_is_no_candidate(candidates, contrast):
+    flat = Pair(torch.ones(200, 24), torch.ones(200, 24))
+    one = Contrast({SITES[0]: contrast.sites[SITES[0]], SITES[1]: flat})
+    assert list(shuffled_candidates(candidates, one, MeanDifference(), streams(1)[0])) == ["resid_post.0"]
+    with pytest.raises(BadRows, match="ask for no refits"):
+        shuffled_candidates(candidates, Contrast({site: flat for site in SITES}), MeanDifference(), streams(1)[0])
+
+
+def test_seeded(candidates, contrast):
     counts = PlaceboCounts(2, 2, 1, 0)
-    one, again, other = (placebos(plan, contrast, MeanDifference(), counts, seed) for seed in (0, 0, 1))
-    flat = lambda made: torch.cat([v for p in made for v in vectors(p.plan)])  # noqa: E731
+    one, again, other = (placebos(candidates, contrast, MeanDifference(), counts, seed) for seed in (0, 0, 1))
+    flat = lambda drawn: torch.cat([v for p in drawn for c in p.candidates.values() for v in vectors(c)])  # noqa: E731
     assert torch.equal(flat(one), flat(again)) and not torch.equal(flat(one), flat(other))
 
 
-def test_a_move_that_depends_on_its_input_is_matched_in_its_mean_displacement(plan, contrast):
-    basis = torch.eye(24)[5:6]
-    steps = tuple(replace(s, move=Ablate(basis)) for s in plan.interventions)
-    ablating = replace(plan, interventions=steps)
-    pair = contrast.sites[SITES[0]]
-    moved = displacement(Ablate(basis), torch.cat([pair.positive, pair.negative]))
-    assert moved[5].item() == pytest.approx(-2.0, abs=0.3)
-    assert vectors(random_plan(ablating, contrast, streams(1)[0]))[0].norm() == pytest.approx(
-        moved.norm().item(), rel=1e-5
-    )
+def test_a_move_that_is_no_addition_has_placebos_of_its_own_kind(plan, contrast):
+    """Centred rows displace an ablation by nothing on average; as an addition its placebo had length 1e-8."""
+    basis = torch.eye(24)[5:7]
+    steps = tuple(replace(s, move=Gated(Ablate(basis), First(3))) for s in plan.interventions)
+    for drawn in (random_plan(replace(plan, interventions=steps), streams(1)[0]),
+                  covariance_plan(replace(plan, interventions=steps), contrast, streams(1)[0])):  # fmt: skip
+        for step in drawn.interventions:
+            assert isinstance(step.move, Gated) and isinstance(step.move.move, Ablate)
+            assert step.move.move.basis.shape == (2, 24) and (step.move.move.basis @ basis.T).abs().max() < 0.95
 
 
 def test_rows_are_needed_where_the_plan_acts(plan, contrast):
     elsewhere = Contrast({SITES[0]: contrast.sites[SITES[0]]})
     with pytest.raises(SteeringError, match="no rows at resid_post.2"):
-        random_plan(plan, elsewhere, streams(1)[0])
+        covariance_plan(plan, elsewhere, streams(1)[0])

@@ -4,8 +4,16 @@ from dataclasses import replace
 
 import pytest
 
-from trimtab.steering.judge.verdict import AblationResult, Answering, AnsweringPoint, Contender, Effect, Verdict
-from trimtab.steering.judge.wording import beats_random, pairs_of, sentence
+from trimtab.steering.judge.verdict import (
+    AblationResult,
+    Answering,
+    AnsweringPoint,
+    Contender,
+    Effect,
+    SitePoint,
+    Verdict,
+)
+from trimtab.steering.judge.wording import beats_random, pairs_of, rank_p, sentence
 from trimtab.steering.price.result import KL, Dose, Interval, Price
 
 
@@ -44,7 +52,7 @@ def test_every_placebo_must_be_beaten_with_an_interval():
     yes, no = verdict(*[clear] * 19), verdict(*[clear] * 19, touching)
     assert yes.beats_random and not no.beats_random
     assert "more than each of 19 random and covariance-matched" in sentence(yes) and "rank p = 0.05" in sentence(yes)
-    assert "does NOT beat random directions at this price: 1 of 20" in sentence(no)
+    assert "does NOT beat random placebos at this price: 1 of 20" in sentence(no)
 
 
 def test_only_random_and_covariance_count_as_random():
@@ -62,9 +70,33 @@ def test_the_effect(margin, words):
     assert words in sentence(verdict(margin=margin))
 
 
-def test_placebos_that_could_not_be_dosed_are_said():
-    weak = contender("random", 0.1, around(0.9), reachable=False, kl=0.1)
-    assert "(1 of them could not be dosed to the same price)" in sentence(verdict(weak))
+def test_placebos_that_could_not_be_dosed_are_not_beaten():
+    """At strength 0 a placebo has no effect: nineteen such were once all "beaten"."""
+    clear = contender("random", 0.1, around(0.9))
+    never = contender("random", 0.0, around(1.0), reachable=False, strength=0.0, kl=0.0)
+    none = verdict(*[never] * 19)
+    assert not none.beats_random and rank_p(none.contenders) is None
+    assert "Only 0 of 19 random placebos could be dosed to this price, too few for a claim" in sentence(none)
+    few = verdict(*[clear] * 15, *[never] * 5)
+    assert not few.beats_random and "Only 15 of 20" in sentence(few) and "rank p" not in sentence(few)
+    left = verdict(*[clear] * 19, *[never] * 5)
+    assert left.beats_random and rank_p(left.contenders) == pytest.approx(0.05)
+    assert "more than each of 19 random" in sentence(left) and "(5 more could not be dosed, and are left" in sentence(
+        left
+    )
+    strong = contender("random", 2.0, around(-1.0), reachable=False)
+    assert verdict(*[clear] * 19, strong).beats_random, "nor is it better"
+
+
+def test_what_was_searched_is_said():
+    point = SitePoint("resid_post.7", 1.0, 0.3, 1.0, 6)
+    there = contender("random", 0.1, around(0.9), site="resid_post.2")
+    assert "each searched like the plan, the best of 3 candidates" in sentence(
+        verdict(*[there] * 19, search=(point,) * 3)
+    )
+    assert "searched" not in sentence(verdict(*[there] * 19, search=(point,)))
+    before = replace(there, site="")  # a verdict of an earlier version
+    assert "placebos stood at the plan's site" in sentence(verdict(*[before] * 19, search=(point,) * 3))
 
 
 def test_an_unreachable_dose_is_said():
@@ -96,6 +128,9 @@ def test_other_methods(difference, words):
 
 def test_refits():
     won, lost = contender("shuffled", 0.0, around(1.0)), contender("shuffled", 1.0, around(0.0))
+    lame = contender("shuffled", 0.0, around(1.0), reachable=False)
+    assert "None of 1 refits" in sentence(verdict(lame)) and "all 1 refits" in sentence(verdict(won, lame))
+    assert "could not be dosed to this price" in sentence(verdict(contender("flip", 0.0, around(1.0), reachable=False)))
     assert "It beats all 2 refits" in sentence(verdict(won, won)) and "1 of 2 refits" in sentence(verdict(won, lost))
 
 

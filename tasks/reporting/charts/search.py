@@ -40,7 +40,8 @@ class Candidate:
         p = self.point
         return (
             f"{p.site}{mark}\nmargin {number(p.margin, signed=True)} {NATS}\n"
-            f"KL {number(p.kl)} {NATS}, strength {number(p.strength)}"
+            f"KL {number(p.kl)} {NATS}, strength {number(p.strength)}\n"
+            f"{f'measured on {p.pairs} pairs' if p.pairs else 'forecast'}"
         )
 
 
