@@ -17,7 +17,8 @@ from transformers.pytorch_utils import Conv1D
 
 from trimtab.steering.errors import CannotFold
 from trimtab.steering.intervention import Intervention
-from trimtab.steering.model.anatomy import Anatomy, out_weight
+from trimtab.steering.model.anatomy import Anatomy
+from trimtab.steering.model.projection import out_weight
 from trimtab.steering.model.site import Site
 from trimtab.steering.model.span import ALL
 from trimtab.steering.moves.base import AffineMap

@@ -19,7 +19,8 @@ from trimtab.steering.ablation.runs import Ablator
 from trimtab.steering.ablation.units import Unit, direction, unit_of
 from trimtab.steering.errors import BadSite
 from trimtab.steering.judge.statistics import BOOTSTRAP, Bootstrap, mean_interval
-from trimtab.steering.model.anatomy import Anatomy, out_weight
+from trimtab.steering.model.anatomy import Anatomy
+from trimtab.steering.model.projection import out_weight
 from trimtab.steering.model.site import Site
 from trimtab.steering.patching import activations
 from trimtab.steering.price.result import Interval

@@ -5,7 +5,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from trimtab.steering.errors import BadSite, UnsupportedModel
-from trimtab.steering.model.anatomy import Anatomy, out_weight
+from trimtab.steering.model.anatomy import Anatomy
+from trimtab.steering.model.projection import out_weight
 from trimtab.steering.model.site import Site
 
 STREAM = ("embed", "resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")  # already in the residual's basis

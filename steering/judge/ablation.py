@@ -19,7 +19,8 @@ from trimtab.steering.judge.effect import AnswerPair, margins, prompt_groups
 from trimtab.steering.judge.placebo import displacement
 from trimtab.steering.judge.statistics import BOOTSTRAP, Bootstrap, mean_interval
 from trimtab.steering.judge.verdict import AblationResult
-from trimtab.steering.model.anatomy import Anatomy, out_weight
+from trimtab.steering.model.anatomy import Anatomy
+from trimtab.steering.model.projection import out_weight
 from trimtab.steering.model.site import Site
 from trimtab.steering.model.span import ALL
 from trimtab.steering.moves.ablate import Ablate

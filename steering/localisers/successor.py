@@ -10,8 +10,9 @@ from torch import Tensor
 
 from trimtab.steering.errors import BadQuestion
 from trimtab.steering.localisers.base import Localiser, heads
-from trimtab.steering.model.anatomy import Anatomy, out_weight
+from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.hooks import Read, hooked
+from trimtab.steering.model.projection import out_weight
 from trimtab.steering.model.site import Site
 from trimtab.steering.question import Question
 from trimtab.steering.ranking import Ranking

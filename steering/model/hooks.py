@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.doubling import Combine, Doubling
+from trimtab.steering.model.layout import Layout
 from trimtab.steering.model.site import Site
 
 Edit = Callable[[Tensor], Tensor]
@@ -28,7 +28,7 @@ class StopForward(Exception):
 
 @contextmanager
 def hooked(
-    anatomy: Anatomy,
+    anatomy: Layout,
     edits: Sequence[tuple[Site, Edit]] = (),
     reads: Sequence[tuple[Site, Read]] = (),
     watch: Watch | None = None,

@@ -28,7 +28,6 @@ from trimtab.steering.errors import SteeringError, UnknownName
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.cache import cache_folder
 from trimtab.steering.model.checkpoint import check_folder, check_loaded, own_attention
-from trimtab.steering.model.proof import prove
 
 EMBEDDED = "smollm2"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -69,7 +68,7 @@ def load(source: ModelSource) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]
     except Exception as error:  # whatever a library says about files that it cannot use: a folder is untrusted input
         raise SteeringError(_cannot_load(source, error)) from error
     model.to(device).eval()  # type: ignore[arg-type]
-    prove(Anatomy.of(model))
+    Anatomy.of(model)
     return model, _prepared(tokenizer)
 
 

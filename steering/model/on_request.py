@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from trimtab.steering.errors import BadSite, UnsupportedModel
-from trimtab.steering.model.anatomy import Anatomy, out_weight
+from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.hooks import hooked
+from trimtab.steering.model.projection import out_weight
 from trimtab.steering.model.proof import TOLERANCE
 from trimtab.steering.model.site import Site
 from trimtab.steering.model.tokens import Tokens

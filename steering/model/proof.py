@@ -1,101 +1,155 @@
-"""The proof on load: a family's row is a claim, and a wrong one cannot pass.
+"""The proof: a family's row is a claim, and a wrong one cannot pass.
 
 On a few random tokens, in every block: resid_mid = resid_pre + attn_out, resid_post = resid_pre + attn_out + mlp_out,
 attn_out = z W_O (+ bias), mlp_out = mlp_post W_down (+ bias), each through the norm that stands between where the row
-says so, resid_post.b = resid_pre.(b+1); `embed` turns tokens into vectors; and a site that claims to be writable must
-change the logits.
+says so, resid_post.b = resid_pre.(b+1); vectors are as wide as sites say; `embed` turns tokens into vectors; and a site
+that claims to be writable must change the logits. The model is left as it was: training flags, random numbers, grads.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from trimtab.steering.errors import UnsupportedModel
-from trimtab.steering.model.anatomy import Anatomy, out_weight
 from trimtab.steering.model.hooks import hooked
+from trimtab.steering.model.layout import Layout
+from trimtab.steering.model.projection import is_plain, out_weight
 from trimtab.steering.model.site import POINTS, Site
 
 # Largest difference allowed, relative to the largest value of the sum: rounding of the forward's own dtype.
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3, torch.float64: 1e-10}
+SUMS, WRITES = (2, 7), 3  # rows and tokens of the pass that proves sums; tokens of the passes that prove writing
 
 
-def prove(anatomy: Anatomy) -> None:
-    """Raises UnsupportedModel naming the equation or site that fails. Costs one forward of 2 x 7 tokens, and one more
-    for each kind of site."""
-    ids = _random_tokens(anatomy)
-    if anatomy.place(Site("embed")).module is not anatomy.model.get_input_embeddings():
-        raise _refuted(anatomy, f"'{anatomy.family.embed}' is not the module that turns tokens into vectors")
-    with torch.inference_mode():
-        seen = _read_everything(anatomy, ids)
-        for block in range(anatomy.n_layers):
-            _prove_sums(anatomy, block, seen)
-        _prove_writable(anatomy, ids)
+def prove(layout: Layout) -> None:
+    """Raises UnsupportedModel naming the equation or site that fails. Costs three forward passes of a few tokens; in
+    mixtures of experts, two and one for each kind of site. Compiled models run uncompiled meanwhile."""
+    _check_in_memory(layout.model)
+    if layout.place(Site("embed")).module is not layout.model.get_input_embeddings():
+        raise _refuted(layout, f"'{layout.family.embed}' is not the module that turns tokens into vectors")
+    # no_grad, not inference_mode: what a forward pass caches (rotary tables) must still be good for training
+    with torch.no_grad(), torch.compiler.set_stance("force_eager"), _evaluating(layout.model):
+        seen = _read_everything(layout)
+        _prove_widths(layout, seen)
+        for block in range(layout.n_layers):
+            _prove_sums(layout, block, seen)
+        _prove_writable(layout)
 
 
-def readable_points(anatomy: Anatomy) -> tuple[str, ...]:
+def readable_points(layout: Layout) -> tuple[str, ...]:
     """The points this model has."""
-    missing = {"resid_mid": anatomy.family.mid_input is None, "mlp_post": anatomy.family.down_proj is None}
+    missing = {"resid_mid": layout.family.mid_input is None, "mlp_post": layout.family.down_proj is None}
     return tuple(point for point in POINTS if not missing.get(point, False))
 
 
-def _random_tokens(anatomy: Anatomy) -> Tensor:
+def _check_in_memory(model: nn.Module) -> None:
+    away = [name for name, parameter in model.named_parameters() if parameter.is_meta]
+    if away:
+        raise UnsupportedModel(
+            f"{len(away)} weights are not in memory ({away[0]} is on the meta device: offloaded, or never loaded), so "
+            f"neither places nor weights can be checked; load the whole model onto real devices"
+        )
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Without dropout; each module's own flag comes back, whichever of them were training."""
+    training = [module for module in model.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def _inputs(layout: Layout, rows: int, tokens: int) -> dict[str, Tensor | bool]:
+    """Random tokens; always the same."""
     generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(0, anatomy.d_vocab, (2, 7), generator=generator)
-    return ids.to(next(anatomy.model.parameters()).device)
+    ids = torch.randint(0, layout.d_vocab, (rows, tokens), generator=generator).to(layout.device)
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "use_cache": False}
 
 
-def _read_everything(anatomy: Anatomy, ids: Tensor) -> dict[Site, Tensor]:
-    points = [p for p in readable_points(anatomy) if p != "embed"]
-    sites = anatomy.sites(points)  # type: ignore[arg-type]
+def _read_everything(layout: Layout) -> dict[Site, Tensor]:
+    points = [p for p in readable_points(layout) if p != "embed"]
+    sites = layout.sites(points)  # type: ignore[arg-type]
     seen: dict[Site, Tensor] = {}
 
     def keep(site: Site) -> Callable[[Tensor], None]:
         return lambda h: seen.__setitem__(site, h)
 
-    with hooked(anatomy, reads=[(site, keep(site)) for site in sites]):
-        anatomy.base(input_ids=ids, use_cache=False)
+    with hooked(layout, reads=[(site, keep(site)) for site in sites]):
+        layout.base(**_inputs(layout, *SUMS))
     missing = [str(site) for site in sites if site not in seen]
     if missing:
-        raise _refuted(anatomy, f"{', '.join(missing[:4])} never ran")
+        raise _refuted(layout, f"{', '.join(missing[:4])} never ran")
     return seen
 
 
-def _prove_sums(anatomy: Anatomy, block: int, seen: dict[Site, Tensor]) -> None:
+def _prove_sums(layout: Layout, block: int, seen: dict[Site, Tensor]) -> None:
     def at(point: str, b: int = block) -> Tensor:
         return seen[Site(point, b)]  # type: ignore[arg-type]
 
     total = at("resid_pre") + at("attn_out") + at("mlp_out")
-    _same(anatomy, at("resid_post"), total, f"resid_post.{block} = resid_pre + attn_out + mlp_out")
-    if anatomy.family.mid_input is not None:
-        _same(anatomy, at("resid_mid"), at("resid_pre") + at("attn_out"), f"resid_mid.{block} = resid_pre + attn_out")
-    if block + 1 < anatomy.n_layers:
-        _same(anatomy, at("resid_pre", block + 1), at("resid_post"), f"resid_pre.{block + 1} = resid_post.{block}")
-    _prove_projection(anatomy, seen, Site("z", block), Site("attn_out", block))
-    if anatomy.family.down_proj is not None:
-        _prove_projection(anatomy, seen, Site("mlp_post", block), Site("mlp_out", block))
+    _same(layout, at("resid_post"), total, f"resid_post.{block} = resid_pre + attn_out + mlp_out")
+    if layout.family.mid_input is not None:
+        _same(layout, at("resid_mid"), at("resid_pre") + at("attn_out"), f"resid_mid.{block} = resid_pre + attn_out")
+    if block + 1 < layout.n_layers:
+        _same(layout, at("resid_pre", block + 1), at("resid_post"), f"resid_pre.{block + 1} = resid_post.{block}")
+    _prove_projection(layout, seen, Site("z", block), Site("attn_out", block))
+    if layout.family.down_proj is not None:
+        _prove_projection(layout, seen, Site("mlp_post", block), Site("mlp_out", block))
 
 
-def _prove_projection(anatomy: Anatomy, seen: dict[Site, Tensor], given: Site, added: Site) -> None:
+def _prove_widths(layout: Layout, seen: dict[Site, Tensor]) -> None:
+    """Heads and neurons are slices of these vectors: as many numbers must pass as the site claims."""
+    for site, h in seen.items():
+        if h.shape[-1] != layout.width(site):
+            raise _refuted(layout, f"{site} is {h.shape[-1]} wide where {layout.width(site)} are claimed")
+
+
+def _prove_projection(layout: Layout, seen: dict[Site, Tensor], given: Site, added: Site) -> None:
     """What is added is what the projection makes of its input, through the norm behind it in post-norm families."""
-    projection = anatomy.place(given).module
-    bias = getattr(projection, "bias", None)
-    want = seen[given].float() @ out_weight(projection).float()
-    want = want if bias is None else want + bias.float()
-    if anatomy.family.post_norm and want.shape == seen[added].shape:
-        want = anatomy.place(added).module(want.to(seen[added].dtype))
-    _same(anatomy, seen[added], want, f"{added} = {given} W + b")
+    want = _projected(layout.place(given).module, seen[given])
+    if layout.family.post_norm and want.shape == seen[added].shape:
+        want = layout.place(added).module(want.to(seen[added].dtype))
+    _same(layout, seen[added], want, f"{added} = {given} W + b")
 
 
-def _prove_writable(anatomy: Anatomy, ids: Tensor) -> None:
-    base = anatomy.model(input_ids=ids, use_cache=False).logits
-    block = anatomy.n_layers // 2
-    for point in readable_points(anatomy):
-        site = Site(point, None if point == "embed" else block)  # type: ignore[arg-type]
-        with hooked(anatomy, edits=[(site, lambda h: h + (1 + h.float().abs().mean()).to(h.dtype) * _pattern(h))]):
-            changed = anatomy.model(input_ids=ids, use_cache=False).logits
-        if torch.equal(base, changed):
-            raise _refuted(anatomy, f"writing at {site} does not change the logits")
+def _projected(projection: nn.Module, x: Tensor) -> Tensor:
+    """A layer that is not plain (packed, with an adapter) is asked itself: its matrix would be read off the same way,
+    one unit vector at a time."""
+    if not is_plain(projection):
+        return projection.forward(x)
+    wide = torch.promote_types(x.dtype, torch.float32)
+    y = x.to(wide) @ out_weight(projection).to(wide)
+    return y if projection.bias is None else y + projection.bias.to(wide)  # type: ignore[union-attr, operator]
+
+
+def _prove_writable(layout: Layout) -> None:
+    """One row of a pass for each point, and the same pass untouched. A router groups the tokens of all rows, so in
+    mixtures of experts a row may change with its neighbours: there each point has a pass of its own."""
+    points = readable_points(layout)
+    for group in [[point] for point in points] if layout.family.down_proj is None else [points]:
+        sites = [Site(p, None if p == "embed" else layout.n_layers // 2) for p in group]  # type: ignore[arg-type]
+        inputs = _inputs(layout, len(sites), WRITES)
+        base = layout.model(**inputs).logits
+        with hooked(layout, edits=[(site, _on_row(row)) for row, site in enumerate(sites)]):
+            changed = layout.model(**inputs).logits
+        for row, site in enumerate(sites):
+            if torch.equal(base[row], changed[row]):
+                raise _refuted(layout, f"writing at {site} does not change the logits")
+
+
+def _on_row(row: int) -> Callable[[Tensor], Tensor]:
+    def edit(h: Tensor) -> Tensor:
+        mine = torch.arange(h.shape[0], device=h.device)[:, None, None] == row
+        return torch.where(mine, h + (1 + h[row].float().abs().mean()).to(h.dtype) * _pattern(h), h)
+
+    return edit
 
 
 def _pattern(h: Tensor) -> Tensor:
@@ -103,17 +157,17 @@ def _pattern(h: Tensor) -> Tensor:
     return torch.linspace(-1, 1, h.shape[-1], device=h.device).to(h.dtype)
 
 
-def _same(anatomy: Anatomy, got: Tensor, want: Tensor, equation: str) -> None:
+def _same(layout: Layout, got: Tensor, want: Tensor, equation: str) -> None:
     if got.shape != want.shape:
-        raise _refuted(anatomy, f"{equation} compares {list(got.shape)} with {list(want.shape)}")
+        raise _refuted(layout, f"{equation} compares {list(got.shape)} with {list(want.shape)}")
     scale = want.abs().max().item()
     off = (got.float() - want.float()).abs().max().item()
     if not off <= TOLERANCE[got.dtype] * max(scale, 1e-6):
-        raise _refuted(anatomy, f"{equation} is off by {off:.3g} where values reach {scale:.3g}")
+        raise _refuted(layout, f"{equation} is off by {off:.3g} where values reach {scale:.3g}")
 
 
-def _refuted(anatomy: Anatomy, what: str) -> UnsupportedModel:
-    name = anatomy.text_config.model_type
+def _refuted(layout: Layout, what: str) -> UnsupportedModel:
+    name = layout.text_config.model_type
     return UnsupportedModel(
         f"the row of family '{name}' in steering/model/families.py is wrong for this model: {what}. Steering it would "
         f"act somewhere else than it says; correct the row"

@@ -24,8 +24,9 @@ from trimtab.steering.localisers.relp import RelP
 from trimtab.steering.localisers.retrieval import Retrieval
 from trimtab.steering.localisers.ships import Ships, angle
 from trimtab.steering.localisers.successor import _own_maps
-from trimtab.steering.model.anatomy import Anatomy, out_weight
+from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.attention import attending
+from trimtab.steering.model.projection import out_weight
 from trimtab.steering.model.site import Site
 from trimtab.steering.model.tokens import Role, Tokens
 from trimtab.steering.patching import Patch, activations, patched, whole_sites

@@ -12,7 +12,7 @@ from trimtab.steering.model.proof import prove
 
 
 def test_the_row_of_every_family_is_proved(tiny):
-    Anatomy.of(tiny).check_modules()
+    Anatomy.of(tiny).parts()
     prove(Anatomy.of(tiny))
 
 
@@ -56,7 +56,7 @@ def test_no_wrong_row_passes(tiny):
             continue
         try:
             wrong = Anatomy(tiny, row)
-            wrong.check_modules()
+            wrong.parts()
             prove(wrong)
         except UnsupportedModel as error:
             assert "families.py" in str(error), error
@@ -75,7 +75,7 @@ def test_sequential_taken_for_parallel_and_the_reverse(build_tiny):
 def test_a_path_that_leads_nowhere_is_named(tiny_llama):
     row = replace(Anatomy.of(tiny_llama).family, out_proj="self_attn.proj")
     with pytest.raises(UnsupportedModel, match="self_attn.proj.*families.py"):
-        Anatomy(tiny_llama, row).check_modules()
+        Anatomy(tiny_llama, row).parts()
 
 
 def test_an_unknown_family_is_told_how_to_add_its_row(tiny_llama):
