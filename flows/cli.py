@@ -15,7 +15,9 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from trimtab.flows.stopping import LINE, stop_on_signals, stopped_by
 from trimtab.tasks.errors import USER_ERRORS, did_you_mean
+from trimtab.tasks.processes import KILL, descendants, send
 
 USAGE_ERROR: Any = typer.BadParameter.__bases__[0]  # of the click that typer uses: its own copy or the package
 CLICK_ERROR: Any = USAGE_ERROR.__bases__[0]
@@ -194,13 +196,20 @@ def _say(text: str, code: int) -> int:
 
 
 def _interrupted() -> int:
-    return _say("interrupted: nothing half-written is visible; the same command goes on where it stopped", INTERRUPTED)
+    return INTERRUPTED if stopped_by() else _say(LINE, INTERRUPTED)  # the program has said it already
 
 
 def console() -> None:
     """The `trimtab` command: `main`, then an orderly end without interpreter finalisation, in which native threads of
     the storage library have been seen to abort a process that had already answered."""
-    code = main()
+    stop_on_signals()
+    try:
+        code = main()
+    finally:
+        number = stopped_by()
+        if number is not None:
+            send(KILL, descendants())
+            os._exit(128 + number)
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     sys.stdout.flush()

@@ -4,7 +4,9 @@ from collections.abc import Sequence
 
 from prefect import flow
 
+from trimtab.tasks.cancelling import stop_when_cancelled
 from trimtab.tasks.capture import capture_task
+from trimtab.tasks.processes import without_interrupts
 from trimtab.tasks.recipe import Recipe, load_recipe
 from trimtab.tasks.references import CaptureReference
 from trimtab.tasks.regions import CapturePlan, finish_task, plan_task, regions_task, shares_of
@@ -12,7 +14,7 @@ from trimtab.tasks.rounds import outcome
 from trimtab.tasks.runners import runner_of
 
 
-@flow(name="collect", flow_run_name="collect-{recipe}")
+@flow(name="collect", flow_run_name="collect-{recipe}", on_running=[stop_when_cancelled])
 def collect(
     recipe: str,
     home: str = ".trimtab",
@@ -48,4 +50,6 @@ def collect_round(
     recipe: Recipe, home: str, plan: CapturePlan, shares: Sequence[Sequence[int]]
 ) -> tuple[int, Exception | None]:
     """Every share once, in whatever workers the task runner has."""
-    return outcome([regions_task.submit(recipe, home, plan, share) for share in shares])
+    with without_interrupts():
+        futures = [regions_task.submit(recipe, home, plan, share) for share in shares]
+    return outcome(futures)

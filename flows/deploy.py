@@ -48,7 +48,12 @@ def deploy(recipe: str, name: str, home: str, cron: str | None = None, overrides
 def work() -> int:
     """Run deployed recipes until stopped."""
     command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process"]
-    return subprocess.call(command)
+    worker = subprocess.Popen(command)
+    try:
+        return worker.wait()
+    except KeyboardInterrupt:  # it was told to stop, too: it says so to the server first
+        worker.wait()
+        raise
 
 
 def _make_pool() -> None:

@@ -2,6 +2,7 @@
 
 from prefect import flow
 
+from trimtab.tasks.cancelling import stop_when_cancelled
 from trimtab.tasks.capture import capture_task
 from trimtab.tasks.fit import fit_task
 from trimtab.tasks.recipe import load_recipe
@@ -9,7 +10,7 @@ from trimtab.tasks.references import Reference
 from trimtab.tasks.validate import validate_task
 
 
-@flow(name="validate", flow_run_name="validate-{recipe}")
+@flow(name="validate", flow_run_name="validate-{recipe}", on_running=[stop_when_cancelled])
 def validate(recipe: str, home: str = ".trimtab", overrides: list[str] | None = None) -> Reference:
     """Judge a recipe's vectors beside their placebos at the recipe's KL budget."""
     asked = load_recipe(recipe, overrides or [])

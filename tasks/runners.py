@@ -8,6 +8,7 @@ from typing import Any
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
 
 from trimtab.tasks.errors import RecipeError
+from trimtab.tasks.processes import end_with_parent
 
 RUNNERS = ("threads", "processes", "dask", "ray")
 DASK_ADDRESS, RAY_ADDRESS = "TRIMTAB_DASK_ADDRESS", "TRIMTAB_RAY_ADDRESS"
@@ -22,7 +23,7 @@ def runner_of(name: str, workers: int) -> TaskRunner:
     if name == "threads":
         return ThreadPoolTaskRunner(max_workers=workers)
     if name == "processes":
-        return ProcessPoolTaskRunner(max_workers=workers)
+        return ProcessPoolTaskRunner(max_workers=workers, initializer=end_with_parent)
     if name == "dask":
         return _imported("prefect_dask", "DaskTaskRunner", "dask")(**_dask(workers))
     if name == "ray":

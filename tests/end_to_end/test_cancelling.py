@@ -1,0 +1,42 @@
+"""A run that is cancelled on the server stops, whoever started it, and publishes nothing."""
+
+import importlib
+import time
+from pathlib import Path
+
+import pytest
+from prefect import Flow, flow
+from prefect.client.orchestration import get_client
+from prefect.context import FlowRunContext
+from prefect.states import Cancelling
+
+from trimtab import flows
+from trimtab.tasks import cancelling
+
+
+@pytest.mark.prefect
+def test_a_cancelled_run_stops(monkeypatch):
+    monkeypatch.setattr(cancelling, "EVERY", 0.1)
+    published = []
+
+    @flow(on_running=[cancelling.stop_when_cancelled])
+    def job():
+        with get_client(sync_client=True) as client:
+            client.set_flow_run_state(FlowRunContext.get().flow_run.id, Cancelling())
+        for _ in range(200):  # work
+            time.sleep(0.05)
+        published.append("a plan of a cancelled run")
+
+    with pytest.raises(KeyboardInterrupt):
+        job()
+    assert not published
+
+
+def test_every_flow_listens():
+    modules = [path.stem for path in Path(flows.__path__[0]).glob("*.py")]
+    everything = [
+        thing for name in modules for thing in vars(importlib.import_module(f"trimtab.flows.{name}")).values()
+    ]
+    jobs = [thing for thing in everything if isinstance(thing, Flow) and thing.name != "collect-round"]
+    assert len(jobs) >= 9
+    assert all(cancelling.stop_when_cancelled in (job.on_running_hooks or []) for job in jobs)
