@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from prefect import flow
 
-from trimtab.tasks.command import recipe_command
 from trimtab.tasks.cancelling import stop_when_cancelled
+from trimtab.tasks.command import recipe_command
 from trimtab.tasks.condition import condition_task
 from trimtab.tasks.condition_recipe import ConditionRecipe
 from trimtab.tasks.condition_report import condition_report_task

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from prefect import flow
 
 from trimtab.tasks.ablate import AblateSettings, ablate_task
-from trimtab.tasks.command import command, recipe_command
 from trimtab.tasks.cancelling import stop_when_cancelled
+from trimtab.tasks.command import command, recipe_command
 from trimtab.tasks.head_plan import HeadPlanSettings, head_plan_task
 from trimtab.tasks.head_recipe import load_head_recipe
 from trimtab.tasks.head_report import head_report_task
