@@ -80,6 +80,7 @@ class Search:
 
     def __call__(self, sets: Sequence[Candidates], progress: Progress) -> list[Choice]:
         """The choice from each set of candidates. All are screened together, and measured on the same pairs."""
+        progress("search", 0, len(sets))
         forecasts, probe = self._screened(sets), Probe(self.scorer, self.pairs[: self.settings.pairs])
         base, found = probe(None)[1], []
         for done, (candidates, known) in enumerate(zip(sets, forecasts, strict=True)):
