@@ -119,7 +119,15 @@ def read_rows(
         found = read_jsonl(path, name)
     if columns is None:
         return found
-    return ((number, {key: row[own] for key, own in columns.items() if own in row}) for number, row in found)
+    return ((number, _under_our_keys(row, columns, f"{name or path}:{number}")) for number, row in found)
+
+
+def _under_our_keys(row: Mapping[str, Any], columns: Mapping[str, str], where: str) -> dict[str, Any]:
+    """A column that a row lacks is a mistake, as it is in Parquet: left out, a misspelt prompt would be no prompt."""
+    for own in columns.values():
+        if own not in row:
+            raise DataError(f"{where}: data.columns names '{own}', which the row does not have{did_you_mean(own, row)}")
+    return {key: row[own] for key, own in columns.items()}
 
 
 def read_jsonl(path: Path, name: str | None = None) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -6,12 +6,14 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from trimtab.tasks.data_files import (
     SPLITS,
     ClassRow,
     PairRow,
     Prompt,
+    canonical,
     check_keys,
     each_class,
     each_pair,
@@ -25,6 +27,7 @@ from trimtab.tasks.files import packaged
 from trimtab.tasks.recipe_models import Data, DataFile, JudgeSpec
 
 MIN_PER_SPLIT = 2
+WORD = 16  # characters of one word that is surely several tokens (scripts without spaces write whole sentences so)
 ONLY_PROMPT = ("prompt", "last")
 
 
@@ -117,22 +120,28 @@ class KnownQuestion:
 def neutral_texts(judge: JudgeSpec) -> tuple[str, ...]:
     """Text that has nothing to do with the behaviour: `{text}` per line. Raises DataError."""
     path = _file(judge.neutral, "neutral.jsonl")
-    found = []
-    for number, given in read_jsonl(path):
-        where = f"{path}:{number}"
-        check_keys(given, ("text",), (), where)
-        found.append(text_of(given, "text", where))
-    return _enough(found, path)
+    rows = [(where, text_of(given, "text", where)) for where, given in _checked(path, ("text",))]
+    for where, text in rows:
+        if len(text.split()) < 2 and len(text) < WORD:
+            raise DataError(
+                f"{where}: the neutral text '{text}' is one word: every token but the first is predicted, so it may "
+                f"predict nothing; give whole sentences"
+            )
+    return _enough([text for _, text in rows], path)
 
 
 def capability_items(judge: JudgeSpec) -> tuple[Item, ...]:
     """`{question, correct, incorrect}` per line. Raises DataError."""
     path = _file(judge.capability, "capability.jsonl")
     found, keys = [], ("question", "correct", "incorrect")
-    for number, given in read_jsonl(path):
-        where = f"{path}:{number}"
-        check_keys(given, keys, (), where)
-        found.append(Item(*(text_of(given, key, where) for key in keys)))
+    for where, given in _checked(path, keys):
+        item = Item(*(text_of(given, key, where) for key in keys))
+        if item.correct == item.incorrect:
+            raise DataError(
+                f"{where}: correct and incorrect are the same text, which is right half of the time whatever the "
+                f"model; change one"
+            )
+        found.append(item)
     return _enough(found, path)
 
 
@@ -140,12 +149,9 @@ def known_questions(judge: JudgeSpec) -> tuple[KnownQuestion, ...]:
     """`{question, answer}` per line; none when the recipe names no file. Raises DataError."""
     if judge.questions is None:
         return ()
-    path, found, keys = _unchanged(judge.questions), [], ("question", "answer")
-    for number, given in read_jsonl(path):
-        where = f"{path}:{number}"
-        check_keys(given, keys, (), where)
-        found.append(KnownQuestion(*(text_of(given, key, where) for key in keys)))
-    return _enough(found, path)
+    path, keys = _unchanged(judge.questions), ("question", "answer")
+    rows = [KnownQuestion(*(text_of(given, key, where) for key in keys)) for where, given in _checked(path, keys)]
+    return _enough(rows, path)
 
 
 def read_lexicon(file: DataFile) -> dict[str, tuple[str, ...]]:
@@ -160,7 +166,14 @@ def read_lexicon(file: DataFile) -> dict[str, tuple[str, ...]]:
     if not isinstance(given, dict):
         raise DataError(f'{path}: a lexicon is {{"positive": [words], "negative": [words]}}')
     check_keys(given, ("positive",), ("negative",), str(path))
-    return {key: _words(given[key], key, path) if key in given else () for key in ("positive", "negative")}
+    lists = {key: _words(given[key], key, path) if key in given else () for key in ("positive", "negative")}
+    both = sorted({word.lower() for word in lists["positive"]} & {word.lower() for word in lists["negative"]})
+    if both:
+        raise DataError(
+            f"{path}: '{both[0]}' is a positive and a negative word, so it counts for nothing "
+            f"({len(both)} such words); keep it on one side"
+        )
+    return lists
 
 
 def function_words() -> dict[str, list[str]]:
@@ -177,6 +190,18 @@ def check_judge(judge: JudgeSpec) -> None:
     known_questions(judge)
     if judge.behaviour is not None and judge.behaviour.lexicon is not None:
         read_lexicon(judge.behaviour.lexicon)
+
+
+def _checked(path: Path, keys: tuple[str, ...]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(`file:line`, row) of a judge's file. Raises DataError for other keys, and for a row that came before."""
+    lines: dict[str, int] = {}
+    for number, given in read_jsonl(path):
+        where = f"{path}:{number}"
+        check_keys(given, keys, (), where)
+        before = lines.setdefault(canonical(given), number)
+        if before != number:
+            raise DataError(f"{where}: the same row as line {before}; a repeated row counts twice, remove it")
+        yield where, given
 
 
 def _pair_examples(data: Data, number: int, row: PairRow) -> Iterator[Example]:

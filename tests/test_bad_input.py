@@ -316,6 +316,44 @@ def test_a_prompt_of_spaces(refused):
     refused(["steer", "demo", "  "], "PROMPT: is empty")
 
 
+# file -> (where the recipe names it, its rows, what the message must say)
+JUDGED = {
+    "neutral text of one token": ("neutral: f", [{"text": "Some text."}, {"text": "Hello"}], "'Hello' is one word"),
+    "neutral text twice": ("neutral: f", [{"text": "Some text."}] * 2, "f:2: the same row as line 1"),
+    "right and wrong the same": (
+        "capability: f",
+        [
+            {"question": "2 + 2?", "correct": "4", "incorrect": "5"},
+            {"question": "1?", "correct": "1", "incorrect": "1"},
+        ],
+        "f:2: correct and incorrect are the same text",
+    ),
+    "question twice": ("questions: f", [{"question": "2 + 2?", "answer": "4"}] * 2, "f:2: the same row as line 1"),
+    "word on both sides": (
+        "behaviour: {metric: lexicon, lexicon: f}",
+        [{"positive": ["glad", "sunny"], "negative": ["grim", "Glad"]}],
+        "'glad' is a positive and a negative word",
+    ),
+}
+
+
+def test_a_judge_s_file_that_says_nothing_is_refused(place, refused):
+    for named, rows, says in JUDGED.values():
+        (place / "f").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        (place / "bad.yaml").write_text(GOOD + f"judge: {{{named}}}\n")
+        refused(["run", "bad.yaml", "--dry-run"], says)
+
+
+def test_a_column_that_no_row_has_is_refused(place, refused):
+    """In JSONL as in Parquet: a misspelt prompt was no prompt, and pairs without one were fitted."""
+    rows = [{"question": row["prompt"], "good": row["positive"], "bad": row["negative"]} for row in PAIRS]
+    (place / "theirs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    columns = "{prompt: qestion, positive: good, negative: bad}"
+    (place / "bad.yaml").write_text(GOOD.replace("pairs.jsonl", f"theirs.jsonl\n  columns: {columns}"))
+    says = "theirs.jsonl:1: data.columns names 'qestion', which the row does not have; did you mean 'question'?"
+    refused(["run", "bad.yaml", "--dry-run"], says)
+
+
 def test_a_lexicon_that_is_none(place, refused):
     (place / "words.json").write_text('{"positive": "happy"}')
     (place / "bad.yaml").write_text(GOOD + "judge: {behaviour: {metric: lexicon, lexicon: words.json}}\n")
