@@ -16,6 +16,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from trimtab.flows.stopping import LINE, stop_on_signals, stopped_by
+from trimtab.tasks.address import checked_address
 from trimtab.tasks.errors import USER_ERRORS, did_you_mean
 from trimtab.tasks.processes import KILL, descendants, send
 
@@ -123,7 +124,7 @@ def trimtab(
     """Collect activations, fit steering vectors, say what they cost, publish, steer."""
     if home is not None and not home.strip():
         raise typer.BadParameter("it is empty; name a folder or s3://bucket/prefix", ctx, param_hint="--home")
-    ctx.obj = home
+    ctx.obj = None if home is None else checked_address(home)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

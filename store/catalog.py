@@ -7,17 +7,19 @@ On disk one Icechunk repository:
     /keys/<sha256 of key>          a stage key whose content was published before under another key
     /deleted/<name>/<version>      who deleted a version, and when; its number is never given again
 
-A version's number is the path of a new node. Two publishers who take the same number meet in Icechunk's
-conflict detection, and the second takes the next one. Nothing is ever overwritten.
+A version's number is the path of a new node. Of two who publish, promote or delete at once, the second to commit looks
+everything up again in what the first left, so every alias and every parent names a version that is there. Nothing is
+ever overwritten.
 """
 
 import getpass
 import os
+import random
 import socket
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from hashlib import sha256
 from typing import TypeVar
 
 import icechunk
@@ -26,40 +28,42 @@ import numpy as np
 from trimtab.store import nodes
 from trimtab.store.activations import ActivationStore
 from trimtab.store.artifact import Artifact, Content, Parent, libraries, seal
+from trimtab.store.branch import restore_branch
 from trimtab.store.captures import Captures
 from trimtab.store.digests import JSON, frozen_json, plain
-from trimtab.store.errors import Conflict, NotFound, nearest
+from trimtab.store.errors import Conflict, Corrupt
 from trimtab.store.location import BRANCH, Location, readable, sound
-from trimtab.store.payload import Entry, LazyArrays, pack
-from trimtab.store.refs import CAPTURE, LATEST, Ref, check_alias, check_name
+from trimtab.store.moves import Move
+from trimtab.store.payload import Entry, pack
+from trimtab.store.refs import check_alias, check_name
+from trimtab.store.view import Survey, View, known_name
 
 TRIES = 200
+PAUSE = 0.02  # seconds, at most, after the first lost race; ten times that after the tenth
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Move:
-    """One recorded move of an alias. before: the version it named, or None. when: ISO time, UTC."""
-
-    alias: str
-    before: int | None
-    after: int
-    who: str
-    when: str
-
-
-@dataclass(frozen=True)
 class _Draft:
-    """All of a record but its number."""
+    """What a publisher gave. parents: references, which mean what they mean when the version is committed."""
 
     name: str
-    content: Content
+    kind: str
+    header: dict[str, JSON]
+    entries: dict[str, Entry]
     payload: np.ndarray
+    parents: Sequence[str]
+    recipe: JSON
     metrics: JSON
     key: str | None
 
-    def record(self, version: int) -> dict[str, JSON]:
-        content = self.content
+    def content(self, view: View) -> Content:
+        """What the digest covers. Raises NotFound and Corrupt for a parent."""
+        parents = (view.get(ref) for ref in self.parents)
+        pinned = tuple(Parent(parent.ref, parent.digest) for parent in parents)
+        return Content(self.kind, self.header, self.entries, pinned, self.recipe)
+
+    def record(self, content: Content, version: int) -> dict[str, JSON]:
         record: dict[str, JSON] = {
             "name": self.name,
             "version": version,
@@ -86,7 +90,7 @@ class Catalog:
     def __init__(self, url: str | os.PathLike[str] | Location) -> None:
         self.location = Location.parse(url)
         self._opened: icechunk.Repository | None = None
-        self._records: dict[tuple[str, int], dict] = {}  # versions never change, so they are read once
+        self._records: dict[tuple[str, int], dict[str, JSON]] = {}  # versions never change, so they are read once
 
     def __repr__(self) -> str:
         return f"Catalog({self.location.url!r})"
@@ -112,12 +116,23 @@ class Catalog:
         parents: "name@3", "name@alias" or "capture:<digest>"; they must exist, and are stored pinned.
         Raises Invalid (name, header, arrays), NotFound (a parent), Conflict after 200 lost races.
         """
-        check_name(name)
         entries, payload = pack(arrays)
-        pinned = tuple(Parent(a.ref, a.digest) for a in map(self.get, parents))
-        content = Content(kind, frozen_json(header, f"the header of {name}"), entries, pinned, plain(recipe, "recipe"))
-        draft = _Draft(name, content, payload, plain(metrics, "metrics"), key)
-        return self.get(f"{name}@{self._retry(f'publish {name}', lambda session: self._add(session, draft))}")
+        draft = _Draft(
+            check_name(name),
+            kind,
+            frozen_json(header, f"the header of {name}"),
+            entries,
+            payload,
+            tuple(map(str, parents)),
+            plain(recipe, "recipe"),
+            plain(metrics, "metrics"),
+            key,
+        )
+        view = self.view()
+        for parent in draft.parents:  # before a first publish makes a catalog
+            view.get(parent)
+        version, view = self._transact(f"publish {name}", lambda session, view: _add(session, view, draft))
+        return view.artifact(name, version)
 
     def publish_capture(
         self, name: str, store: ActivationStore, metrics: JSON = None, key: str | None = None
@@ -129,33 +144,27 @@ class Catalog:
         header = Captures.beside(self.location).record(store)
         return self.publish(name, "capture", {}, header, metrics=metrics, key=key)
 
-    def _add(self, session: icechunk.Session, draft: _Draft) -> int:
-        versions = nodes.numbers(session, f"artifacts/{draft.name}")
-        digest = draft.content.digest
-        for record in self._some(session, [(draft.name, version) for version in versions]):
-            if record["digest"] == digest:
-                _note_key(session, draft.key, record)
-                return record["version"]
-        gone = nodes.numbers(session, f"deleted/{draft.name}")
-        version = max([*versions, *gone], default=0) + 1
-        nodes.add_array(session, f"artifacts/{draft.name}/{version}", draft.record(version), draft.payload)
-        return version
+    def _transact(self, what: str, act: Callable[[icechunk.Session, View], T]) -> tuple[T, View]:
+        """What `act` returned, and a view of what it committed.
 
-    def _retry(self, what: str, act: Callable[[icechunk.Session], T]) -> T:
-        """Run `act` in a session at the tip and commit what it changed, until nobody was in the way."""
+        It runs in a session at the tip, and again in a new one whenever somebody else committed before it could:
+        nothing that it looked up is ever out of date when it is committed.
+        """
         repository = self._repository(create=True)
         assert repository is not None
-        for _ in range(TRIES):
+        for attempt in range(TRIES):
             with self.location.lock():
                 session = sound(repository.writable_session(BRANCH))
-                result = act(session)
+                view = self._seen(session)
+                result = act(session, view)
                 if not session.has_uncommitted_changes:
-                    return result
+                    return result, view
                 try:
-                    self.location.commit(session, what)
-                    return result
+                    self.location.commit(session, what, rebase=False)
+                    return result, self._seen(session)
                 except Conflict:
-                    continue
+                    pass
+            time.sleep(random.uniform(0, PAUSE * min(attempt + 1, 10)))
         raise Conflict(f"{self.location.url}: {what} lost {TRIES} races in a row; use fewer publishers at once.")
 
     # ---- reading
@@ -163,74 +172,41 @@ class Catalog:
     def get(self, ref: str) -> Artifact:
         """The artifact of "name", "name@3", "name@latest", "name@<alias>" or "capture:<digest>".
 
-        Raises NotFound, naming what there is instead.
+        Raises NotFound, naming what there is instead, and Corrupt when its record is not what was published.
         """
-        if str(ref).startswith(CAPTURE):
-            return self._capture(str(ref).removeprefix(CAPTURE))
-        asked = Ref.parse(ref)
-        session = self._session()
-        versions = nodes.numbers(session, f"artifacts/{asked.name}") if session else []
-        if session is None or not versions:
-            raise NotFound(f"{self.location.url} has no {asked.name!r}: {nearest(asked.name, self.names())}")
-        version = self._version(session, asked, versions)
-        if version not in versions:
-            raise NotFound(f"{asked.name} has versions {_span(versions)}; there is no {asked}.")
-        return self._artifact(session, asked.name, version)
-
-    def _version(self, session: icechunk.Session, asked: Ref, versions: Sequence[int]) -> int:
-        if asked.selector == LATEST:
-            return max(versions)
-        if asked.number is not None:
-            return asked.number
-        aliases = _aliases(_moves(session, asked.name))
-        if asked.selector not in aliases:
-            raise NotFound(f"{asked.name} has no alias {asked.selector!r}: {nearest(asked.selector, aliases)}")
-        return aliases[asked.selector]
-
-    def _capture(self, digest: str) -> Artifact:
-        for artifact in reversed(self.list("capture")):
-            if artifact.header.get("digest") == digest or artifact.digest == digest:
-                return artifact
-        raise NotFound(f"{self.location.url} has no capture with digest {digest!r}; register it first.")
+        return self.view().get(ref)
 
     def find(self, key: str) -> Artifact | None:
         """The newest artifact published with this stage key, or None."""
-        session = self._session()
-        if session is None:
-            return None
-        found = [record for record in self._all(session) if record["key"] == key]
-        if found:
-            newest = max(found, key=lambda record: (record["created"], record["version"]))
-            return self._artifact(session, newest["name"], newest["version"])
-        noted = nodes.attributes(session, _key_path(key))
-        try:
-            return None if noted is None else self.get(noted["ref"])
-        except NotFound:  # what the key gave was deleted
-            return None
+        return self.view().find(key)
 
     def names(self) -> list[str]:
         """Every name, sorted."""
-        session = self._session()
-        if session is None:
-            return []
-        return sorted(name for name, found in nodes.numbers_below(session, "artifacts").items() if found)
+        return self.view().names()
 
     def versions(self, name: str) -> list[int]:
         """The version numbers of a name, ascending. Raises NotFound for an unknown name."""
-        session = self._session()
-        versions = nodes.numbers(session, f"artifacts/{check_name(name)}") if session else []
-        if not versions:
-            raise NotFound(f"{self.location.url} has no {name!r}: {nearest(name, self.names())}")
-        return sorted(versions)
+        view = self.view()
+        return view.versions(known_name(view, name))
 
     def list(self, kind: str | None = None) -> Sequence[Artifact]:
-        """Every version of every name (of one kind), oldest first. Arrays are not read."""
-        session = self._session()
-        if session is None:
-            return []
-        records = [record for record in self._all(session) if kind in (None, record["kind"])]
-        records.sort(key=lambda record: (record["created"], record["name"], record["version"]))
-        return [self._artifact(session, record["name"], record["version"]) for record in records]
+        """Every version of every name (of one kind), oldest first. Arrays are not read.
+
+        Raises Corrupt when the record of any version is not what was published: what is missing in a list would be
+        taken for what is not there. `survey` tells the two apart.
+        """
+        survey = self.survey(kind)
+        if survey.records_damaged:
+            first = survey.records_damaged[0]
+            raise Corrupt(
+                f"{self.location.url} has {len(survey.records_damaged)} damaged records; the first is {first.ref}: "
+                f"{first.wrong}"
+            )
+        return survey.artifacts
+
+    def survey(self, kind: str | None = None) -> Survey:
+        """Every version (of one kind), every alias, and everything damaged."""
+        return self.view().survey(kind)
 
     # ---- aliases
 
@@ -240,60 +216,63 @@ class Catalog:
         Raises NotFound (ref), Invalid (alias).
         """
         check_alias(alias)
-        artifact = self.get(ref)
-        name, by = artifact.name, who or _who()
+        self.get(ref)
+        by, when = who or _who(), _now()
 
-        def move(session: icechunk.Session) -> Move:
-            moves = _moves(session, name)
-            made = Move(alias, _aliases(moves).get(alias), artifact.version, by, _now())
-            record = {"alias": alias, "from": made.before, "to": made.after, "who": by, "when": made.when}
-            nodes.add_group(session, f"moves/{name}/{len(moves) + 1}", record)
+        def move(session: icechunk.Session, view: View) -> Move:
+            artifact = view.get(ref)
+            history = view.history(artifact.name)
+            done = [m for m in history.sound if (m.alias, m.who, m.when) == (alias, by, when)]
+            if done:  # this very move: its commit was made, but the answer was lost
+                return done[0]
+            made = Move(alias, history.aliases.get(alias), artifact.version, by, when)
+            record = {"alias": alias, "from": made.before, "to": made.after, "who": by, "when": when}
+            nodes.add_group(session, f"moves/{artifact.name}/{view.last_move(artifact.name) + 1}", record)
             return made
 
-        return self._retry(f"promote {artifact.ref} to {alias}", move)
+        return self._transact(f"promote {ref} to {alias}", move)[0]
 
     def aliases(self, name: str) -> dict[str, int]:
         """alias -> version. Raises NotFound for an unknown name."""
-        return _aliases(self.history(name))
+        view = self.view()
+        return view.history(known_name(view, name)).aliases
 
     def history(self, name: str) -> Sequence[Move]:
         """Every move of every alias of a name, oldest first. Raises NotFound for an unknown name."""
-        self.versions(name)
-        session = self._session()
-        return _moves(session, name) if session else []
+        view = self.view()
+        return view.history(known_name(view, name)).sound
 
     # ---- deleting
 
     def delete(self, ref: str, who: str | None = None) -> Artifact:
         """Take a version out of the catalog; returns what it was. Its number is not used again.
 
+        A damaged record can be deleted, too: what is returned then is of kind "damaged" and empty.
         Raises NotFound, and Conflict naming what still needs it: products made from it, or aliases.
         """
-        artifact = self.get(ref)
-        path = f"{artifact.name}/{artifact.version}"
+        view = self.view()
+        name, version = view.resolve(ref)
+        gone = _whatever(view, name, version)
+        path, mark = f"{name}/{version}", {"who": who or _who(), "when": _now()}
 
-        def remove(session: icechunk.Session) -> None:
-            self._refuse_needed(session, artifact)
+        def remove(session: icechunk.Session, view: View) -> None:
+            if (view.tombstone(name, version) or {}).items() >= mark.items():
+                return  # this very deletion: its commit was made, but the answer was lost
+            view.resolve(f"{name}@{version}")
+            if needing := view.needing(name, version):
+                needed = ", ".join(needing[:8])
+                raise Conflict(f"{gone.ref} cannot be deleted, {needed} still needs it; delete or move that first.")
             nodes.remove(session, f"artifacts/{path}")
-            nodes.add_group(
-                session, f"deleted/{path}", {"digest": artifact.digest, "who": who or _who(), "when": _now()}
-            )
+            nodes.add_group(session, f"deleted/{path}", {"digest": gone.digest, **mark})
 
-        self._retry(f"delete {artifact.ref}", remove)
-        self._records.pop((artifact.name, artifact.version), None)
-        return artifact
+        self._transact(f"delete {gone.ref}", remove)
+        return gone
 
-    def _refuse_needed(self, session: icechunk.Session, artifact: Artifact) -> None:
-        made = [
-            f"{record['name']}@{record['version']}"
-            for record in self._all(session)
-            if any(parent["ref"] == artifact.ref for parent in record["parents"])
-        ]
-        aliases = _aliases(_moves(session, artifact.name))
-        named = [f"{artifact.name}@{alias}" for alias, version in aliases.items() if version == artifact.version]
-        if made or named:
-            needed = ", ".join(sorted(made + named)[:8])
-            raise Conflict(f"{artifact.ref} cannot be deleted, {needed} still needs it; delete or move that first.")
+    def restore_branch(self) -> str:
+        """Find a local catalog again that lost `refs/branch.main/ref.json`: returns the snapshot it now shows, the
+        newest. Raises Corrupt when it cannot be proved to be the last one, and Invalid when nothing was lost."""
+        self._opened = None
+        return restore_branch(self.location)
 
     # ---- how
 
@@ -302,73 +281,46 @@ class Catalog:
             self._opened = self.location.repository(create=create)
         return self._opened
 
-    def _session(self) -> icechunk.Session | None:
-        """A reading session at the tip, or None while nothing was ever published."""
+    def view(self) -> View:
+        """What there is now: all that is looked up in it is about one moment. Raises Corrupt."""
         repository = self._repository()
         if repository is None:
-            return None
-        with readable(f"the catalog at {self.location.url}"):
-            return sound(repository.readonly_session(BRANCH))
+            return self._seen(None)
+        try:
+            with readable(f"the catalog at {self.location.url}"):
+                return self._seen(sound(repository.readonly_session(BRANCH)))
+        except Corrupt:
+            self._opened = None  # it may have been removed or restored: look again next time
+            raise
 
-    def _all(self, session: icechunk.Session) -> Sequence[dict]:
-        found = nodes.numbers_below(session, "artifacts")
-        return self._some(session, [(name, version) for name in found for version in found[name]])
-
-    def _some(self, session: icechunk.Session, wanted: Sequence[tuple[str, int]]) -> Sequence[dict]:
-        """Records, read at once where they are not known yet. Raises NotFound."""
-        missing = [pair for pair in wanted if pair not in self._records]
-        found = nodes.attributes_of(session, [f"artifacts/{name}/{version}" for name, version in missing])
-        for (name, version), record in zip(missing, found, strict=True):
-            if record is None:
-                raise NotFound(f"{name}@{version} is not in {self.location.url}.")
-            self._records[name, version] = record
-        return [self._records[pair] for pair in wanted]
-
-    def _record(self, session: icechunk.Session, name: str, version: int) -> dict:
-        return self._some(session, [(name, version)])[0]
-
-    def _artifact(self, session: icechunk.Session, name: str, version: int) -> Artifact:
-        record = self._record(session, name, version)
-        entries = {label: Entry.from_json(entry) for label, entry in record["arrays"].items()}
-        return Artifact(
-            name=name,
-            version=version,
-            kind=record["kind"],
-            digest=record["digest"],
-            created=record["created"],
-            arrays=LazyArrays(entries, lambda: nodes.open_payload(session, f"artifacts/{name}/{version}")),
-            header=plain(record["header"]),
-            parents=tuple(Parent(**parent) for parent in record["parents"]),
-            recipe=plain(record["recipe"]),
-            metrics=plain(record["metrics"]),
-            libraries=dict(record["libraries"]),
-            key=record["key"],
-        )
+    def _seen(self, session: icechunk.Session | None) -> View:
+        return View(self.location.url, session, self._records)
 
 
-def _moves(session: icechunk.Session, name: str) -> list[Move]:
-    paths = [f"moves/{name}/{number}" for number in nodes.numbers(session, f"moves/{name}")]
-    records = [record or {} for record in nodes.attributes_of(session, paths)]
-    return [Move(r["alias"], r["from"], r["to"], r["who"], r["when"]) for r in records]
+def _add(session: icechunk.Session, view: View, draft: _Draft) -> int:
+    """The version of `draft`: a new one, unless the name has this content already."""
+    content = draft.content(view)
+    same = view.with_digest(draft.name, content.digest)
+    if same is not None:
+        _note_key(session, view, draft.key, same)
+        return same.version
+    version = view.last_number(draft.name) + 1
+    nodes.add_array(session, f"artifacts/{draft.name}/{version}", draft.record(content, version), draft.payload)
+    return version
 
 
-def _aliases(moves: Sequence[Move]) -> dict[str, int]:
-    return {move.alias: move.after for move in moves}
+def _note_key(session: icechunk.Session, view: View, key: str | None, artifact: Artifact) -> None:
+    """Remember that this key, too, gives the content of `artifact`, or the stage would run again and again."""
+    if key is not None and key != artifact.key and view.attributes(nodes.key_path(key)) is None:
+        nodes.add_group(session, nodes.key_path(key), {"key": key, "ref": artifact.ref})
 
 
-def _note_key(session: icechunk.Session, key: str | None, record: Mapping[str, JSON]) -> None:
-    """Remember that this key, too, gives the content of `record`, or the stage would run again and again."""
-    if key is None or key == record["key"] or nodes.attributes(session, _key_path(key)) is not None:
-        return
-    nodes.add_group(session, _key_path(key), {"key": key, "ref": f"{record['name']}@{record['version']}"})
-
-
-def _key_path(key: str) -> str:
-    return f"keys/{sha256(key.encode()).hexdigest()}"
-
-
-def _span(versions: Sequence[int]) -> str:
-    return f"{min(versions)}..{max(versions)}" if len(versions) > 1 else f"only {versions[0]}"
+def _whatever(view: View, name: str, version: int) -> Artifact:
+    """A version, or an empty one of kind "damaged" when its record cannot be used."""
+    try:
+        return view.artifact(name, version)
+    except Corrupt:
+        return Artifact(name, version, "damaged", "", "", {}, {}, (), None, None, {}, None)
 
 
 def _now() -> str:

@@ -31,6 +31,10 @@ class Corrupt(StoreError):
     """Bytes on disk that are not what was written."""
 
 
+class ClockSkew(StoreError):
+    """This machine's clock is too far from another's, or from the storage's."""
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """The tail of a 'not found' message: the closest known words, or all of a few, or nothing at all."""
     known = sorted(known)

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from trimtab.store.artifact import Artifact, Parent
 from trimtab.store.catalog import Catalog
 from trimtab.store.digests import JSON, json_digest
-from trimtab.store.errors import NotFound
+from trimtab.store.errors import Corrupt, NotFound
+from trimtab.store.view import View
 
 SOURCES = ("model", "tokenizer", "template", "prompts", "data")
 
@@ -34,28 +35,32 @@ class Node:
 def lineage(catalog: Catalog, ref: str) -> Node:
     """The tree of everything `ref` was made from. Raises NotFound for an unknown ref.
 
-    A parent that is gone, or no longer has the digest it had, is a node whose note says so.
+    A parent that is gone, damaged, its own ancestor, or no longer has the digest it had, is a node whose note says so.
     """
-    return _node(catalog, catalog.get(ref), {})
+    view = catalog.view()
+    return _node(view, view.get(ref), {})
 
 
-def _node(catalog: Catalog, artifact: Artifact, seen: dict[str, Node]) -> Node:
+def _node(view: View, artifact: Artifact, seen: dict[str, Node]) -> Node:
     if artifact.ref not in seen:
-        children = [_parent(catalog, parent, seen) for parent in artifact.parents]
+        seen[artifact.ref] = Node(artifact.ref, artifact.kind, artifact.digest, "is its own ancestor: this was forged")
+        children = [_parent(view, parent, seen) for parent in dict.fromkeys(artifact.parents)]
         children += _sources(artifact) if artifact.kind == "capture" else []
         note = str(artifact.header.get("location", "")) if artifact.kind == "capture" else artifact.created
         seen[artifact.ref] = Node(artifact.ref, artifact.kind, artifact.digest, note, tuple(children))
     return seen[artifact.ref]
 
 
-def _parent(catalog: Catalog, parent: Parent, seen: dict[str, Node]) -> Node:
+def _parent(view: View, parent: Parent, seen: dict[str, Node]) -> Node:
     try:
-        artifact = catalog.get(parent.ref)
+        artifact = view.get(parent.ref)
     except NotFound:
         return Node(parent.ref, "missing", parent.digest, "is not in the catalog any more")
+    except Corrupt as error:
+        return Node(parent.ref, "damaged", parent.digest, str(error))
     if artifact.digest != parent.digest:
         return Node(parent.ref, artifact.kind, parent.digest, f"has digest {artifact.digest[:12]} now: it was changed")
-    return _node(catalog, artifact, seen)
+    return _node(view, artifact, seen)
 
 
 def _sources(artifact: Artifact) -> list[Node]:

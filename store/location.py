@@ -14,24 +14,27 @@ import functools
 import os
 import shutil
 import threading
+import time
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 import icechunk
 from filelock import FileLock
 from zarr.core.sync import sync
 
+from trimtab.store.clocks import in_order
 from trimtab.store.digests import JSON
 from trimtab.store.errors import Conflict, Corrupt, Invalid, NotFound, StoreError
+from trimtab.store.urls import split_url
 
-icechunk.set_logs_filter("error")  # one WARN line per open of a local folder otherwise
+icechunk.set_logs_filter("off")  # it logs to stdout, among the JSON; what it says there it also raises
 
 BRANCH = "main"
 LEFT_OVER = r"\..+\.(deleted-[0-9a-f]{8}|creating)"  # names under which a killed process may leave a folder
+CREATION_SECONDS = 10.0  # for the files of a repository that somebody else is making
 
 _memory: dict[str, icechunk.Storage] = {}
 _memory_locks: dict[str, threading.RLock] = {}
@@ -50,21 +53,10 @@ class Location:
 
     @staticmethod
     def parse(url: "str | os.PathLike[str] | Location") -> "Location":
-        """Read a URL or a folder path. Raises Invalid for an unknown scheme or an empty place."""
+        """Read a URL or a folder path. Raises Invalid for an unknown scheme, no place, credentials in a URL."""
         if isinstance(url, Location):
             return url
-        text = os.fspath(url)
-        if "://" not in text:
-            return Location("file", _folder(text))
-        parts = urlsplit(text)
-        if parts.scheme == "file":
-            return Location("file", _folder(unquote(parts.path)))
-        if parts.scheme not in ("memory", "s3"):
-            raise Invalid(f"cannot open {text!r}: scheme {parts.scheme!r} is none of file, memory, s3.")
-        root = "/".join(piece for piece in f"{parts.netloc}{parts.path}".split("/") if piece)
-        if not root:
-            raise Invalid(f"{text!r} names no place; write {parts.scheme}://name or {parts.scheme}://name/prefix.")
-        return Location(parts.scheme, root)
+        return Location(*split_url(os.fspath(url)))
 
     @property
     def url(self) -> str:
@@ -92,10 +84,19 @@ class Location:
         return Location(self.scheme, self.root.rpartition("/")[0])
 
     def exists(self) -> bool:
-        """True when a repository has been created here."""
+        """True when a repository has been created here. Raises Corrupt when one lost its branch: it is not empty."""
         if self.scheme == "file" and not Path(self.root).is_dir():
             return False  # asking Icechunk would create the folder
-        return _guarded(self, lambda: icechunk.Repository.exists(_storage(self)))
+        if _guarded(self, lambda: _has_branch(self)):
+            return True
+        if not _guarded(self, lambda: _was_made(self)):
+            return False
+        if not _guarded(self, lambda: _has_branch(self)):  # asked again: it may have been made since
+            raise Corrupt(
+                f"{self.url} has lost its branch (refs/branch.{BRANCH}/ref.json): its snapshots are there, and nothing "
+                "in them can be found; restore that file from a backup, or run `trimtab repair`."
+            )
+        return True
 
     def repository(self, create: bool = False) -> icechunk.Repository:
         """Open the repository here; with `create`, make it first when there is none.
@@ -122,14 +123,23 @@ class Location:
                 return _memory_locks.setdefault(self.root, threading.RLock())
         return contextlib.nullcontext()
 
-    def commit(self, session: icechunk.Session, message: str, metadata: Mapping[str, JSON] | None = None) -> str:
-        """Commit under the lock, moving over what others committed meanwhile; returns the snapshot id.
+    def commit(
+        self,
+        session: icechunk.Session,
+        message: str,
+        metadata: Mapping[str, JSON] | None = None,
+        rebase: bool = True,
+    ) -> str:
+        """Commit under the lock, moving over what others committed meanwhile; returns the snapshot id. With another
+        machine's clock ahead, it waits (`clocks.py`).
 
+        Without `rebase`, any commit of others is a Conflict: what was looked up must be looked up again.
         Raises Conflict when others changed the same chunks or nodes: nothing of this session is visible then.
         """
+        solver = icechunk.ConflictDetector() if rebase else None
         with self.lock():
             try:
-                return session.commit(message, dict(metadata or {}), rebase_with=icechunk.ConflictDetector())
+                return in_order(self.url, lambda: session.commit(message, dict(metadata or {}), rebase_with=solver))
             except (icechunk.ConflictError, icechunk.RebaseFailedError) as error:
                 raise Conflict(
                     f"{self.url}: somebody else changed the same data first ({message}); nothing was "
@@ -201,12 +211,6 @@ def one_line(error: Exception) -> str:
     return " ".join(words)[:300]
 
 
-def _folder(text: str) -> str:
-    if not text or "\0" in text:
-        raise Invalid(f"{text!r} is not a folder; give a path or a URL.")
-    return os.path.abspath(os.path.expanduser(text))
-
-
 @functools.cache
 def _file_lock(path: str) -> FileLock:
     # one object per path, or a thread that holds the lock would wait for itself
@@ -239,12 +243,28 @@ def _s3_storage(root: str) -> icechunk.Storage:
     )
 
 
+def _has_branch(location: Location) -> bool:
+    try:
+        return icechunk.Repository.exists(_storage(location))
+    except icechunk.IcechunkError as error:
+        if "cannot serialize ref json" in str(error):  # the file is there, and empty or garbage
+            return False
+        raise
+
+
+def _was_made(location: Location) -> bool:
+    """Whether a repository was made at a place that has no branch: a folder has snapshots then. Elsewhere nothing can
+    be listed, and the configuration, which `_create` writes last, tells."""
+    if location.scheme == "file":
+        snapshots = Path(location.root) / "snapshots"
+        return snapshots.is_dir() and any(snapshots.iterdir())
+    return icechunk.Repository.fetch_config(_storage(location)) is not None
+
+
 def _create(location: Location) -> None:
     """Make the repository; a local one under another name first: a kill leaves nothing half-made."""
     if location.scheme != "file":
-        with contextlib.suppress(icechunk.IcechunkError):
-            icechunk.Repository.create(_storage(location))  # fails when somebody else was quicker: open tells
-        return
+        return _create_remote(location)
     path = Path(location.root)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise Invalid(f"{path} exists, is not empty and is not a store; name an empty or a new folder.")
@@ -252,6 +272,27 @@ def _create(location: Location) -> None:
     shutil.rmtree(making, ignore_errors=True)
     icechunk.Repository.create(icechunk.local_filesystem_storage(str(making)))
     os.rename(making, path)
+
+
+def _create_remote(location: Location) -> None:
+    """Make it, or wait until somebody who was quicker has: between the first file and the branch nothing opens."""
+    try:
+        icechunk.Repository.create(_storage(location)).save_config()
+    except icechunk.IcechunkError as error:
+        _await_maker(location, error)
+
+
+def _await_maker(location: Location, error: icechunk.IcechunkError) -> None:
+    if not any(word in str(error) for word in ("clean prefix", "conflict")):
+        raise StoreError(f"cannot make a store at {location.url}: {one_line(error)}.") from error
+    deadline = time.monotonic() + CREATION_SECONDS
+    while not location.exists():
+        if time.monotonic() > deadline:
+            raise Corrupt(
+                f"{location.url} holds objects and no branch (refs/branch.{BRANCH}/ref.json): it lost it, or whoever "
+                "was making it was killed; restore that object, or name an empty place."
+            ) from error
+        time.sleep(0.05)
 
 
 def _guarded(location: Location, act):  # type: ignore[no-untyped-def]

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Coroutine, Iterable, Sequence
+from hashlib import sha256
 
 import icechunk
 import numpy as np
@@ -12,22 +13,24 @@ from zarr.core.sync import sync
 
 from trimtab.store.digests import JSON
 from trimtab.store.payload import CHUNK_BYTES
+from trimtab.store.refs import number
 
 KEY = "trimtab"
+DOCUMENT = "zarr.json"
 
 
 def names(session: icechunk.Session, path: str) -> list[str]:
     """Names of the nodes directly below `path` ([] when it does not exist)."""
-    return [name for name in sync(_list(session.store, path)) if name != "zarr.json"]
+    return [name for name in sync(_list(session.store, path)) if name != DOCUMENT]
 
 
 def numbers(session: icechunk.Session, path: str) -> list[int]:
     """Numbers of the numbered nodes directly below `path`, ascending."""
-    return sorted(int(name) for name in names(session, path) if name.isdecimal())
+    return sorted(filter(None, map(number, names(session, path))))
 
 
 def attributes(session: icechunk.Session, path: str) -> dict[str, JSON] | None:
-    """The "trimtab" attribute of a node, or None when there is no such node.
+    """The "trimtab" attribute of a node, None when there is no such node, {} when the node has none that is an object.
 
     Reads the metadata document itself: opening nodes through zarr costs ten times as much in a listing.
     """
@@ -39,11 +42,16 @@ def attributes_of(session: icechunk.Session, paths: Sequence[str]) -> list[dict[
     return sync(_all(_attributes(session.store, path) for path in paths))
 
 
-def numbers_below(session: icechunk.Session, path: str) -> dict[str, list[int]]:
-    """name -> numbers of the numbered nodes below path/name, for every name below `path`, at once."""
-    found = names(session, path)
-    listed = sync(_all(_list(session.store, f"{path}/{name}") for name in found))
-    return {name: sorted(map(int, filter(str.isdecimal, ns))) for name, ns in zip(found, listed, strict=True)}
+def names_below(session: icechunk.Session, path: str) -> dict[str, list[str]]:
+    """name -> names of the nodes directly below path/name, for every name below `path`, at once."""
+    above = names(session, path)
+    below = sync(_all(_list(session.store, f"{path}/{name}") for name in above))
+    return {name: [one for one in ones if one != DOCUMENT] for name, ones in zip(above, below, strict=True)}
+
+
+def key_path(key: str) -> str:
+    """Where it is noted that a stage key gives content that was published under another key."""
+    return f"keys/{sha256(key.encode()).hexdigest()}"
 
 
 def add_array(session: icechunk.Session, path: str, record: dict[str, JSON], payload: np.ndarray) -> None:
@@ -82,8 +90,16 @@ async def _all(steps: Iterable[Coroutine]) -> list:
 
 
 async def _attributes(store: icechunk.IcechunkStore, path: str) -> dict[str, JSON] | None:
-    raw = await store.get(f"{path}/zarr.json", default_buffer_prototype())
-    return None if raw is None else json.loads(raw.to_bytes()).get("attributes", {}).get(KEY)
+    raw = await store.get(f"{path}/{DOCUMENT}", default_buffer_prototype())
+    return None if raw is None else _record(raw.to_bytes())
+
+
+def _record(raw: bytes) -> dict[str, JSON]:
+    try:
+        record = json.loads(raw)["attributes"][KEY]
+    except (ValueError, KeyError, TypeError, RecursionError):  # whoever wrote this, it was not a publisher
+        return {}
+    return record if isinstance(record, dict) else {}
 
 
 async def _list(store: icechunk.IcechunkStore, path: str) -> list[str]:

@@ -4,6 +4,8 @@ Sixty arrays per version as sixty nodes made a publish take 2 s after 1000 versi
 of the repository at each commit); as one node it takes 0.04 s after 2000.
 """
 
+import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -15,6 +17,7 @@ from trimtab.store.errors import Corrupt, Invalid, nearest
 
 CHUNK_BYTES = 4 * 2**20
 KINDS = "biuf"  # bool, int, unsigned, float: nothing that needs pickle
+DTYPE = re.compile(rf"[<|][{KINDS}][0-9]{{1,2}}")  # as numpy writes them: "<f4", "|u1"
 
 
 @dataclass(frozen=True)
@@ -37,8 +40,21 @@ class Entry:
         }
 
     @staticmethod
-    def from_json(value: Mapping) -> "Entry":
-        return Entry(value["dtype"], tuple(value["shape"]), value["start"], value["nbytes"], value["sha256"])
+    def from_json(value: JSON) -> "Entry":
+        """Raises Invalid for what `pack` does not make."""
+        try:
+            entry = Entry(value["dtype"], tuple(value["shape"]), value["start"], value["nbytes"], value["sha256"])
+            item = np.dtype(entry.dtype) if DTYPE.fullmatch(entry.dtype) else None
+        except (KeyError, TypeError) as error:
+            raise Invalid(f"an entry of its arrays is malformed ({type(error).__name__}: {error})") from None
+        numbers = [*entry.shape, entry.start, entry.nbytes]
+        if not all(isinstance(one, int) and not isinstance(one, bool) and one >= 0 for one in numbers):
+            raise Invalid("an entry of its arrays has sizes that are no sizes")
+        if item is None or math.prod(entry.shape) * item.itemsize != entry.nbytes:
+            raise Invalid(f"an entry of its arrays is not {entry.nbytes} bytes of {entry.dtype[:20]!r} {entry.shape}")
+        if not isinstance(entry.sha256, str):
+            raise Invalid("an entry of its arrays has no sha256")
+        return entry
 
 
 def pack(arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, Entry], np.ndarray]:
@@ -67,11 +83,20 @@ class LazyArrays(Mapping[str, np.ndarray]):
         if name not in self.entries:
             raise KeyError(f"no array {name!r}: {nearest(name, self.entries)}")
         entry = self.entries[name]
-        raw = np.ascontiguousarray(self._payload()[entry.start : entry.start + entry.nbytes])
+        raw = self._bytes(name, entry)
+        if len(raw) != entry.nbytes:
+            raise Corrupt(f"array {name!r} is cut short: {len(raw)} of {entry.nbytes} bytes; publish it again.")
         array = raw.view(entry.dtype).reshape(entry.shape)
         if array_digest(array) != entry.sha256:
             raise Corrupt(f"array {name!r} is not what was published: its sha256 differs; publish it again.")
         return array
+
+    def _bytes(self, name: str, entry: Entry) -> np.ndarray:
+        try:
+            return np.ascontiguousarray(self._payload()[entry.start : entry.start + entry.nbytes])
+        except Exception as error:  # broken bytes may raise anything at all
+            reason = " ".join(str(error).split())[:200]
+            raise Corrupt(f"array {name!r} cannot be read ({reason}); publish it again.") from error
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.entries)

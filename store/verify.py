@@ -74,10 +74,17 @@ def verify_capture(url: str | Location, digest: str | None = None) -> list[Findi
 
 def _everything(catalog: Catalog, findings: list[Finding]) -> list[Artifact]:
     try:
-        return list(Catalog(catalog.location).list())  # a new one: nothing remembered from before
+        survey = Catalog(catalog.location).survey()  # a new one: nothing remembered from before
     except Exception as error:
         findings.append(Finding(False, catalog.location.url, _reason(error), "restore the folder from a backup"))
         return []
+    findings += [Finding(False, damaged.ref, *_wrong_and_cure(damaged.wrong)) for damaged in survey.damaged]
+    return list(survey.artifacts)
+
+
+def _wrong_and_cure(text: str) -> tuple[str, str]:
+    wrong, _, cure = text.partition("; ")
+    return wrong, cure.rstrip(".") or "restore the folder from a backup"
 
 
 def _findings(thing: str, cure: str, look: Callable[[], Iterator[str]]) -> list[Finding]:
@@ -104,7 +111,7 @@ def _artifact(catalog: Catalog, artifact: Artifact) -> Iterator[str]:
     content = Content(artifact.kind, artifact.header, artifact.arrays.entries, artifact.parents, artifact.recipe)
     if content.digest != artifact.digest:
         yield f"its content digest is {content.digest[:12]}, recorded is {artifact.digest[:12]}"
-    for parent in artifact.parents:
+    for parent in dict.fromkeys(artifact.parents):
         if catalog.get(parent.ref).digest != parent.digest:
             yield f"its parent {parent.ref} has another digest than when it was used"
 

@@ -5,41 +5,44 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from trimtab.store import Artifact
+from trimtab.store import Artifact, StoreError
 from trimtab.store.lineage import Node, lineage
 from trimtab.store.verify import verify
+from trimtab.store.view import Damaged
 from trimtab.tasks.home import Home
 
 HEADLINE = (
     "site", "strength", "kl_held_out", "effect", "beats_random", "rank", "held_out", "auroc",
     "method", "top", "word", "necessity", "sufficiency", "gain",
 )  # fmt: skip
+DAMAGED = "damaged"
 Json = dict[str, Any]
 
 
 def listing(home: Home, every: bool = False, kind: str | None = None) -> list[Json]:
-    """One row per name (its newest version), or per version with `every`; oldest first."""
-    catalog = home.catalog
-    newest: dict[str, Artifact] = {}
-    found = catalog.list(kind)
-    for artifact in found:
-        newest[artifact.name] = artifact
-    aliases = {name: catalog.aliases(name) for name in newest}
-    shown = found if every else [a for a in found if newest[a.name] is a]
-    return [_row(artifact, aliases[artifact.name]) for artifact in shown]
+    """One row per name (its newest version), or per version with `every`; oldest first. What is damaged follows."""
+    survey = home.catalog.survey(kind)
+    newest = {artifact.name: artifact for artifact in survey.artifacts}
+    shown = [a for a in survey.artifacts if every or newest[a.name] is a]
+    rows = [_row(artifact, survey.aliases.get(artifact.name, {})) for artifact in shown]
+    return rows + [_damaged(one) for one in survey.damaged if kind in (None, DAMAGED)]
 
 
 def captures(home: Home) -> list[Json]:
     """Every published capture: what was collected, how much, and where it lies."""
-    return [{**_row(artifact, {}), **_capture(home, artifact.header)} for artifact in home.catalog.list("capture")]
+    return [
+        {**_row(artifact, {}), **_capture(home, artifact.header)}
+        for artifact in home.catalog.survey("capture").artifacts
+    ]
 
 
 def details(home: Home, ref: str) -> Json:
     """Everything the catalog knows of one version but the numbers in its arrays. Raises StoreError."""
-    catalog = home.catalog
-    artifact = catalog.get(ref)
+    view = home.catalog.view()
+    artifact = view.get(ref)
+    history = view.history(artifact.name)
     return {
-        **_row(artifact, catalog.aliases(artifact.name)),
+        **_row(artifact, history.aliases),
         "key": artifact.key,
         "header": dict(artifact.header),
         "metrics": artifact.metrics,
@@ -47,7 +50,7 @@ def details(home: Home, ref: str) -> Json:
         "parents": [{"ref": parent.ref, "digest": parent.digest} for parent in artifact.parents],
         "recipe": artifact.recipe,
         "libraries": dict(artifact.libraries),
-        "history": [asdict(move) for move in catalog.history(artifact.name)],
+        "history": [asdict(move) for move in history.sound],
     }
 
 
@@ -82,10 +85,16 @@ def _row(artifact: Artifact, aliases: Mapping[str, int]) -> Json:
     }
 
 
+def _damaged(one: Damaged) -> Json:
+    empty = dict.fromkeys(("name", "version", "digest", "created"), "")
+    return {"ref": one.ref, **empty, "kind": DAMAGED, "aliases": [], "headline": {"wrong": one.wrong}}
+
+
 def _capture(home: Home, header: Mapping[str, Any]) -> Json:
-    sites = header.get("sites") or []
+    sites = header.get("sites")
+    sites = sites if isinstance(sites, list) else []
     return {
-        "location": home.captures.locate(header).url,
+        "location": _location(home, header),
         "snapshot": header.get("snapshot"),
         "points": sorted({str(site).partition(".")[0] for site in sites}),
         "sites": len(sites),
@@ -94,6 +103,13 @@ def _capture(home: Home, header: Mapping[str, Any]) -> Json:
         "bytes": header.get("nbytes"),
         "checksum": header.get("checksum"),  # None: rows are checked by `verify` only
     }
+
+
+def _location(home: Home, header: Mapping[str, Any]) -> str:
+    try:
+        return home.captures.locate(header).url
+    except StoreError as error:  # one record that names no place must not hide all others
+        return f"damaged: {error}"
 
 
 def _entries(artifact: Artifact) -> Mapping[str, Any]:

@@ -3,6 +3,7 @@ stores by the digest of what was asked), reports/ (HTML)."""
 
 import os
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from trimtab.store import ActivationStore, Catalog, Location
@@ -28,8 +29,9 @@ class Home:
     def url(self) -> str:
         return self.root.url
 
-    @property
+    @cached_property
     def catalog(self) -> Catalog:
+        """One for the life of this Home, so that what never changes is read once."""
         return Catalog(self.root.child("catalog").url)
 
     @property

@@ -50,7 +50,7 @@ def show(
     if isinstance(found["metrics"], dict):
         typer.echo("\nmetrics (KL and effect in nats per token)")
         echo_fields({f"  {name}": value for name, value in found["metrics"].items()})
-    if found["recipe"]:
+    if isinstance(found["recipe"], dict):
         typer.echo("\nrecipe")
         echo_fields(_flat(found["recipe"]))
     typer.echo("\n`--json` shows everything, header and libraries too", err=True)

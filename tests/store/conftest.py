@@ -2,15 +2,17 @@
 
 import multiprocessing
 import runpy
+import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from trimtab.store import ActivationStore, ArraySpec, Capture, Catalog, Region, TokenIndex
+from trimtab.store import ActivationStore, ArraySpec, Capture, Catalog, Location, Region, TokenIndex
 
 SPECS = (
     ArraySpec("resid_post.1", (8,), ("d_model",), "float16", chunk_rows=7),
@@ -91,6 +93,46 @@ def store(sample: Sample, memory: Callable[[], str]) -> ActivationStore:
 @pytest.fixture(params=["memory", "folder"])
 def catalog(request: pytest.FixtureRequest, tmp_path) -> Catalog:  # type: ignore[no-untyped-def]
     return Catalog(f"memory://{uuid.uuid4().hex}" if request.param == "memory" else tmp_path / "catalog")
+
+
+@pytest.fixture(scope="session")
+def meanwhile() -> Callable[[Callable[[], object]], AbstractContextManager[list]]:
+    """`with meanwhile(deed):` the deed is done once, after the look-ups of the next transaction and before its commit,
+    as can happen where no lock keeps two apart. What it gives is empty once that has happened."""
+    return _meanwhile
+
+
+@contextmanager
+def _meanwhile(deed: Callable[[], object]) -> Iterator[list]:
+    commit, waiting = Location.commit, [deed]
+
+    def interrupted(self: Location, *arguments: object, **named: object) -> str:
+        if waiting:
+            waiting.pop()()
+        return commit(self, *arguments, **named)  # type: ignore[arg-type]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Location, "commit", interrupted)
+        yield waiting
+
+
+@pytest.fixture
+def bucket(monkeypatch) -> Iterator[str]:
+    """A local S3 (moto), addressed by the usual environment variables."""
+    moto = pytest.importorskip("moto.server", reason="pip install 'moto[server]' to test S3")
+    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    for name, value in {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_REGION": "us-east-1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    urllib.request.urlopen(urllib.request.Request(f"http://{host}:{port}/bucket", method="PUT"))
+    yield "s3://bucket"
+    server.stop()
 
 
 @pytest.fixture

@@ -61,7 +61,7 @@ def test_deleting_takes_the_rows_along_and_never_gives_the_number_again(home, sa
     assert delete(catalog, "unused@1").artifact.kind == "capture"
     assert not captures.child("unused").exists()
     for reader in (catalog, Catalog(catalog.location)):
-        with pytest.raises(NotFound, match="no 'unused'"):
+        with pytest.raises(NotFound, match="unused@1 was deleted by"):
             reader.get("unused@1")
     catalog.publish("notes", "plan", {}, {"n": 1}, key="first")
     catalog.publish("notes", "plan", {}, {"n": 1}, key="second")  # the same content: noted under its other key

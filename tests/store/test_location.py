@@ -6,6 +6,7 @@ import threading
 import numpy as np
 import pytest
 
+from trimtab.flows.cli import main
 from trimtab.store import ActivationStore, Catalog, Location
 from trimtab.store.errors import Invalid, NotFound, StoreError
 
@@ -115,3 +116,21 @@ def test_a_store_that_is_moved_while_it_is_opened_is_one_clear_line(tmp_path) ->
     shutil.move(tmp_path / "making", tmp_path / "made")
     with pytest.raises(StoreError, match="making cannot be read: "):
         ActivationStore(place, repository)
+
+
+SECRET = "s3://user:HUSH@bucket/x", "s3://HUSH@bucket", "ftp://u:HUSH@host/x", "s3://bucket/x?key=HUSH", "s3://b/x#HUSH"
+
+
+@pytest.mark.parametrize("url", [*SECRET, "file:///tmp/x?HUSH", "s3://[HUSH@x"])
+def test_what_a_place_cannot_have_is_refused_and_not_repeated(url, capsys) -> None:
+    """Credentials, queries and fragments; at the command line before Prefect could keep them."""
+    with pytest.raises(Invalid) as caught:
+        Location.parse(url)
+    assert "HUSH" not in str(caught.value)
+    assert main(["--home", url, "run", "recipe.yaml"]) == 2
+    out, err = capsys.readouterr()
+    assert "HUSH" not in out + err and err.count("\n") == 1
+
+
+def test_an_odd_folder_is_a_folder(tmp_path) -> None:
+    assert Location.parse(f"{tmp_path}/a?b#c@d").root == f"{tmp_path}/a?b#c@d"

@@ -1,31 +1,14 @@
 """The same laws on S3: a local server (moto), addressed by the usual environment variables."""
 
 import threading
-import urllib.request
+import uuid
 
 import pytest
 
 from trimtab.store import ActivationStore, Catalog, Location
-from trimtab.store.errors import NotFound, StoreError
+from trimtab.store.errors import Corrupt, NotFound, StoreError
 
-moto = pytest.importorskip("moto.server", reason="pip install 'moto[server]' to test S3")
-
-
-@pytest.fixture
-def bucket(monkeypatch):
-    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    for name, value in {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_REGION": "us-east-1",
-    }.items():
-        monkeypatch.setenv(name, value)
-    urllib.request.urlopen(urllib.request.Request(f"http://{host}:{port}/bucket", method="PUT"))
-    yield "s3://bucket"
-    server.stop()
+boto3 = pytest.importorskip("boto3", reason="pip install 'moto[server]' to test S3")
 
 
 def test_a_capture_on_s3_has_the_same_digest(bucket, sample, store) -> None:
@@ -47,26 +30,36 @@ def test_a_capture_on_s3_has_the_same_digest(bucket, sample, store) -> None:
     assert (ActivationStore.open(place).rows("z.1.1") == store.rows("z.1.1")).all()
 
 
-def test_publishers_on_s3_lose_nothing(bucket) -> None:
-    """No lock there: the numbers come from Icechunk's conflict detection alone."""
-    place, errors = f"{bucket}/catalog", []
+def test_ten_first_publishers_on_s3_lose_nothing(bucket) -> None:
+    """No lock there, and nobody has made the catalog: the numbers come from Icechunk's conflict detection alone."""
+    place, errors, barrier = f"{bucket}/{uuid.uuid4().hex}", [], threading.Barrier(10)
 
     def publish(who: int) -> None:
         try:
             catalog = Catalog(place)
-            for i in range(4):
+            barrier.wait()
+            for i in range(2):
                 catalog.publish("shared", "plan", {}, {"who": who, "i": i})
         except BaseException as error:
             errors.append(error)
 
-    Catalog(place).publish("shared", "plan", {}, {"first": True})
-    threads = [threading.Thread(target=publish, args=(who,)) for who in range(3)]
+    threads = [threading.Thread(target=publish, args=(who,)) for who in range(10)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert not errors
-    assert Catalog(place).versions("shared") == list(range(1, 14))
+    assert Catalog(place).versions("shared") == list(range(1, 21))
+
+
+def test_a_catalog_on_s3_that_lost_its_branch_is_not_empty(bucket) -> None:
+    catalog = Catalog(f"{bucket}/{uuid.uuid4().hex}")
+    catalog.publish("a", "plan", {}, {})
+    branch = f"{catalog.location.root.removeprefix('bucket/')}/refs/branch.main/ref.json"
+    boto3.client("s3").delete_object(Bucket="bucket", Key=branch)
+    for use in (lambda c: c.list(), lambda c: c.publish("a", "plan", {}, {"new": 1})):
+        with pytest.raises(Corrupt, match="lost its branch"):
+            use(Catalog(catalog.location))
 
 
 def test_a_bucket_that_is_not_there(bucket) -> None:

@@ -1,6 +1,7 @@
 """What the tests' other processes do. Run by path with JOB = (name, *arguments); see the fixture `worker`."""
 
 import pickle
+import random
 import runpy
 import sys
 import types
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from trimtab.store import ActivationStore, Catalog
+from trimtab.store.errors import Conflict, NotFound
 
 JOB: tuple = globals().get("JOB", ())
 
@@ -49,6 +51,26 @@ def publish(place: Path, who: int) -> None:
     for i in range(10):
         catalog.publish("shared", "plan", {"x": np.array([who, i])}, {"who": who, "i": i}, key=f"{who}.{i}")
         catalog.promote("shared", f"a{who}")
+
+
+def deeds(folder: Path, who: int) -> None:
+    """Twenty deeds at random; what was acknowledged goes to a log."""
+    catalog, chance = Catalog(folder / "catalog"), random.Random(who)
+    with open(folder / f"log{who}", "w", buffering=1) as log:
+        for i in range(20):
+            try:
+                refs = [artifact.ref for artifact in catalog.list()]
+                match chance.choice(("publish", "publish", "promote", "delete")) if refs else "publish":
+                    case "publish":
+                        parents = chance.sample(refs, min(len(refs), 1))
+                        made = catalog.publish(chance.choice("ab"), "plan", {}, {"i": [who, i]}, parents)
+                        print("published", made.ref, file=log)
+                    case "promote":
+                        catalog.promote(chance.choice(refs), f"a{chance.randrange(2)}")
+                    case "delete":
+                        print("deleted", catalog.delete(chance.choice(refs)).ref, file=log)
+            except (Conflict, NotFound):
+                continue
 
 
 if JOB:
