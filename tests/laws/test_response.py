@@ -50,23 +50,27 @@ def plans(anatomy: Anatomy, bench) -> list[SteeringPlan]:
     return [SteeringPlan((step,)) for step in [*steps, *others]] + [SteeringPlan((steps[0], steps[-1]))]
 
 
-def moved(scorer: Scorer, plan: SteeringPlan | None) -> np.ndarray:
-    """`[2 n]` by forward passes alone: mean log-probability of each completion, and summed one of labels drawn from the
-    unsteered model."""
-    labels, found = Labels(), np.zeros((2, len(TEXTS)))
-    for plain, steered in scorer.both(TEXTS, None, plan):
-        drawn = drawn_labels(plain.logits.log_softmax(-1), labels.stream(plain.example))
-        picked = steered.logits.double().log_softmax(-1).gather(-1, drawn[:, None])
-        found[:, plain.example] = float(steered.logprobs().double().mean()), float(picked.sum())
+def drawn(scorer: Scorer) -> list[torch.Tensor]:
+    """Per text, labels drawn from the unsteered model."""
+    logits = {plain.example: plain.logits for plain in scorer.forced(TEXTS)}
+    return [drawn_labels(logits[k].log_softmax(-1), Labels().stream(k)) for k in range(len(TEXTS))]
+
+
+def moved(scorer: Scorer, plan: SteeringPlan, labels: list[torch.Tensor]) -> np.ndarray:
+    """`[2 n]` by forward passes alone: mean log-probability of each completion, and summed one of the labels."""
+    found = np.zeros((2, len(TEXTS)))
+    for steered in scorer.forced(TEXTS, plan):
+        picked = steered.logits.double().log_softmax(-1).gather(-1, labels[steered.example][:, None])
+        found[:, steered.example] = float(steered.logprobs().double().mean()), float(picked.sum())
     return found
 
 
 def test_slopes_and_scores_are_derivatives_of_what_is_measured(tiny, bench):
     anatomy, scorer = Anatomy.of(tiny), Scorer(tiny)
-    chosen = plans(anatomy, bench)
+    chosen, labels = plans(anatomy, bench), drawn(scorer)
     for plan, along in zip(chosen, responses(tiny, TEXTS, chosen), strict=True):
         step = along.forecast(WEIGHTS).strength(SMALL)
-        up, down = (moved(scorer, plan.scaled(sign * step)) for sign in (1, -1))
+        up, down = (moved(scorer, plan.scaled(sign * step), labels) for sign in (1, -1))
         want, got = (up - down) / 2, step * np.stack([along.slopes, along.scores[:, 0]])
         # The median over texts: in some a step crosses a kink (a relu's corner, a change of experts).
         apart = np.median(np.abs(want - got), 1) / np.abs(got).max(1)
