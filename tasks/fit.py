@@ -1,5 +1,6 @@
 """Fit: rows of a capture become a plan with one intervention at every captured site of the point asked for."""
 
+import warnings
 from collections.abc import Sequence
 
 import torch
@@ -7,6 +8,7 @@ from prefect import task
 
 from trimtab.steering.contrast import Contrast, Pair
 from trimtab.steering.fitters import FITTERS
+from trimtab.steering.fitters._leading import Lead, MassiveCoordinate, leads_of, warning_of
 from trimtab.steering.fitters.base import Fitter
 from trimtab.steering.intervention import Intervention
 from trimtab.steering.model.anatomy import Fingerprint
@@ -36,14 +38,17 @@ def fit_recipe(recipe: Recipe, home: Home, capture: CaptureReference, fitter: st
         return Reference(known.ref, known.digest, True)
     store = ActivationStore.open(capture.url)
     fields = dict(recipe.fit.fields) if fitter == recipe.fit.fitter else {}
-    plan = _fitted(FITTERS[fitter](**fields), store, recipe).spanning(Span.parse(recipe.fit.span))
-    made_on = Fingerprint(**store.capture.fields["model"])
-    packed = SteeringPlan(plan.interventions, made_on).pack()
+    steps, leads = _fitted(FITTERS[fitter](**fields), store, recipe)
+    plan = SteeringPlan(steps, Fingerprint(**store.capture.fields["model"])).spanning(Span.parse(recipe.fit.span))
+    packed = plan.pack()
+    said = {"warnings": [warning_of(fitter, leads)]} if leads else {}
+    for warning in said.get("warnings", []):
+        warnings.warn(warning, MassiveCoordinate, stacklevel=2)
     artifact = home.catalog.publish(
         f"{recipe.name}.{fitter}",
         "candidates",
         packed.arrays,
-        packed.header,
+        {**packed.header, **said},
         parents=[capture.ref],
         recipe=recipe.to_json(),
         key=key,
@@ -51,14 +56,17 @@ def fit_recipe(recipe: Recipe, home: Home, capture: CaptureReference, fitter: st
     return Reference(artifact.ref, artifact.digest)
 
 
-def _fitted(fitter: Fitter, store: ActivationStore, recipe: Recipe) -> SteeringPlan:
-    """One intervention per site; the rows of one site are in memory at a time."""
-    sites, found = sites_of(store, recipe.fit.point), list[Intervention]()
+def _fitted(fitter: Fitter, store: ActivationStore, recipe: Recipe) -> tuple[tuple[Intervention, ...], list[Lead]]:
+    """One intervention per site, and where a massive coordinate leads; the rows of one site are in memory at a time."""
+    sites, found, leads = sites_of(store, recipe.fit.point), list[Intervention](), list[Lead]()
     for number, site in enumerate(sites):
         report(STAGE, number, len(sites))
-        found += fitter.fit(contrast_of(store, recipe, "fit", [site])).interventions
+        contrast = contrast_of(store, recipe, "fit", [site])
+        steps = fitter.interventions(contrast)
+        found += steps
+        leads += leads_of(steps, contrast)
     report(STAGE, len(sites), len(sites))
-    return SteeringPlan(tuple(found))
+    return tuple(found), leads
 
 
 def sites_of(store: ActivationStore, point: str) -> list[Site]:

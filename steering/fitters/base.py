@@ -1,5 +1,6 @@
 """The Fitter contract: rows in, a plan out. Fields of the dataclass are the hyper-parameters, nothing else."""
 
+import warnings
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from trimtab.steering.contrast import Contrast, Pair
 from trimtab.steering.errors import BadRows
+from trimtab.steering.fitters._leading import MassiveCoordinate, leads_of, warning_of
 from trimtab.steering.intervention import Intervention
 from trimtab.steering.model.site import Site
 from trimtab.steering.moves.base import Move
@@ -31,9 +33,17 @@ class Fitter(ABC):
         nothing can be fitted. Row i answers row i when the counts are equal, for methods that use pairs."""
 
     def fit(self, contrast: Contrast) -> SteeringPlan:
-        """One intervention per site of the contrast, in its order. Raises BadRows naming the site."""
-        found = (self._intervention(site, pair, contrast.paired) for site, pair in contrast.sites.items())
-        return SteeringPlan(tuple(found))
+        """One intervention per site of the contrast, in its order. Warns (MassiveCoordinate, once) where one coordinate
+        leads that does not tell the classes apart. Raises BadRows naming the site."""
+        steps = self.interventions(contrast)
+        leads = leads_of(steps, contrast)
+        if leads:
+            warnings.warn(warning_of(type(self).__name__, leads), MassiveCoordinate, stacklevel=2)
+        return SteeringPlan(steps)
+
+    def interventions(self, contrast: Contrast) -> tuple[Intervention, ...]:
+        """The same without the warning, for callers who give it themselves (see `leads_of`)."""
+        return tuple(self._intervention(site, pair, contrast.paired) for site, pair in contrast.sites.items())
 
     def fit_unpaired(self, positive: Float[Tensor, "n d"], negative: Float[Tensor, "m d"]) -> Move:
         """The same when rows are known not to be pairs. Only methods that use pairs write it."""

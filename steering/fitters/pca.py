@@ -20,8 +20,9 @@ class PCA(Fitter):
     repeng's `pca_diff` subtract the mean of the differences first, and with it the mean difference itself: what
     is left is how the pairs vary among themselves (tests/originals shows it). Rows that are not pairs are taken about
     the middle of the two class means, as in repeng's `pca_center`. Assumes that the contrast is the largest thing the
-    pairs differ in. The sign is the one under which positive rows project higher; the length is the mean difference's
-    on that axis, so strength 1 means what it means for mean_difference.
+    pairs differ in; where a massive coordinate is larger, the axis is that coordinate, and `fit` warns. The sign is the
+    one under which positive rows project higher; the length is the mean difference's on that axis, so strength 1 means
+    what it means for mean_difference.
 
     Special case: when every pair differs by the same vector, it is mean_difference.
     """

@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
+from trimtab.steering.fitters._leading import leads_of, warning_of
 from trimtab.steering.generate import Decoding, generate
 from trimtab.steering.judge.ablation import AblationSettings, Asked, ablate, residual_direction
 from trimtab.steering.judge.answering import Examiner
@@ -67,6 +68,7 @@ def judge(trial: Trial, progress: Progress = lambda stage, done, total: None) ->
         behaviour_metric=None if trial.behaviour is None else trial.behaviour.metric,
         answering=_answering(bench, chosen, progress),
         paired=all(pair.paired for pair in bench.report.pairs),
+        warnings=_led(trial, choice.plan),
     )
     verdict = replace(verdict, beats_random=beats_random(verdict.contenders))
     return replace(verdict, sentence=sentence(verdict))
@@ -75,6 +77,12 @@ def judge(trial: Trial, progress: Progress = lambda stage, done, total: None) ->
 def dosed_plan(trial: Trial, verdict: Verdict) -> SteeringPlan:
     """The judged plan at the strength that was found: what to publish."""
     return trial.candidates[verdict.site].scaled(verdict.dose.strength)
+
+
+def _led(trial: Trial, candidate: SteeringPlan) -> tuple[str, ...]:
+    """That the judged direction is little more than one massive coordinate, where it is."""
+    leads = leads_of(candidate.interventions, trial.contrast)
+    return (warning_of(trial.fitter_name, leads),) if leads else ()
 
 
 def _plan(bench: Bench, chosen: SteeringPlan, dose: Dose, progress: Progress) -> tuple[Judged, Price]:

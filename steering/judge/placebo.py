@@ -125,7 +125,7 @@ def _refitted(fitter: Fitter, contrast: Contrast) -> dict[Site, Move]:
     moves: dict[Site, Move] = {}
     for site, pair in contrast.sites.items():
         try:
-            moves[site] = fitter.fit(Contrast({site: pair}, contrast.paired)).interventions[0].move
+            moves[site] = fitter.interventions(Contrast({site: pair}, contrast.paired))[0].move
         except BadRows:
             continue
     return moves

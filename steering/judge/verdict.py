@@ -119,7 +119,8 @@ class Verdict:
     """Everything a validation run found. beats_random: the plan's margin exceeds that of every random and
     covariance-matched placebo that could be dosed, each searched as the plan was, with intervals of the difference
     above 0; never true when too few could be dosed. sentence: the verdict in plain words. paired: whether both
-    completions of every held-out pair answer one prompt (two lists of unrelated texts do not)."""
+    completions of every held-out pair answer one prompt (two lists of unrelated texts do not). warnings: what to know
+    of how the plan was fitted."""
 
     plan: str
     site: str
@@ -137,6 +138,7 @@ class Verdict:
     behaviour_metric: str | None = None
     answering: Answering | None = None
     paired: bool = True
+    warnings: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types, nested like the fields."""

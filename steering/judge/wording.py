@@ -44,8 +44,9 @@ def sentence(verdict: Verdict) -> str:
     """What was found, in the order: price, effect, random placebos, other placebos, prompt, ablation, damage."""
     plan = verdict.contenders[0]
     clauses = (_price(verdict), _effect(verdict, plan), _nulls(verdict), _others(verdict), _prompt(verdict))
+    beware = [f"Beware: {warning}." for warning in verdict.warnings]
     return " ".join(
-        clause for clause in (*clauses, _ablation(verdict), _damage(verdict), _answering(verdict)) if clause
+        clause for clause in (*clauses, _ablation(verdict), _damage(verdict), _answering(verdict), *beware) if clause
     )
 
 

@@ -132,7 +132,7 @@ def _ablated(verdict: Verdict) -> Html:
 
 def _warnings(verdict: Verdict) -> Html | None:
     """What a careful reader should know before believing the tiles; nothing when there is nothing."""
-    found = [*_of_price(verdict), *_of_contenders(verdict)]
+    found = [*verdict.warnings, *_of_price(verdict), *_of_contenders(verdict)]
     if not found:
         return None
     items = [el("li", NO_ATTRIBUTES, one) for one in found]

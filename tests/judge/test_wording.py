@@ -167,3 +167,8 @@ def test_it_is_said_of_how_many_prompts_the_pairs_are():
     assert said(40, 10) == "40 held-out pairs of 10 prompts"
     assert said(40, 5) == "40 held-out pairs of 5 prompts (5 prompts are too few to say much about others)"
     assert said(40, 40, paired=False) == "40 couples of unrelated held-out texts"
+
+
+def test_a_warning_of_the_fit_is_in_the_verdict():
+    assert sentence(verdict(warnings=("coordinate 7 leads",))).endswith("Beware: coordinate 7 leads.")
+    assert "Beware" not in sentence(verdict())

@@ -2,6 +2,7 @@
 refusals, and the special case its docstring names."""
 
 import inspect
+import warnings
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ import torch
 from trimtab.steering.contrast import Contrast, Pair
 from trimtab.steering.errors import BadRows, SteeringError, UnknownName
 from trimtab.steering.fitters import FITTERS
+from trimtab.steering.fitters._leading import MassiveCoordinate
 from trimtab.steering.fitters.logistic_probe import LogisticProbe
 from trimtab.steering.fitters.mean_difference import MeanDifference
 from trimtab.steering.fitters.pca import PCA
@@ -218,3 +220,43 @@ def test_a_contrast_says_what_is_wrong_with_its_rows():
 def test_the_shelf_corrects_a_name():
     with pytest.raises(UnknownName, match="unknown fitter 'mean_diference': did you mean 'mean_difference'"):
         FITTERS["mean_diference"]
+
+
+def massive(size: float, seed: int = 4) -> Contrast:
+    """A contrast spread over ten coordinates of 32, and a massive coordinate 0 that varies by a tenth of its size."""
+    draw = torch.Generator().manual_seed(seed)
+    sides = torch.randn(2, N, 32, generator=draw)
+    sides[0, :, 2:12] += 0.8
+    sides[:, :, 0] = (sides[:, :, 0] + size) * (1 + 0.1 * torch.randn(2, N, generator=draw))
+    return Contrast({AT: Pair(*sides)})
+
+
+def test_no_method_is_led_by_a_massive_coordinate_in_silence(fitter):
+    """Either the direction is the contrast's, or it is said which coordinate it is instead, and how to do better."""
+    contrast = massive(3000.0)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        v = vector(fitter.fit(contrast))
+    found = (v[2:12].sum() / v.norm() / 10**0.5).item()
+    told = [str(one.message) for one in said if issubclass(one.category, MassiveCoordinate)]
+    assert len(told) == (found < 0.4), f"cosine with the contrast {found:.2f}, warnings: {told}"
+    if told:
+        assert "resid_post.3 coordinate 0 alone holds" in told[0] and "use whitened_difference" in told[0]
+        assert f"{(v[0] / v.norm()) ** 2:.0%}" in told[0]
+
+
+def test_no_method_is_accused_without_a_massive_coordinate(fitter, contrast):
+    """Nor where the contrast really is one coordinate."""
+    one = torch.randn(2, N, 32, generator=torch.Generator().manual_seed(4))
+    one[0, :, 5] += 6
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", MassiveCoordinate)
+        for rows_of in (contrast, massive(0.0), Contrast({AT: Pair(*one)})):
+            fitter.fit(rows_of)
+
+
+def test_one_warning_for_all_sites():
+    blocks = {Site("resid_post", k): massive(3000.0, k).sites[AT] for k in range(4)}
+    with pytest.warns(MassiveCoordinate, match="so at 3 more sites") as said:
+        PCA().fit(Contrast(blocks))
+    assert len(said) == 1
