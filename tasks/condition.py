@@ -33,7 +33,7 @@ from trimtab.tasks.progress import report
 from trimtab.tasks.prompts import form_of
 from trimtab.tasks.recipe import Recipe, make_recipe
 from trimtab.tasks.references import Reference
-from trimtab.tasks.validate import behaviour_of
+from trimtab.tasks.validate import behaviour_of, decoding_of
 
 SHOWN = 3  # answers of each side in the header
 FIXED, FIXED_SAME, GATED, CONTROLLED = "fixed", "fixed, same mean KL", "gated", "controlled"
@@ -105,7 +105,8 @@ class Study:
             ids = text.ids[text.prompt_length :].tolist()
             return behaviour(str(decode(ids, skip_special_tokens=True)), len(ids))
 
-        return Arena(Scorer(self.model), prompts, Decoding(self.recipe.judge.tokens, seed=seed), score)
+        decoding = replace(decoding_of(self.base), max_new_tokens=self.recipe.judge.tokens, seed=seed)
+        return Arena(Scorer(self.model), prompts, decoding, score)
 
 
 def study_of(recipe: ConditionRecipe, parents: Sequence[Artifact]) -> Study:

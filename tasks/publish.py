@@ -4,6 +4,7 @@ from typing import Any
 
 from prefect import task
 
+from trimtab.steering.sampling import Sampling
 from trimtab.tasks.home import Home
 from trimtab.tasks.recipe import Recipe
 from trimtab.tasks.references import Reference
@@ -45,6 +46,7 @@ def metrics_of(verdict: dict[str, Any]) -> dict[str, Any]:
         "kl_asked": verdict["dose"]["asked"],
         "kl_achieved": verdict["dose"]["achieved"],
         "kl_held_out": price["budget"]["mean"],
+        "kl_sampling": str(Sampling(**price["budget"].get("sampling", {}))),
         "damage": price["damage"]["mean"],
         "perplexity": [price["perplexity_base"], price["perplexity_steered"]],
         "site": verdict["site"],

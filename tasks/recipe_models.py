@@ -292,11 +292,23 @@ class FitSpec(Part):
         return (self.fitter, *self.compare)
 
 
+class SamplingSpec(Part):
+    """How roll-outs are drawn, as you will sample from the steered model: temperature (0 is greedy), top_k (0 for all
+    tokens), top_p (1 for all). The KL is taken at this temperature (at 1 where greedy), before top_k and top_p, which
+    make two distributions infinitely far apart."""
+
+    temperature: float = Field(default=1.0, ge=0, le=100)
+    top_k: int = Field(default=0, ge=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+
+
 class Budget(Part):
-    """kl: mean KL(steered || base), nats per generated token. tolerance: how near counts as met, as a share of kl."""
+    """kl: mean KL(steered || base), nats per generated token. tolerance: how near counts as met, as a share of kl.
+    sampling: of the roll-outs that are priced."""
 
     kl: Positive = 0.1
     tolerance: Share = 0.1
+    sampling: SamplingSpec = SamplingSpec()
 
 
 class Behaviour(Part):

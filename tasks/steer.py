@@ -14,7 +14,7 @@ from trimtab.steering.model.tokens import Tokens, tokenize
 from trimtab.steering.plan import SteeringPlan
 from trimtab.steering.prefix import Scorer
 from trimtab.steering.price.dose import Calibration, Dosing, dose_on
-from trimtab.steering.price.governor import Governor
+from trimtab.steering.price.governor import Governor, Ledger
 from trimtab.steering.price.kl import divergences, steered_from_base
 from trimtab.store import Artifact
 from trimtab.tasks.errors import RecipeError
@@ -31,8 +31,9 @@ DOSING_ROLLOUTS = 8  # sampled answers per prompt set on which `kl` is dosed
 @dataclass(frozen=True)
 class SteerSettings:
     """strength multiplies the published one; kl asks for a dose instead (nats per token on these prompts). govern
-    bounds every token, govern_total the whole answer (nats). temperature 0 is greedy. chat: prompts through the chat
-    template, or plain; None: as the plan's recipe has it, and for a feature, which has none, chat where it can be."""
+    bounds every token, govern_total the whole answer (nats), of the distribution that is sampled from. temperature: 0
+    is greedy; all nats are taken at it (greedy: at 1). chat: prompts through the chat template, or plain; None: as the
+    plan's recipe has it, and for a feature, which has none, chat where it can be."""
 
     strength: float = 1.0
     kl: float | None = None
@@ -71,12 +72,13 @@ class Steered:
 
 @dataclass(frozen=True)
 class Steering:
-    """ref, digest: what steered. strength: times the published one."""
+    """ref, digest: what steered. strength: times the published one. kl_temperature: at which all nats were taken."""
 
     ref: str
     digest: str
     strength: float
     answers: tuple[Steered, ...]
+    kl_temperature: float = 1.0
 
 
 def steer_prompts(ref: str, prompts: Sequence[str], home: Home, settings: SteerSettings) -> Steering:
@@ -100,7 +102,7 @@ def steer_prompts(ref: str, prompts: Sequence[str], home: Home, settings: SteerS
         steered = _answer(model, text, plan.scaled(strength), settings)
         answers.append(_shown(tokenizer, prompt, unsteered, steered))
     shown = artifact.ref if number is None else f"{artifact.ref}:{number}"
-    return Steering(shown, artifact.digest, strength, tuple(answers))
+    return Steering(shown, artifact.digest, strength, tuple(answers), settings.decoding.sampling.kl_temperature)
 
 
 def plan_of(artifact: Artifact, number: int | None) -> tuple[SteeringPlan, Any]:
@@ -119,9 +121,10 @@ def plan_of(artifact: Artifact, number: int | None) -> tuple[SteeringPlan, Any]:
 def dosed_strength(
     model: PreTrainedModel, plan: SteeringPlan, prompts: Sequence[Tokens], settings: SteerSettings
 ) -> float:
-    """The strength at which sampled answers cost `settings.kl` nats per token. Raises SteeringError when none does."""
+    """The strength at which sampled answers cost `settings.kl` nats per token, at the settings' temperature (1 when
+    greedy). Raises SteeringError when none does."""
     repeats = -(-DOSING_ROLLOUTS // len(prompts))
-    decoding = Decoding(min(settings.max_new_tokens, 32), 1.0, settings.seed)
+    decoding = Decoding(min(settings.max_new_tokens, 32), settings.decoding.sampling.kl_temperature, settings.seed)
     calibration = Calibration(Scorer(model), [*prompts] * repeats, decoding)
     _, found = dose_on(calibration, plan, settings.kl or 0.0, Dosing())
     if not found.reachable:
@@ -143,10 +146,10 @@ def _answer(model: PreTrainedModel, text: Tokens, plan: SteeringPlan, settings: 
     if settings.governor is not None:
         with plan.on(model, prompt_lengths=[text.prompt_length], govern=settings.governor) as session:
             ids = generate(model, [text], None, settings.decoding)[0]
-        spent = np.array([float(step[0]) for step in session.ledger.spent])  # type: ignore[union-attr]
-        return _Answer(ids, spent[: max(len(ids), 1)], session.ledger.held_back())  # type: ignore[union-attr]
+        ledger = session.ledger or Ledger()
+        return _Answer(ids, np.array([float(step[0]) for step in ledger.spent]), ledger.held_back())
     ids = generate(model, [text], plan, settings.decoding)[0]
-    kl = divergences(Scorer(model), [text.followed_by(ids)], steered_from_base(plan))[0]
+    kl = divergences(Scorer(model), [text.followed_by(ids)], steered_from_base(plan, settings.decoding.sampling))[0]
     return _Answer(ids, kl, None)
 
 

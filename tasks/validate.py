@@ -3,6 +3,7 @@ plan inside."""
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from prefect import task
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -122,10 +123,10 @@ def settings_of(recipe: Recipe) -> JudgeSettings:
     """The judge's settings from the recipe's section. Doses are calibrated on half as many prompts as the price is
     taken on, each of the placebos needs several; on answers as long, because KL changes along an answer."""
     how = recipe.judge
-    calibration = Decoding(how.tokens)
+    calibration = decoding_of(recipe)
     return JudgeSettings(
         dose=DoseSettings(max(how.prompts // 2, 2), calibration, tolerance=recipe.budget.tolerance),
-        price=PriceSettings(prompts=how.prompts, decoding=Decoding(how.tokens, seed=1000)),
+        price=PriceSettings(prompts=how.prompts, decoding=replace(calibration, seed=1000)),
         ablation=AblationChoice(pairs=10 if how.system_prompt else 0),
         placebos=PlaceboCounts(
             how.placebos.random, how.placebos.covariance, how.placebos.shuffled, int(how.placebos.flip)
@@ -134,6 +135,12 @@ def settings_of(recipe: Recipe) -> JudgeSettings:
         curve=how.curve,
         seed=recipe.seed,
     )
+
+
+def decoding_of(recipe: Recipe) -> Decoding:
+    """How the recipe's roll-outs are drawn."""
+    how = recipe.budget.sampling
+    return Decoding(recipe.judge.tokens, how.temperature, top_k=how.top_k, top_p=how.top_p)
 
 
 def behaviour_of(recipe: Recipe) -> Behaviour | None:

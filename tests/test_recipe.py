@@ -18,6 +18,7 @@ from trimtab.tasks.recipe import DataError, Recipe, RecipeError, load_recipe, ma
 from trimtab.tasks.recipe_file import has_section, read_recipe
 from trimtab.tasks.recipe_models import LANGUAGES
 from trimtab.tasks.starter import write_starter
+from trimtab.tasks.validate import settings_of
 
 ALL = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
 OTHERS = ("condition", "features")  # sections of recipes of other kinds
@@ -89,6 +90,17 @@ def test_overrides(folder):
     recipe = load_recipe(folder / "recipe.yaml", settings)
     assert (recipe.budget.kl, recipe.model.dtype, recipe.judge.placebos.random) == (0.5, "float32", 3)
     assert (recipe.data.chat, recipe.name) == (False, "other")
+
+
+def test_roll_outs_are_drawn_as_the_recipe_says(folder):
+    settings = ["budget.sampling.temperature=0.6", "budget.sampling.top_p=0.95", "budget.sampling.top_k=20"]
+    plain, drawn = load_recipe(folder / "recipe.yaml"), load_recipe(folder / "recipe.yaml", settings)
+    assert plain.stage("validate") != drawn.stage("validate") and plain.stage("fit") == drawn.stage("fit")
+    for recipe, words in ((plain, "temperature 1"), (drawn, "temperature 0.6, top-k 20, top-p 0.95")):
+        judged = settings_of(recipe)
+        assert str(judged.dose.decoding.sampling) == str(judged.price.decoding.sampling) == words
+    with pytest.raises(RecipeError, match="top_p"):
+        load_recipe(folder / "recipe.yaml", ["budget.sampling.top_p=0"])
 
 
 def test_an_override_of_the_shorthand_model_keeps_its_id(folder):

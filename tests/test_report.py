@@ -319,6 +319,15 @@ def test_same_input_same_bytes_also_through_json_text() -> None:
     assert read_verdict(again) == verdict()
 
 
+def test_records_from_before_the_sampling_was_written_down_are_of_temperature_1() -> None:
+    new = verdict().to_json()
+    old = new
+    for place in (("dose",), ("price", "budget"), ("price", "damage")):
+        old = without(old, *place, "sampling")
+    assert old != new and read_verdict(old).to_json() == new
+    assert "temperature 1" in render(old, PROVENANCE)
+
+
 def test_headline_numbers_have_units_and_intervals() -> None:
     text = " ".join(Page(render(verdict().to_json(), PROVENANCE)).text)
     best = best_placebo(verdict())

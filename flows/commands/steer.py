@@ -22,14 +22,17 @@ def steer(
     prompts: Annotated[list[str], typer.Argument(metavar="PROMPT...")],
     strength: Annotated[float, typer.Option(help="Times the published strength; 0 is unsteered.")] = 1.0,
     kl: Annotated[
-        float | None, typer.Option(metavar="NATS", help="Instead of a strength: dose to this KL per token.")
+        float | None,
+        typer.Option(metavar="NATS", help="Instead of a strength: dose to this KL per token."),
     ] = None,
-    govern: Annotated[float | None, typer.Option(metavar="NATS", help="Never more than this KL at any token.")] = None,
+    govern: Annotated[
+        float | None, typer.Option(metavar="NATS", help="Never more than this KL at any token, as sampled.")
+    ] = None,
     govern_total: Annotated[
-        float | None, typer.Option(metavar="NATS", help="Never more than this KL over an answer.")
+        float | None, typer.Option(metavar="NATS", help="Never more than this KL over an answer, as sampled.")
     ] = None,
     tokens: Annotated[int, typer.Option(min=1, max=4096, help="At most this many are written.")] = 64,
-    temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
+    temperature: Annotated[float, typer.Option(min=0.0, help="Of sampling and of every KL; 0: greedy, KL at 1.")] = 0.0,
     seed: Annotated[int, typer.Option(help="Of sampling.")] = 0,
     chat: Annotated[
         bool | None, typer.Option("--chat/--plain", help="Chat template or plain text; else as the plan's recipe.")
@@ -43,7 +46,8 @@ def steer(
     found = steer_prompts(ref, prompts, home, settings)
     if as_json:
         return echo_json(asdict(found))
-    typer.echo(f"{found.ref} at {shown(found.strength)} x its published strength", err=True)
+    at = f"nats at temperature {shown(found.kl_temperature)}"
+    typer.echo(f"{found.ref} at {shown(found.strength)} x its published strength; {at}{_bounds(settings)}", err=True)
     for answer in found.answers:
         _tell(answer)
 
@@ -60,6 +64,13 @@ def _check(settings: SteerSettings, prompts: list[str], both: bool) -> None:
             raise RecipeError(f"--{name} {getattr(settings, name):g}: must be finite")
     if not all(prompt.strip() for prompt in prompts):
         raise RecipeError("PROMPT: is empty; there is nothing to answer")
+
+
+def _bounds(settings: SteerSettings) -> str:
+    """What the governor bounds, in words; nothing when none was set."""
+    bounds = (("a token", settings.govern), ("an answer", settings.govern_total))
+    said = [f"at most {shown(nats)} {what}" for what, nats in bounds if nats is not None]
+    return f", {' and '.join(said)}, of the distribution that is sampled from" if said else ""
 
 
 def _tell(answer: Steered) -> None:

@@ -79,7 +79,7 @@ class Arena:
 
     def _spent(self, plan: SteeringPlan) -> tuple[list[Tokens], list[np.ndarray]]:
         texts = roll_out(self.scorer.model, plan, self.prompts.prompts, self.decoding)
-        return texts, divergences(self.scorer, texts, steered_from_base(plan))
+        return texts, divergences(self.scorer, texts, steered_from_base(plan, self.decoding.sampling))
 
     def _scores(self, texts: Sequence[Tokens]) -> np.ndarray:
         return np.array([self.score(text) for text in texts])

@@ -17,7 +17,7 @@ from trimtab.steering.plan import SteeringPlan
 from trimtab.steering.prefix import Scorer
 from trimtab.steering.price.damage import PricedOn, price_with
 from trimtab.steering.price.dose import Calibration, Dosing, dose_together
-from trimtab.steering.price.kl import kl_divergence, roll_out
+from trimtab.steering.price.kl import kl_at, roll_out
 from trimtab.steering.price.result import Dose, Price
 
 
@@ -164,7 +164,7 @@ def prompted_kl(scorer: Scorer, asked: Sequence[Tokens], plain: Sequence[Tokens]
     for text, prompt in zip(written, plain, strict=True):
         (under,) = scorer.forced([text])
         (without,) = scorer.forced([prompt.followed_by(text.ids[text.prompt_length :].tolist())])
-        found.append(kl_divergence(under.logits, without.logits).cpu().numpy())
+        found.append(kl_at(decoding.sampling, under.logits, without.logits))
     return float(np.concatenate(found).mean())
 
 

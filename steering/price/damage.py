@@ -65,12 +65,12 @@ def price_plan(model: PreTrainedModel, plan: SteeringPlan, on: PricedOn) -> Pric
 def price_with(scorer: Scorer, plan: SteeringPlan, on: PricedOn, written: Sequence[Tokens] | None = None) -> Price:
     """`price_plan` with a shared Scorer. written: the steered model's rollouts on the prompts, when they exist."""
     texts = roll_out(scorer.model, plan, on.prompts, on.decoding) if written is None else written
-    rollouts = divergences(scorer, texts, steered_from_base(plan))
+    rollouts = divergences(scorer, texts, steered_from_base(plan, on.decoding.sampling))
     neutral = neutral_damage(scorer, plan, on.neutral, on.bootstrap)
     base = capability(scorer, on.capability) if on.capability else None
     steered = capability(scorer, on.capability, plan) if on.capability else None
     return Price(
-        budget=summarise(rollouts, on.prompts, Measured(STEERED_BASE, "rollouts", on.bootstrap)),
+        budget=summarise(rollouts, on.prompts, Measured(STEERED_BASE, "rollouts", on.bootstrap, on.decoding.sampling)),
         damage=neutral.damage,
         perplexity_base=neutral.perplexity_base,
         perplexity_steered=neutral.perplexity_steered,

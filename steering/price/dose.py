@@ -52,7 +52,7 @@ class Dosing:
 
 @dataclass
 class Calibration:
-    """Where a KL is measured: mean KL(steered || base), nats per token, over `prompts`.
+    """Where a KL is measured: mean KL(steered || base), nats per token, over `prompts`, at the decoding's temperature.
 
     on: "rollouts", text that the steered model writes after each prompt (what the budget binds), or "forced", the
     completions that the prompts carry (cheaper, for searches). passes: forward passes over the prompts so far, where
@@ -101,7 +101,7 @@ class Calibration:
         return [mean_divergence(found) for found in rolled_divergences(self.scorer, plans, self.prompts, self.decoding)]
 
     def _forced(self, plan: SteeringPlan) -> float:
-        return mean_divergence(divergences(self.scorer, self.prompts, steered_from_base(plan)))
+        return mean_divergence(divergences(self.scorer, self.prompts, steered_from_base(plan, self.decoding.sampling)))
 
     def guess(self, plan: SteeringPlan, budget: float, quantile: float | None = None) -> float:
         """Strength of the Fisher closed form on the base texts; inf when the plan moves no logit."""
@@ -178,7 +178,7 @@ class _Course:
         before = calibration.passes
         guess = calibration.guess(side, target, how.quantile) if how.guess is None else abs(how.guess)
         self._passes, self._each = calibration.passes - before, calibration.cost
-        self._side, self._how = side, how
+        self._side, self._how, self._sampling = side, how, calibration.decoding.sampling
         self.done = not 0 < guess < math.inf
         self._search = _Search(target, how.tolerance, side.limit)
         self._guess = self._strength = 0.0 if self.done else min(guess, side.limit)
@@ -204,6 +204,7 @@ class _Course:
             first_guess=sign * self._guess,
             forwards=self._passes,
             history=tuple((sign * g, kl) for g, kl in found.history),
+            sampling=self._sampling,
         )
         return self._side.scaled(found.strength), dose
 

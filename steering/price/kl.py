@@ -24,10 +24,12 @@ from trimtab.steering.model.tokens import Tokens
 from trimtab.steering.plan import SteeringPlan
 from trimtab.steering.prefix import Scorer, gated
 from trimtab.steering.price.result import KL, Interval
+from trimtab.steering.sampling import Sampling
 
 STEERED_BASE = "steered||base"
 BASE_STEERED = "base||steered"
 KEPT_TOKENS = 2000
+AT_ONE = Sampling()
 _ROWS = 128  # rows of [n v] worked on at once: temporaries stay small for large vocabularies
 
 
@@ -54,16 +56,17 @@ def _shifted(z: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Direction:
-    """Which plans p and q of KL(p || q) run under; None is the base model."""
+    """Which plans p and q of KL(p || q) run under (None is the base model), and at which temperature."""
 
     name: str
     p: SteeringPlan | None
     q: SteeringPlan | None
+    sampling: Sampling = Sampling()
 
 
-def steered_from_base(plan: SteeringPlan) -> Direction:
-    """KL(steered || base): what the budget binds, on text the steered model wrote."""
-    return Direction(STEERED_BASE, plan, None)
+def steered_from_base(plan: SteeringPlan, sampling: Sampling = AT_ONE) -> Direction:
+    """KL(steered || base): what the budget binds, on text the steered model wrote. sampling: how it was drawn."""
+    return Direction(STEERED_BASE, plan, None, sampling)
 
 
 def base_from_steered(plan: SteeringPlan) -> Direction:
@@ -78,17 +81,24 @@ def divergences(scorer: Scorer, texts: Sequence[Tokens], direction: Direction) -
     """
     found = [np.zeros(0)] * len(texts)
     for p, q in scorer.both(texts, direction.p, direction.q):
-        found[p.example] = kl_divergence(p.logits, q.logits).cpu().numpy()
+        found[p.example] = kl_at(direction.sampling, p.logits, q.logits)
     return found
+
+
+def kl_at(sampling: Sampling, p: Float[Tensor, "n v"], q: Float[Tensor, "n v"]) -> np.ndarray:
+    """KL(p || q) `[n]` between distributions at the temperature of a sampling, before its top-k and top-p."""
+    return kl_divergence(sampling.tempered(p), sampling.tempered(q)).cpu().numpy()
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Which tokens a KL was taken on, and how its interval is made. tokens: "rollouts", "neutral", "forced"."""
+    """Which tokens a KL was taken on, and how its interval is made. tokens: "rollouts", "neutral", "forced". sampling:
+    how they were drawn, and the temperature of the KL."""
 
     direction: str
     tokens: str
     bootstrap: Bootstrap = BOOTSTRAP
+    sampling: Sampling = Sampling()
 
 
 def summarise(per_text: Sequence[np.ndarray], texts: Sequence[Tokens], what: Measured) -> KL:
@@ -109,6 +119,7 @@ def summarise(per_text: Sequence[np.ndarray], texts: Sequence[Tokens], what: Mea
         n_tokens=len(pooled),
         prompts_digest=texts_digest(texts),
         per_token=tuple(float(value) for value in kept),
+        sampling=what.sampling,
     )
 
 
@@ -150,7 +161,7 @@ def rollout_divergences(
 ) -> list[np.ndarray]:
     """KL(steered || base) at every token that the steered model wrote, `[n_i]` per prompt."""
     texts = roll_out(scorer.model, plan, prompts, decoding)
-    return divergences(scorer, texts, steered_from_base(plan))
+    return divergences(scorer, texts, steered_from_base(plan, decoding.sampling))
 
 
 def rollout_kl(
@@ -162,7 +173,7 @@ def rollout_kl(
 ) -> KL:
     """KL(steered || base), nats per generated token, on rollouts of the steered model: the number a budget binds."""
     per_text = rollout_divergences(Scorer(model), plan, prompts, decoding)
-    return summarise(per_text, prompts, Measured(STEERED_BASE, "rollouts", bootstrap))
+    return summarise(per_text, prompts, Measured(STEERED_BASE, "rollouts", bootstrap, decoding.sampling))
 
 
 def neutral_kl(

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from trimtab.steering.sampling import Sampling
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -23,7 +25,8 @@ class KL:
     direction: "steered||base" or "base||steered". tokens: what text: "rollouts", "forced", "neutral", or
     "neutral, second halves" (the first halves stood as prompts).
     mean: over tokens, interval over prompts. p95, max: over tokens. per_token: up to 2,000 values.
-    prompts_digest: sha256 of the prompts' token ids.
+    prompts_digest: sha256 of the prompts' token ids. sampling: how its text was drawn, and at which temperature both
+    distributions were taken (records from before it was written down: temperature 1, which it was).
     """
 
     direction: str
@@ -34,6 +37,7 @@ class KL:
     n_tokens: int
     prompts_digest: str
     per_token: tuple[float, ...] = ()
+    sampling: Sampling = Sampling()
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,8 @@ class Dose:
     """The strength found for a budget. asked, achieved: nats per token (achieved on the calibration prompts).
     reachable: False when no strength tried came within tolerance (KL saturates: the final norm forgets scale).
     first_guess: strength tried first, the Fisher closed form's unless another was known. forwards: forward passes over
-    the calibration prompts (one generated token is one). history: (strength, KL) of every verification in order."""
+    the calibration prompts (one generated token is one).
+    history: (strength, KL) of every verification in order. sampling: as in KL."""
 
     asked: float
     achieved: float
@@ -64,3 +69,4 @@ class Dose:
     first_guess: float
     forwards: int
     history: tuple[tuple[float, float], ...]
+    sampling: Sampling = Sampling()

@@ -17,7 +17,7 @@ from trimtab.steering.generate import Decoding, Draw, decode
 from trimtab.steering.model.tokens import Tokens
 from trimtab.steering.plan import SteeringPlan, steer_rows
 from trimtab.steering.prefix import Scorer
-from trimtab.steering.price.kl import finished, kl_divergence
+from trimtab.steering.price.kl import finished, kl_at
 
 ROWS = 64  # in one batch
 KEPT = 2**29  # bytes of logits held until the base model has read the text
@@ -66,5 +66,5 @@ def _group(
     for base in scorer.forced(finished(scorer.model, rows, written, decoding)):
         k, n = base.example, len(base.targets)
         steered = torch.stack([step[k] for step in steps[:n]]).float()
-        found[k] = kl_divergence(steered, base.logits).cpu().numpy()
+        found[k] = kl_at(decoding.sampling, steered, base.logits)
     return [found[p : p + len(prompts)] for p in range(0, len(rows), len(prompts))]

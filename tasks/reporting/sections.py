@@ -291,7 +291,7 @@ def answered(verdict: Verdict) -> Section:
 def billed(verdict: Verdict) -> Section:
     """Both directions of KL, perplexity and capability."""
     price = verdict.price
-    head = ("KL", "on", f"mean, {NATS}", f"p95, {NATS}", f"max, {NATS}", "tokens", "texts (digest)")
+    head = ("KL", "on", "taken at", f"mean, {NATS}", f"p95, {NATS}", f"max, {NATS}", "tokens", "texts (digest)")
     kls = table("Divergence from the base model", head, [_bill(price.budget), _bill(price.damage)])
     rows = [
         (
@@ -308,8 +308,9 @@ def billed(verdict: Verdict) -> Section:
     other = table("Other costs", ("quantity", "base", "steered", "change", ""), rows)
     lead = note(
         "The budget binds the first line: KL(steered ‖ base) on text the steered model wrote, which adds up "
-        "along a sequence. The second line is the damage: the reverse divergence on text that has nothing to "
-        "do with the behaviour."
+        "along a sequence. It is taken at the recipe's temperature, before top-k and top-p: at another one the same "
+        "plan costs another amount. The second line is the damage: the reverse divergence on text that has nothing "
+        "to do with the behaviour."
     )
     return Section("price", "Bill", "The bill", [lead, kls, other])
 
@@ -317,7 +318,7 @@ def billed(verdict: Verdict) -> Section:
 def _bill(kl: KL) -> Sequence[Child]:
     direction = f"KL({kl.direction.replace('||', ' ‖ ')})"
     numbers = (estimate(kl.mean), number(kl.p95), number(kl.max), f"{kl.n_tokens:,}")
-    return (direction, kl.tokens, *numbers, code(shorten(kl.prompts_digest, 20)))
+    return (direction, kl.tokens, str(kl.sampling), *numbers, code(shorten(kl.prompts_digest, 20)))
 
 
 def _pair(base: float, steered: float) -> tuple[str, str, str]:

@@ -98,7 +98,7 @@ def _effect(verdict: Verdict) -> Html:
 def _kl(verdict: Verdict) -> Html:
     dose, got = verdict.dose, verdict.price.budget.mean
     asked = f"{number(dose.asked)} asked, {number(dose.achieved)} on the calibration prompts"
-    return _tile("KL spent", centre(got), NATS, f"{bracket(got)} on text it wrote itself", asked)
+    return _tile("KL spent", centre(got), NATS, f"{bracket(got)} on text it wrote itself, {dose.sampling}", asked)
 
 
 def _placebo(verdict: Verdict) -> Html:

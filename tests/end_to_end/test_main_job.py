@@ -103,8 +103,12 @@ def test_reading_commands_answer_people_and_scripts(tiny_home):
     assert read("captures", home=tiny_home)[0]["rows"] > 0
     for command in ("ls", "captures", "verify", "methods"):
         assert inside(command, home=tiny_home).code == 0
-    answers = read("steer", "tiny@1", "Good morning", "--tokens", "5", "--govern", "0.05", home=tiny_home)["answers"]
-    assert 0 <= answers[0]["kl"] <= 0.05
+    assert shown["metrics"]["kl_sampling"] == "temperature 1"
+    governed = ("--tokens", "5", "--govern", "0.05", "--temperature", "0.3", "--strength", "4")
+    steered = read("steer", "tiny@1", "Good morning", *governed, home=tiny_home)
+    assert steered["kl_temperature"] == 0.3 and 0 < steered["answers"][0]["kl"] <= 0.05
+    said = inside("steer", "tiny@1", "Good morning", *governed, home=tiny_home)
+    assert "nats at temperature 0.3, at most 0.05 a token, of the distribution that is sampled from" in said.stderr
 
 
 def begun(home: Path) -> list[ActivationStore]:

@@ -3,12 +3,14 @@
 import numpy as np
 import pytest
 import torch
+from transformers import GenerationConfig
 
 from trimtab.steering.errors import SteeringError
-from trimtab.steering.generate import Decoding
+from trimtab.steering.generate import Decoding, Draw
 from trimtab.steering.judge.statistics import Bootstrap
 from trimtab.steering.prefix import Scorer
 from trimtab.steering.price import kl as kl_module
+from trimtab.steering.price.dose import Calibration, Dosing, dose_on
 from trimtab.steering.price.kl import (
     Measured,
     base_from_steered,
@@ -16,10 +18,13 @@ from trimtab.steering.price.kl import (
     kl_divergence,
     neutral_kl,
     roll_out,
+    rollout_divergences,
     rollout_kl,
     steered_from_base,
     summarise,
 )
+from trimtab.steering.price.rollouts import rolled_divergences
+from trimtab.steering.sampling import Sampling
 
 
 def brute(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
@@ -133,3 +138,39 @@ def test_per_token_values_are_thinned_evenly(make_text):
     found = summarise(per_text, texts, Measured("steered||base", "forced", Bootstrap(draws=50)))
     assert len(found.per_token) == 2000 and found.n_tokens == 6010
     assert np.mean(found.per_token) == pytest.approx(found.mean.mean, rel=0.01)
+
+
+def test_a_kl_is_taken_at_the_temperature_that_its_text_is_drawn_at(tiny, texts, make_plan):
+    """Rolled out alone, side by side and priced: the same numbers, between the tempered distributions, said in the
+    result. Cuts change the text, and leave the KL finite."""
+    plan, scorer = make_plan(size=6.0), Scorer(tiny)
+    for decoding in (Decoding(6, 0.5), Decoding(6, 0.7, top_k=9, top_p=0.9), Decoding(6, 0.0)):
+        written, temperature = roll_out(tiny, plan, texts, decoding), decoding.temperature or 1.0
+        for text, side, alone in zip(
+            written,
+            rolled_divergences(scorer, [plan], texts, decoding)[0],
+            rollout_divergences(scorer, plan, texts, decoding),
+            strict=True,
+        ):
+            ids = torch.from_numpy(text.ids)[None]
+            with torch.no_grad():
+                base = tiny(ids).logits[0, text.prompt_length - 1 : -1]
+                with plan.on(tiny, prompt_lengths=[text.prompt_length]):
+                    steered = tiny(ids).logits[0, text.prompt_length - 1 : -1]
+            want = brute(steered / temperature, base / temperature).numpy()
+            np.testing.assert_allclose(side, want, rtol=1e-3, atol=1e-5)
+            np.testing.assert_allclose(alone, want, rtol=1e-3, atol=1e-5)
+        priced = rollout_kl(tiny, plan, texts, decoding)
+        _, dosed = dose_on(Calibration(scorer, texts, decoding), plan, 0.05, Dosing(guess=0.5, cap=1))
+        assert priced.sampling == dosed.sampling == Sampling(decoding.temperature, decoding.top_k, decoding.top_p)
+
+
+def test_our_decoding_draws_as_transformers_would(tiny):
+    """The same cuts, on the same logits, as the processors of `model.generate`."""
+    logits = torch.randn(4, 61, generator=torch.Generator().manual_seed(0))
+    options = GenerationConfig(do_sample=True, temperature=0.7, top_k=9, top_p=0.8)
+    theirs = tiny._get_logits_processor(options, input_ids_seq_length=3)(torch.zeros(4, 3).long(), logits.clone())
+    assert torch.equal(Sampling(0.7, 9, 0.8).processors()(torch.zeros(4, 3).long(), logits), theirs)
+    for wrong in (Decoding(temperature=-1), Decoding(temperature=float("nan")), Decoding(top_p=0), Decoding(top_k=-1)):
+        with pytest.raises(SteeringError, match="temperature|top_k"):
+            Draw(wrong, [0])
