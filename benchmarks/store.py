@@ -77,7 +77,7 @@ def stored(
     """A finished capture, written batch by batch."""
     spec = replace(ArraySpec.of(SITE, (WIDTH,), "float16", codec), checksum=checksum)
     store = ActivationStore.create(str(folder / uuid.uuid4().hex), Capture({}), index, [spec])
-    with Committer(store) as committer:
+    with Committer(store.commit) as committer:
         for region in store.pending_regions():
             buffer = store.buffer(region)
             for prompt in range(region.prompt_start, region.prompt_stop, TEXTS):

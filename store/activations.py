@@ -32,7 +32,7 @@ from trimtab.store.schema import (
     chunk_rows,
     region_edges,
 )
-from trimtab.store.writing import RegionBuffer, RegionResult, commit_regions, write_region
+from trimtab.store.writing import RegionBuffer, RegionResult, Written, commit_regions, rewrite_regions, write_region
 
 TAG = "complete"
 
@@ -220,7 +220,18 @@ class ActivationStore(Readable):
         if not results:
             return self.snapshot_id
         forks = [handle.session for handle in handles if handle.results and handle.session]
-        self._see(commit_regions((self.location, self._repository), results, forks))
+        written = Written(results, forks, self.n_rows)
+        self._see(commit_regions((self.location, self._repository), written))
+        return self.snapshot_id
+
+    def rewrite(self, handles: "Sequence[Fork]") -> str:
+        """Put regions of a finished capture, collected again, in the place of damaged ones; returns the snapshot id.
+
+        Raises Mismatch when their rows are not those that were recorded.
+        """
+        results = [result for handle in handles for result in handle.results]
+        forks = [handle.session for handle in handles if handle.session]
+        self._see(rewrite_regions((self.location, self._repository), Written(results, forks, self.n_rows)))
         return self.snapshot_id
 
     def finish(self) -> "ActivationStore":

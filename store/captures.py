@@ -72,7 +72,7 @@ class Captures:
         """The rows of a published capture. Raises NotFound (no store), Corrupt (damaged, or other rows)."""
         place, cure = self.locate(artifact.header), f"`trimtab repair {artifact.ref}` collects them again"
         if not is_store(place):
-            raise NotFound(f"the rows of {artifact.ref} are lost: there is no store at {place.url}; {cure}.")
+            raise _gone(place)(f"the rows of {artifact.ref} are lost: there is no store at {place.url}; {cure}.")
         try:
             digest = ActivationStore.open(place).layout.digest
         except StoreError as error:
@@ -108,6 +108,12 @@ def is_store(place: Location) -> bool:
         return place.exists()
     except StoreError:
         return False
+
+
+def _gone(place: Location) -> type[StoreError]:
+    """NotFound where nothing is, Corrupt where something is left of a store."""
+    left = place.scheme == "file" and os.path.isdir(place.root) and os.listdir(place.root)
+    return Corrupt if left else NotFound
 
 
 def _holds(place: Location, header: Mapping[str, JSON]) -> bool:

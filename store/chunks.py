@@ -39,8 +39,8 @@ def whole_chunks(store: icechunk.IcechunkStore, pieces: Iterable[Piece]) -> None
     sync(_each(_put(store, *block) for block in blocks))
 
 
-def patch_chunks(store: icechunk.IcechunkStore, pieces: Iterable[Piece]) -> None:
-    """Write rows into chunks that keep their other rows."""
+def patch_chunks(store: icechunk.IcechunkStore, pieces: Iterable[Piece], total: int) -> None:
+    """Write rows into chunks that keep their other rows. total: rows of the whole array."""
     edits = defaultdict(list)
     for spec, start, rows in pieces:
         step, done = spec.chunk_rows, 0
@@ -49,7 +49,7 @@ def patch_chunks(store: icechunk.IcechunkStore, pieces: Iterable[Piece]) -> None
             taken = rows[done : done + step - inside]
             edits[spec.name, number].append((spec, inside, taken))
             done += len(taken)
-    sync(_each(_patch(store, number, parts) for (_, number), parts in edits.items()))
+    sync(_each(_patch(store, number, parts, total) for (_, number), parts in edits.items()))
 
 
 def read_chunks(store: icechunk.IcechunkStore, spec: ArraySpec, numbers: Sequence[int]) -> list[np.ndarray]:
@@ -130,9 +130,11 @@ async def _get(store: icechunk.IcechunkStore, spec: ArraySpec, number: int) -> n
     return raw.view(spec.stored_dtype).reshape(spec.chunk_rows, *spec.stored_shape)
 
 
-async def _patch(store: icechunk.IcechunkStore, number: int, parts: Sequence[Piece]) -> None:
+async def _patch(store: icechunk.IcechunkStore, number: int, parts: Sequence[Piece], total: int) -> None:
     spec = parts[0][0]
-    found = await _get(store, spec, number)
+    rows = min(spec.chunk_rows, total - number * spec.chunk_rows)
+    covered = sum(len(part) for _, _, part in parts) == rows  # then nothing is kept, and it may be damaged
+    found = None if covered else await _get(store, spec, number)
     block = np.zeros((spec.chunk_rows, *spec.stored_shape), spec.stored_dtype) if found is None else found.copy()
     for _, inside, rows in parts:
         block[inside : inside + len(rows)] = rows

@@ -33,7 +33,7 @@ from trimtab.store.urls import split_url
 icechunk.set_logs_filter("off")  # it logs to stdout, among the JSON; what it says there it also raises
 
 BRANCH = "main"
-LEFT_OVER = r"\..+\.(deleted-[0-9a-f]{8}|creating)"  # names under which a killed process may leave a folder
+LEFT_OVER = r"\..+\.((deleted|damaged)-[0-9a-f]{8}|creating)"  # names under which a killed process may leave a folder
 CREATION_SECONDS = 10.0  # for the files of a repository that somebody else is making
 
 _memory: dict[str, icechunk.Storage] = {}
@@ -165,6 +165,19 @@ class Location:
         while not folder.exists():
             folder = folder.parent
         return shutil.disk_usage(folder).free
+
+    def set_aside(self) -> None:
+        """Take a damaged repository out of the way, under a hidden name beside it; garbage collection frees it by age.
+
+        Raises StoreError where nothing can be renamed (S3).
+        """
+        if self.scheme != "file":
+            raise StoreError(f"{self.url} is damaged: remove what is left of it (aws s3 rm --recursive), then repair.")
+        with self.lock():
+            path = Path(self.root)
+            aside = path.parent / f".{path.name}.damaged-{uuid.uuid4().hex[:8]}"
+            path.rename(aside)
+            os.utime(aside)
 
     def delete(self) -> None:
         """Remove the repository and everything in it. A missing one is no error."""

@@ -1,11 +1,9 @@
 """Read everything back and say what is not as it was written."""
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-
-import numpy as np
 
 from trimtab.store import nodes
 from trimtab.store.activations import ActivationStore
@@ -13,10 +11,11 @@ from trimtab.store.artifact import Artifact, Content, seal
 from trimtab.store.captures import Captures
 from trimtab.store.catalog import Catalog
 from trimtab.store.digests import array_bytes
-from trimtab.store.errors import StoreError
+from trimtab.store.errors import Corrupt, StoreError
 from trimtab.store.housekeeping import lost_catalog
 from trimtab.store.location import BRANCH, Location
 from trimtab.store.payload import LazyArrays
+from trimtab.store.schema import Region
 from trimtab.store.writing import all_finite
 
 REPUBLISH = "publish it again from its recipe (a new version), and move aliases there"
@@ -120,24 +119,37 @@ def _capture(store: ActivationStore, digest: str | None) -> Iterator[str]:
     pending = store.pending_regions()
     if pending:
         yield f"{len(pending)} of {len(store.layout.regions)} regions were never written"
+    written = [region for region in store.layout.regions if region not in pending]
+    yield from (wrong for _, wrong in damaged_rows(store, written))
+    yield from damaged_frame(store, digest)
+
+
+def damaged_rows(store: ActivationStore, regions: Sequence[Region]) -> Iterator[tuple[Region, str]]:
+    """(region, what is wrong) for each site's rows in these regions that are not what was written. Reads them all."""
     recorded = store.region_digests()
-    for region in store.layout.regions:
-        if region in pending:
-            continue
+    for region in regions:
         for i, site in enumerate(store.sites):
-            values = store.stored_rows(site, region.row_start, region.row_stop)
-            rows = f"{site}, rows {region.row_start}..{region.row_stop}"
-            if not all_finite(values, store.layout.spec(site)):
-                yield f"{rows}: not finite"
-            if hashlib.sha256(array_bytes(values)).digest() != recorded[region.number, i].tobytes():
-                yield f"{rows}: sha256 differs from what was written"
-    yield from _digests(store, recorded, digest)
+            wrong = _damage(store, site, region, recorded[region.number, i].tobytes())
+            if wrong:
+                yield region, f"{site}, rows {region.row_start}..{region.row_stop}: {wrong}"
 
 
-def _digests(store: ActivationStore, recorded: np.ndarray, digest: str | None) -> Iterator[str]:
+def _damage(store: ActivationStore, site: str, region: Region, digest: bytes) -> str:
+    try:
+        values = store.stored_rows(site, region.row_start, region.row_stop)
+    except Corrupt as error:
+        return str(error)
+    if not all_finite(values, store.layout.spec(site)):
+        return "not finite"
+    return "" if hashlib.sha256(array_bytes(values)).digest() == digest else "sha256 differs from what was written"
+
+
+def damaged_frame(store: ActivationStore, digest: str | None) -> Iterator[str]:
+    """What is wrong with all but the rows: index, arrays, digests of regions, the seal. The store is newly opened."""
     if not store.complete:
         yield "it was never finished"
         return
+    recorded = store.region_digests()
     if store.layout.content_digest(recorded) != store.digest:
         yield "its index, arrays or region digests do not give its content digest"
     if digest not in (None, store.digest):

@@ -243,33 +243,67 @@ def _split(buffer: RegionBuffer, spec: ArraySpec, total: int | None) -> tuple[li
     return [piece for piece in pieces[:1] if len(piece[2])], [piece for piece in pieces[1:] if len(piece[2])]
 
 
-def commit_regions(
-    place: tuple[Location, icechunk.Repository],
-    results: Sequence[RegionResult],
-    forks: Sequence[icechunk.ForkSession],
-) -> str:
+@dataclass(frozen=True)
+class Written:
+    """Regions on their way into a store: what is to be committed, and the sessions that hold their whole chunks.
+
+    total: rows of the whole capture.
+    """
+
+    results: Sequence[RegionResult]
+    forks: Sequence[icechunk.ForkSession]
+    total: int
+
+    @property
+    def message(self) -> str:
+        numbers = sorted(result.number for result in self.results)
+        return f"regions {', '.join(map(str, numbers[:8]))}{' ...' if len(numbers) > 8 else ''}"
+
+    def lay_into(self, session: icechunk.Session) -> None:
+        """Put every chunk into a session."""
+        session.merge(*self.forks)
+        patch_chunks(session.store, [piece for result in self.results for piece in result.fragments], self.total)
+
+
+def commit_regions(place: tuple[Location, icechunk.Repository], written: Written) -> str:
     """Make finished regions visible in one commit; returns the snapshot id.
 
     A region that is there already with the same rows is no error (a retried worker); with other rows it is.
     Raises Mismatch for that, Conflict after 100 lost races.
     """
     location, repository = place
-    numbers = sorted(result.number for result in results)
-    message = f"regions {', '.join(map(str, numbers[:8]))}{' ...' if len(numbers) > 8 else ''}"
     for _ in range(TRIES):
         with location.lock():
             session = sound(repository.writable_session(BRANCH))
             digests = zarr.open_array(session.store, path="regions/digest", mode="r+")
-            if not _enter_digests(location, digests, results):
+            if not _enter_digests(location, digests, written.results):
                 return session.snapshot_id
-            _enter_errors(session.store, results)
-            session.merge(*forks)
-            patch_chunks(session.store, [piece for result in results for piece in result.fragments])
+            _enter_errors(session.store, written.results)
+            written.lay_into(session)
             try:
-                return session.commit(message, {"regions": numbers})
+                return session.commit(written.message, {"regions": sorted(result.number for result in written.results)})
             except icechunk.ConflictError:
                 continue  # the tip moved: lay the fragments into the new one
     raise Conflict(f"{location.url}: others committed first {TRIES} times in a row; use fewer writers.")
+
+
+def rewrite_regions(place: tuple[Location, icechunk.Repository], written: Written) -> str:
+    """Write damaged regions anew, all in one commit (they may share chunks); returns the snapshot id.
+
+    Raises Mismatch, and changes nothing, when the rows are not those that were recorded.
+    """
+    location, repository = place
+    with location.lock():
+        session = sound(repository.writable_session(BRANCH))
+        digests = zarr.open_array(session.store, path="regions/digest", mode="r")
+        for result in written.results:
+            if not np.array_equal(np.asarray(digests[result.number]), result.digests):
+                raise Mismatch(
+                    f"{location.url}: region {result.number}, collected again, has other rows than were recorded; "
+                    f"nothing was changed. Repair it on the machine, and with the libraries, that collected it."
+                )
+        written.lay_into(session)
+        return location.commit(session, f"{written.message}, repaired")
 
 
 def _enter_digests(location: Location, digests: zarr.Array, results: Sequence[RegionResult]) -> bool:

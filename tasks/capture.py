@@ -92,7 +92,9 @@ def _prepared(recipe: Recipe, home: Home) -> tuple[Anatomy, Spool, Capture]:
     model, tokenizer = model_of(recipe.model)
     anatomy = Anatomy.of(model)
     texts = Spool(each_text(recipe, tokenizer), selection_of(recipe), spool_folder(home))
-    return anatomy, texts, asked_of(recipe, texts.digest, _sites(anatomy, recipe))
+    asked = asked_of(recipe, texts.digest, _sites(anatomy, recipe))
+    known = home.catalog.find(recipe.stage("capture"))
+    return anatomy, texts, asked if known is None else asked_again(known, asked)
 
 
 def _sites(anatomy: Anatomy, recipe: Recipe) -> tuple[Site, ...]:
@@ -154,13 +156,26 @@ def publish_capture(recipe: Recipe, home: Home, store: ActivationStore, tokens: 
     return CaptureReference(artifact.ref, artifact.digest, False, store.location.url, store.snapshot_id, *tokens)
 
 
+def asked_again(artifact: Artifact, asked: Capture) -> Capture:
+    """What a published capture was asked for, when that is asked again; later versions may have added fields.
+
+    Raises Mismatch naming what differs.
+    """
+    before = Capture(artifact.header["capture"])
+    lines = before.differences(Capture({name: asked.fields.get(name) for name in before.fields}))
+    if lines:
+        raise Mismatch(
+            f"{artifact.ref} cannot be collected again as it was ({'; '.join(lines)}; 'here' is what was published): "
+            f"bring back what differs, or collect under another name"
+        )
+    return before
+
+
 def same_rows(artifact: Artifact, store: ActivationStore) -> None:
     """Raises Mismatch when a store does not hold the rows of a published capture."""
     if artifact.header["digest"] == store.digest:
         return
-    asked = Capture(artifact.header["capture"])
-    lines = "; ".join(asked.differences(store.capture)) or "the same was asked, so the machine computes otherwise"
     raise Mismatch(
-        f"the rows at {store.location.url} are not those that {artifact.ref} was published with ({lines}; 'here' is "
-        f"what was published): bring back what differs, or collect under another name"
+        f"the rows at {store.location.url} are not those that {artifact.ref} was published with, although the same was "
+        f"asked: this machine or its libraries compute otherwise; collect where it was collected, or under another name"
     )

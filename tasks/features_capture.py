@@ -6,7 +6,15 @@ from prefect import task
 
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.store import ActivationStore
-from trimtab.tasks.capture import asked_of, publish_capture, published, selection_of, specs_of, spool_folder
+from trimtab.tasks.capture import (
+    asked_again,
+    asked_of,
+    publish_capture,
+    published,
+    selection_of,
+    specs_of,
+    spool_folder,
+)
 from trimtab.tasks.features_recipe import FeaturesRecipe
 from trimtab.tasks.filling import Collection, fill
 from trimtab.tasks.home import Home
@@ -28,13 +36,21 @@ def capture_sentences(recipe: FeaturesRecipe, home: Home) -> CaptureReference:
     known = published(asked, home)
     if known is not None:
         return known
+    work = sentences_collection(recipe, home)
+    counted = fill(work, work.store.pending_regions())
+    return publish_capture(asked, home, work.store.finish(), (counted.computed, work.texts.tokens))
+
+
+def sentences_collection(recipe: FeaturesRecipe, home: Home) -> Collection:
+    """Model loaded, sentences tokenised, store laid out (or opened, when this capture was begun before)."""
+    asked: Any = recipe
     model, tokenizer = model_of(recipe.model)
     anatomy, selection = Anatomy.of(model), selection_of(asked)
     anatomy.check(recipe.site)
     texts = Spool(texts_of_sentences(recipe.data, tokenizer), selection, spool_folder(home))
     what = asked_of(asked, texts.digest, [recipe.site])
+    before = home.catalog.find(recipe.stage("capture"))
+    what = what if before is None else asked_again(before, what)
     specs = specs_of(anatomy, [recipe.site], asked)
     store = ActivationStore.create(home.capture(what.digest), what, texts.index, specs)
-    work = Collection(store, anatomy, texts, selection)
-    counted = fill(work, store.pending_regions())
-    return publish_capture(asked, home, store.finish(), (counted.computed, texts.tokens))
+    return Collection(store, anatomy, texts, selection)

@@ -2,7 +2,7 @@
 committed by a second thread, the model runs the next. At most two regions are in memory, however many there are."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -14,6 +14,7 @@ from trimtab.steering.capture import Counted, Selection, Wanted, stream
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.site import Site
 from trimtab.store import ActivationStore
+from trimtab.store.activations import Fork
 from trimtab.store.schema import Region
 from trimtab.store.writing import RegionBuffer
 from trimtab.tasks.progress import report
@@ -38,10 +39,31 @@ def fill(work: Collection, regions: Sequence[Region]) -> Counted:
 
     Raises what the model or the store raises; regions that were committed before stay.
     """
+    return _run(work, regions, work.store.commit)
+
+
+def refill(work: Collection, regions: Sequence[Region]) -> Counted:
+    """Collect regions of a finished capture once more, and put them in the place of damaged ones in one commit.
+
+    Raises Mismatch when their rows are not those that were recorded.
+    """
+    forks: list[Fork] = []
+
+    def lay(buffer: RegionBuffer) -> None:
+        forks.append(work.store.fork())
+        forks[-1].write(buffer)
+
+    counted = _run(work, regions, lay)
+    work.store.rewrite(forks)
+    return counted
+
+
+def _run(work: Collection, regions: Sequence[Region], commit: Callable[[RegionBuffer], object]) -> Counted:
     sites = [Site.parse(name) for name in work.store.sites]
-    left = sum(region.prompt_stop - region.prompt_start for region in work.store.pending_regions())
-    done, computed, given = len(work.texts) - left, 0, 0
-    with Committer(work.store) as committer:
+    left = {region.number: region for region in (*work.store.pending_regions(), *regions)}
+    done = len(work.texts) - sum(region.prompt_stop - region.prompt_start for region in left.values())
+    computed, given = 0, 0
+    with Committer(commit) as committer:
         for region in regions:
             texts = work.texts.read(region.prompt_start, region.prompt_stop)
             rows = work.texts.rows(region.prompt_start, region.prompt_stop)
@@ -60,8 +82,8 @@ class Committer:
     """Commits buffers on a thread of its own, one at a time. `commit` waits for the one before, and raises its error;
     so does leaving the `with`."""
 
-    def __init__(self, store: ActivationStore) -> None:
-        self._store = store
+    def __init__(self, commit: Callable[[RegionBuffer], object]) -> None:
+        self._commit = commit
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="commit")
         self._last: Future | None = None
 
@@ -71,7 +93,7 @@ class Committer:
     def commit(self, buffer: RegionBuffer) -> None:
         """Queue a full buffer."""
         self._wait()
-        self._last = self._thread.submit(self._store.commit, buffer)
+        self._last = self._thread.submit(self._commit, buffer)
 
     def _wait(self) -> None:
         last, self._last = self._last, None

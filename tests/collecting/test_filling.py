@@ -101,7 +101,7 @@ def test_an_error_of_the_last_commit_is_not_lost():
         def commit(self, buffer):
             raise OSError("no space left")
 
-    with pytest.raises(OSError, match="no space left"), Committer(Broken()) as committer:
+    with pytest.raises(OSError, match="no space left"), Committer(Broken().commit) as committer:
         committer.commit(None)
 
 

@@ -18,7 +18,7 @@ INDEX = ("offsets", "token_id", "position", "role", "special", "label", "pair", 
 
 @pytest.fixture
 def wide(samples):
-    """Rows and an index large enough to lie in files of their own: Icechunk keeps small chunks in manifests."""
+    """Rows and an index large enough for files of their own: Icechunk keeps small chunks in its manifests."""
     sample, rng = samples(0, 120), np.random.default_rng(0)
     specs = tuple(replace(spec, shape=(*spec.shape[:-1], 64), chunk_rows=100) for spec in sample.specs)
     rows = {spec.name: rng.normal(size=(sample.index.n_rows, *spec.shape)).astype(np.float32) for spec in specs}
