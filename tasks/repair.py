@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from trimtab.store import ActivationStore, Artifact, Location
+from trimtab.store.branch import restore_branch
 from trimtab.store.errors import Corrupt, NotFound, StoreError
 from trimtab.store.lineage import lineage
 from trimtab.store.schema import Region
@@ -46,11 +47,21 @@ class Damage:
 
 
 def repair(home: Home, ref: str | None = None) -> list[Repair]:
-    """Look at every capture, or those that a version was made from, and collect again what is lost or damaged.
+    """Look at the catalog and every capture, or those that a version was made from; bring back what is lost.
 
     Raises NotFound (ref), Mismatch (the model, data or machine are others now), RecipeError (the data are gone).
     """
-    return [repair_capture(home, artifact) for artifact in _captures(home, ref)]
+    catalog = [*_repair_catalog(home)]
+    return [*catalog, *(repair_capture(home, artifact) for artifact in _captures(home, ref))]
+
+
+def _repair_catalog(home: Home) -> Iterator[Repair]:
+    """A catalog that lost the file that names its last snapshot."""
+    try:
+        home.catalog.location.exists()
+    except Corrupt as error:
+        home.catalog.restore_branch()
+        yield Repair("catalog", str(error))
 
 
 def repair_capture(home: Home, artifact: Artifact) -> Repair:
@@ -58,6 +69,8 @@ def repair_capture(home: Home, artifact: Artifact) -> Repair:
     place, damage = home.captures.locate(artifact.header), damage_of(home, artifact)
     if not damage.wrong:
         return Repair(artifact.ref)
+    if damage.regions is None and _has_branch_again(place) and not damage_of(home, artifact).wrong:
+        return Repair(artifact.ref, damage.wrong)  # all that was lost was which snapshot is the last
     recipe = _recipe(artifact)
     with _threads(int(artifact.header["capture"].get("threads", torch.get_num_threads()))):
         if damage.regions is None and not _can_resume(place, artifact):
@@ -70,6 +83,13 @@ def repair_capture(home: Home, artifact: Artifact) -> Repair:
         regions, computed = _collect(work, home, damage)
     same_rows(artifact, work.store)
     return Repair(artifact.ref, damage.wrong, regions, computed)
+
+
+def _has_branch_again(place: Location) -> bool:
+    try:
+        return bool(restore_branch(place))
+    except (StoreError, OSError):
+        return False
 
 
 def damage_of(home: Home, artifact: Artifact) -> Damage:

@@ -93,8 +93,10 @@ def test_what_is_lost_or_damaged_comes_back_under_its_version(home) -> None:
         lose(folder(home))
         assert any("`trimtab repair tiny.capture@1`" in line for line in bad(home)), lose.__name__
         made = repair(home)
-        assert [one.ref for one in made] == ["tiny.capture@1"] and made[0].wrong and made[0].computed > 0
-        assert made[0].regions < whole if lose in (flip_bits, lose_chunk) else made[0].regions == whole, lose.__name__
+        assert [one.ref for one in made] == ["tiny.capture@1"] and made[0].wrong
+        assert (made[0].computed > 0) != (lose is lose_branch), "a lost branch costs no row"
+        part = lose in (flip_bits, lose_chunk, lose_branch)
+        assert made[0].regions < whole if part else made[0].regions == whole, lose.__name__
         assert bad(home) == [] and rows(home) == right, lose.__name__
         assert [artifact.digest for artifact in home.catalog.list()] == before
         assert [(one.wrong, one.computed) for one in repair(home, "tiny.mean_difference")] == [("", 0)]
@@ -167,3 +169,11 @@ def test_the_command(home, capsys) -> None:
     assert "tiny.capture@1" in shown.out and "damaged" in shown.out and bad(home) == []
     assert main(["--home", home.url, "repair", "nothing"]) == 2
     assert "has no 'nothing'" in capsys.readouterr().err
+
+
+def test_a_catalog_that_lost_its_branch_is_repaired_too(home) -> None:
+    before = [artifact.digest for artifact in home.catalog.list()]
+    lose_branch(Path(home.catalog.location.root))
+    assert bad(home)
+    assert [one.ref for one in repair(home) if one.wrong] == ["catalog"]
+    assert [artifact.digest for artifact in home.catalog.list()] == before and bad(home) == []
