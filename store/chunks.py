@@ -132,8 +132,8 @@ async def _get(store: icechunk.IcechunkStore, spec: ArraySpec, number: int) -> n
 
 async def _patch(store: icechunk.IcechunkStore, number: int, parts: Sequence[Piece], total: int) -> None:
     spec = parts[0][0]
-    rows = min(spec.chunk_rows, total - number * spec.chunk_rows)
-    covered = sum(len(part) for _, _, part in parts) == rows  # then nothing is kept, and it may be damaged
+    whole = min(spec.chunk_rows, total - number * spec.chunk_rows)
+    covered = sum(len(part) for _, _, part in parts) == whole  # then nothing is kept, and it may be damaged
     found = None if covered else await _get(store, spec, number)
     block = np.zeros((spec.chunk_rows, *spec.stored_shape), spec.stored_dtype) if found is None else found.copy()
     for _, inside, rows in parts:
