@@ -81,41 +81,60 @@ class Search:
     def __call__(self, sets: Sequence[Candidates], progress: Progress) -> list[Choice]:
         """The choice from each set of candidates. All are screened together, and measured on the same pairs."""
         progress("search", 0, len(sets))
-        forecasts, probe = self._screened(sets), Probe(self.scorer, self.pairs[: self.settings.pairs])
+        screens, probe = self._screened(sets), Probe(self.scorer, self.pairs[: self.settings.pairs])
         base, found = probe(None)[1], []
-        for done, (candidates, known) in enumerate(zip(sets, forecasts, strict=True)):
+        for done, (candidates, screen) in enumerate(zip(sets, screens, strict=True)):
             progress("search", done, len(sets))
-            finalists = best_forecasts(known, self.budget, self.settings.finalists)
-            measured = {name: self._measured(probe, base, name, candidates[name], known[name]) for name in finalists}
-            points = [measured.get(name) or forecast_point(name, known[name], self.budget) for name in candidates]
+            forecasts = {name: one.many for name, one in screen.items()}
+            finalists = best_forecasts(forecasts, self.budget, self.settings.finalists)
+            measured = {name: self._measured(probe, base, name, candidates[name], screen[name]) for name in finalists}
+            points = [measured.get(name) or forecast_point(name, forecasts[name], self.budget) for name in candidates]
             found.append(_choice(points, candidates, self.budget))
         progress("search", len(sets), len(sets))
         return found
 
-    def _screened(self, sets: Sequence[Candidates]) -> list[dict[str, Forecast]]:
+    def _screened(self, sets: Sequence[Candidates]) -> list[dict[str, "_Screen"]]:
         """The forecast of every candidate of every set, from the same passes."""
-        pairs = self.pairs[: self.settings.screen_pairs]
+        pairs = self.pairs[: max(self.settings.screen_pairs, self.settings.pairs)]
         texts = [text for pair in pairs for text in (pair.positive, pair.negative)]
-        weights = np.tile([1.0, -1.0], len(pairs)) / len(pairs)
+        many, few = (_weights(count, len(pairs)) for count in (len(pairs), self.settings.pairs))
         plans = [plan for candidates in sets for plan in candidates.values()]
-        labels = Labels(self.settings.draws, self.seed)
-        forecasts = iter([along.forecast(weights) for along in responses(self.scorer.model, texts, plans, labels)])
-        return [{name: next(forecasts) for name in candidates} for candidates in sets]
+        along = responses(self.scorer.model, texts, plans, Labels(self.settings.draws, self.seed))
+        screens = iter([_Screen(one.forecast(many), one.forecast(few)) for one in along])
+        return [{name: next(screens) for name in candidates} for candidates in sets]
 
-    def _measured(self, probe: Probe, base: float, name: str, plan: SteeringPlan, forecast: Forecast) -> SitePoint:
-        """The candidate at the budget, from where its forecast puts it."""
+    def _measured(self, probe: Probe, base: float, name: str, plan: SteeringPlan, screen: "_Screen") -> SitePoint:
+        """The candidate at the budget, from where its forecast puts it.
+
+        What the few pairs differ from the many is forecast (a control variate): a few pairs by themselves say more of
+        themselves than of the candidates."""
         margins = {0.0: base}
 
         def measure(strength: float) -> float:
             kl, margins[strength] = probe(plan.scaled(strength))
             return kl
 
-        guess = forecast.strength(self.budget)
+        guess = screen.many.strength(self.budget)
         if not 0 < guess < math.inf:
             return SitePoint(name, 0.0, 0.0, 0.0, len(probe.pairs))
         how = Dosing(tolerance=self.settings.tolerance, cap=self.settings.cap)
         dose = find_strength(measure, self.budget, guess, how, plan.limit)
-        return SitePoint(name, dose.strength, dose.achieved, margins[dose.strength] - base, len(probe.pairs))
+        margin = margins[dose.strength] - base + (screen.many.gain - screen.few.gain) * dose.strength
+        return SitePoint(name, dose.strength, dose.achieved, margin, len(probe.pairs))
+
+
+@dataclass(frozen=True)
+class _Screen:
+    """Forecasts of one candidate: on all screening pairs, and on those it is measured on."""
+
+    many: Forecast
+    few: Forecast
+
+
+def _weights(count: int, pairs: int) -> np.ndarray:
+    """Of the texts of `pairs` pairs, for the mean margin of the first `count`."""
+    used = min(count, pairs)
+    return np.concatenate([np.tile([1.0, -1.0], used) / used, np.zeros(2 * (pairs - used))])
 
 
 def best_forecasts(forecasts: Mapping[str, Forecast], budget: float, count: int) -> list[str]:

@@ -25,14 +25,14 @@ Progress = Callable[[str, int, int], None]
 @dataclass(frozen=True)
 class SearchSettings:
     """The search of the plan and of every placebo. screen_pairs: selection pairs on which the linear response of all
-    candidates is taken, with `draws` labels per token. finalists: the best of them, which are measured on `pairs`
-    selection pairs, at a teacher-forced KL within `tolerance`, in at most `cap` passes each. Each finalist more is
+    candidates is taken, with `draws` labels per token. finalists: the best of them, which are measured on the first
+    `pairs` of these, at a teacher-forced KL within `tolerance`, in at most `cap` passes each. Each finalist more is
     one more for every placebo: the search is part of the null."""
 
-    screen_pairs: int = 40
+    screen_pairs: int = 32
     draws: int = 1
     finalists: int = 2
-    pairs: int = 6
+    pairs: int = 4
     tolerance: float = 0.3
     cap: int = 4
 

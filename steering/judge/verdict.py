@@ -42,7 +42,8 @@ class Contender:
 @dataclass(frozen=True)
 class SitePoint:
     """One candidate of the search, on the selection split, at the same teacher-forced KL. pairs: on how many selection
-    pairs it was measured; 0: strength, KL and margin are a forecast by the linear response, as it was no finalist."""
+    pairs it was measured, the margin carried over to all screened ones by the linear response; 0: strength, KL and
+    margin are a forecast by the linear response, as it was no finalist."""
 
     site: str
     strength: float

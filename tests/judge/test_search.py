@@ -1,5 +1,7 @@
 """The search: alike for all, at one price, and part of the null."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -118,6 +120,15 @@ def test_screening_finds_what_measuring_everything_finds(search, make_plan):
     forecast, worth = ({p.site: p.margin for p in choice.points} for choice in (screened, full))
     assert worth[screened.site] > 0.8 * worth[full.site]
     assert np.corrcoef(list(forecast.values()), list(worth.values()))[0, 1] > 0.9
+
+
+def test_few_pairs_are_read_as_what_the_many_would_say(search, make_plan):
+    """Where effects are linear, measuring two pairs and forecasting the rest gives what measuring all six gives."""
+    candidates = {f"resid_post.{b}.{s}": make_plan(seed=s, block=b) for b in range(3) for s in range(4)}
+    gentle = {"finalists": 12, "tolerance": 0.05, "cap": 10}
+    few, many = (replace(search(pairs=n, **gentle), budget=1e-5)([candidates], quiet)[0] for n in (2, 6))
+    rate = lambda choice: np.array([p.margin / p.strength for p in choice.points])  # noqa: E731
+    assert np.abs(rate(few) - rate(many)).max() < 0.1 * np.abs(rate(many)).max()
 
 
 def test_a_candidate_that_moves_nothing_is_never_dosed(search, make_plan):
