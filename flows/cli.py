@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from trimtab.flows.plain_text import visible
 from trimtab.flows.stopping import LINE, stop_on_signals, stopped_by
 from trimtab.tasks.address import checked_address
 from trimtab.tasks.errors import USER_ERRORS, did_you_mean
@@ -26,13 +27,10 @@ OK, WRONG, INTERRUPTED = 0, 2, 130
 
 # Prefect would log a failed task with its traceback before the one line that `main` prints.
 QUIET = {
-    "DO_NOT_TRACK": "1",
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_LOGGING_LEVEL": "CRITICAL",
     "PREFECT_LOGGING_SERVER_LEVEL": "CRITICAL",
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
     "TOKENIZERS_PARALLELISM": "false",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
 }
 
 
@@ -66,6 +64,7 @@ COMMANDS = {
     "doctor": Command("doctor", "Versions, model, store, server; what will be slow and why."),
     "init": Command("init", "A starter recipe and data files, ready to edit and run."),
     "deploy": Command("deploy", "Put a recipe on a schedule, on a Prefect server."),
+    "server": Command("deploy", "A Prefect server with its page, on this machine; nothing is sent anywhere."),
     "worker": Command("deploy", "Run deployed recipes until stopped."),
 }
 
@@ -193,7 +192,7 @@ def _text(error: BaseException) -> str:
 
 
 def _say(text: str, code: int) -> int:
-    print(text, file=sys.stderr)
+    print(visible(text), file=sys.stderr)
     return code
 
 

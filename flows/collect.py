@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from prefect import flow
 
-from trimtab.tasks.cancelling import stop_when_cancelled
+from trimtab.flows.job import job
 from trimtab.tasks.capture import capture_task
 from trimtab.tasks.processes import without_interrupts
 from trimtab.tasks.recipe import Recipe, load_recipe
@@ -14,7 +14,7 @@ from trimtab.tasks.rounds import outcome
 from trimtab.tasks.runners import runner_of
 
 
-@flow(name="collect", flow_run_name="collect-{recipe}", on_running=[stop_when_cancelled])
+@job("collect", "collect-{recipe}")
 def collect(
     recipe: str,
     home: str = ".trimtab",
@@ -45,7 +45,7 @@ def collect_shares(recipe: Recipe, home: str, plan: CapturePlan, workers: int, r
     return computed
 
 
-@flow(name="collect-round", validate_parameters=False)
+@flow(name="collect-round", validate_parameters=False, result_serializer="json")
 def collect_round(
     recipe: Recipe, home: str, plan: CapturePlan, shares: Sequence[Sequence[int]]
 ) -> tuple[int, Exception | None]:

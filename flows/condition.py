@@ -2,9 +2,7 @@
 
 from dataclasses import dataclass
 
-from prefect import flow
-
-from trimtab.tasks.cancelling import stop_when_cancelled
+from trimtab.flows.job import job
 from trimtab.tasks.command import recipe_command
 from trimtab.tasks.condition import condition_task
 from trimtab.tasks.condition_recipe import ConditionRecipe
@@ -27,7 +25,7 @@ class Conditioned:
         return self.selectivity.reused and self.plan.reused
 
 
-@flow(name="condition", flow_run_name="condition-{recipe}", on_running=[stop_when_cancelled])
+@job("condition", "condition-{recipe}")
 def condition(recipe: str, home: str = ".trimtab", overrides: list[str] | None = None) -> Conditioned:
     """Run a recipe file with a `condition` section: fit, compare, publish, report."""
     asked = read_recipe(ConditionRecipe, recipe, overrides or [])

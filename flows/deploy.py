@@ -47,12 +47,25 @@ def deploy(recipe: str, name: str, home: str, cron: str | None = None, overrides
 
 def work() -> int:
     """Run deployed recipes until stopped."""
-    command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process"]
-    worker = subprocess.Popen(command)
+    return _prefect("worker", "start", "--pool", POOL, "--type", "process")
+
+
+def serve(port: int, background: bool) -> int:
+    """Prefect's server, with what `trimtab.tasks` says of telemetry in its environment."""
+    return _prefect("server", "start", "--port", str(port), *(["--background"] if background else []))
+
+
+def end_server() -> int:
+    """End the server that runs in the background."""
+    return _prefect("server", "stop")
+
+
+def _prefect(*arguments: str) -> int:
+    program = subprocess.Popen([sys.executable, "-m", "prefect", *arguments])
     try:
-        return worker.wait()
-    except KeyboardInterrupt:  # it was told to stop, too: it says so to the server first
-        worker.wait()
+        return program.wait()
+    except KeyboardInterrupt:  # it was told to stop, too: it says so to its peers first
+        program.wait()
         raise
 
 

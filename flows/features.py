@@ -2,9 +2,7 @@
 
 from dataclasses import dataclass
 
-from prefect import flow
-
-from trimtab.tasks.cancelling import stop_when_cancelled
+from trimtab.flows.job import job
 from trimtab.tasks.choose_features import choose_features_task
 from trimtab.tasks.features_capture import capture_sentences_task
 from trimtab.tasks.features_page import features_page_task
@@ -28,7 +26,7 @@ class Decomposed:
         return all(made is None or made.reused for made in (self.capture, self.curve, self.features))
 
 
-@flow(name="features", flow_run_name="features-{recipe}", on_running=[stop_when_cancelled])
+@job("features", "features-{recipe}")
 def features(recipe: str, home: str = ".trimtab", overrides: list[str] | None = None) -> Decomposed:
     """Run a features recipe end to end. What the catalog already holds is not computed again."""
     asked = load_features_recipe(recipe, overrides or [])

@@ -1,15 +1,13 @@
 """fit: activations (collected when missing) to candidate vectors at every block."""
 
-from prefect import flow
-
-from trimtab.tasks.cancelling import stop_when_cancelled
+from trimtab.flows.job import job
 from trimtab.tasks.capture import capture_task
 from trimtab.tasks.fit import fit_task
 from trimtab.tasks.recipe import load_recipe
 from trimtab.tasks.references import Reference
 
 
-@flow(name="fit", flow_run_name="fit-{recipe}", on_running=[stop_when_cancelled])
+@job("fit", "fit-{recipe}")
 def fit(recipe: str, home: str = ".trimtab", overrides: list[str] | None = None) -> tuple[Reference, ...]:
     """Fit every method a recipe file names."""
     asked = load_recipe(recipe, overrides or [])

@@ -2,10 +2,8 @@
 
 from dataclasses import dataclass
 
-from prefect import flow
-
+from trimtab.flows.job import job
 from trimtab.tasks.ablate import AblateSettings, ablate_task
-from trimtab.tasks.cancelling import stop_when_cancelled
 from trimtab.tasks.command import command, recipe_command
 from trimtab.tasks.head_plan import HeadPlanSettings, head_plan_task
 from trimtab.tasks.head_recipe import load_head_recipe
@@ -22,14 +20,14 @@ class Localised:
     report: str
 
 
-@flow(name="rank", flow_run_name="rank-{recipe}", on_running=[stop_when_cancelled])
+@job("rank", "rank-{recipe}")
 def rank(recipe: str, home: str = ".trimtab", overrides: list[str] | None = None) -> Localised:
     """Rank the heads of a head recipe. What the catalog already holds for the same recipe is not computed again."""
     ranking = rank_task(load_head_recipe(recipe, overrides or []), home)
     return Localised(ranking, head_report_task(home, ranking.ref, recipe_command("rank", recipe, home, overrides)))
 
 
-@flow(name="ablate", flow_run_name="ablate-{ranking}", on_running=[stop_when_cancelled])
+@job("ablate", "ablate-{ranking}")
 def ablate(ranking: str, home: str = ".trimtab", settings: AblateSettings | None = None) -> Localised:
     """Test a ranking's top heads on questions that it was not made on."""
     how = settings or AblateSettings()
@@ -37,7 +35,7 @@ def ablate(ranking: str, home: str = ".trimtab", settings: AblateSettings | None
     return Localised(verdict, head_report_task(home, verdict.ref, command("ablate", ranking, home, how.options)))
 
 
-@flow(name="steer heads", flow_run_name="steer-heads-{ranking}", on_running=[stop_when_cancelled])
+@job("steer heads", "steer-heads-{ranking}")
 def steer_heads(ranking: str, home: str = ".trimtab", settings: HeadPlanSettings | None = None) -> Reference:
     """Scale a ranking's top heads to a KL budget, beside random heads at the same price, and publish the plan."""
     return head_plan_task(ranking, home, settings or HeadPlanSettings())

@@ -2,9 +2,7 @@
 
 from dataclasses import dataclass
 
-from prefect import flow
-
-from trimtab.tasks.cancelling import stop_when_cancelled
+from trimtab.flows.job import job
 from trimtab.tasks.capture import capture_task
 from trimtab.tasks.command import recipe_command
 from trimtab.tasks.fit import fit_task
@@ -31,7 +29,7 @@ class Produced:
         return all(made.reused for made in (self.capture, *self.candidates, self.verdict, self.plan))
 
 
-@flow(name="produce", flow_run_name="produce-{recipe}", on_running=[stop_when_cancelled])
+@job("produce", "produce-{recipe}")
 def produce(recipe: str, home: str = ".trimtab", overrides: list[str] | None = None) -> Produced:
     """Run a recipe file end to end. What the catalog already holds for the same recipe is not computed again."""
     asked = load_recipe(recipe, overrides or [])

@@ -1,8 +1,6 @@
 """validate: candidates to a verdict, without publishing the plan under its name."""
 
-from prefect import flow
-
-from trimtab.tasks.cancelling import stop_when_cancelled
+from trimtab.flows.job import job
 from trimtab.tasks.capture import capture_task
 from trimtab.tasks.fit import fit_task
 from trimtab.tasks.recipe import load_recipe
@@ -10,7 +8,7 @@ from trimtab.tasks.references import Reference
 from trimtab.tasks.validate import validate_task
 
 
-@flow(name="validate", flow_run_name="validate-{recipe}", on_running=[stop_when_cancelled])
+@job("validate", "validate-{recipe}")
 def validate(recipe: str, home: str = ".trimtab", overrides: list[str] | None = None) -> Reference:
     """Judge a recipe's vectors beside their placebos at the recipe's KL budget."""
     asked = load_recipe(recipe, overrides or [])

@@ -58,12 +58,12 @@ def require_server() -> str:
     url = server_url()
     if url is None:
         raise RecipeError(
-            "no Prefect server is set, and a schedule needs one: `prefect server start --background`, then "
-            "`prefect config set PREFECT_API_URL=http://127.0.0.1:4200/api`"
+            "no Prefect server is set, and a schedule needs one: `trimtab server --background`, then "
+            "`export PREFECT_API_URL=http://127.0.0.1:4200/api`"
         )
     trouble = _unreachable(url)
     if trouble:
-        raise RecipeError(f"the Prefect server {url} does not answer ({trouble}): `prefect server start --background`")
+        raise RecipeError(f"the Prefect server {url} does not answer ({trouble}): `trimtab server --background`")
     return url
 
 

@@ -6,10 +6,17 @@ shows. The sliding window is shorter than the texts.
 """
 
 import os
+import runpy
+import tempfile
+from pathlib import Path
+
+_LOOKUPS = Path(tempfile.mkstemp(prefix="lookups")[1])
+_GUARD = Path(__file__).parent / "lookups"
+os.environ["TRIMTAB_TEST_LOOKUPS"] = str(_LOOKUPS)  # one file for this process and all that it starts
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_GUARD), os.environ.get("PYTHONPATH")]))
+runpy.run_path(str(_GUARD / "sitecustomize.py"))
 
 for _name, _value in {
-    "DO_NOT_TRACK": "1",
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_LOGGING_LEVEL": "WARNING",
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_ENABLED": "false",
@@ -17,6 +24,7 @@ for _name, _value in {
 }.items():
     os.environ.setdefault(_name, _value)  # before prefect and transformers are imported
 
+import trimtab.tasks  # noqa: E402, F401, I001  (before prefect: no telemetry)
 from collections.abc import Callable, Iterator  # noqa: E402
 from functools import cache  # noqa: E402
 
@@ -173,3 +181,12 @@ def prefect_backend(tmp_path_factory) -> Iterator[None]:
 def _needs_prefect(request) -> None:
     if request.node.get_closest_marker("prefect"):
         request.getfixturevalue("prefect_backend")
+
+
+@pytest.fixture(autouse=True)
+def _no_host_is_looked_up() -> Iterator[None]:
+    """Whatever a test runs, here or in a process of its own: nobody outside this machine is asked for anything."""
+    yield
+    looked_up = _LOOKUPS.read_text()
+    _LOOKUPS.write_text("")
+    assert not looked_up, looked_up

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from trimtab.flows.collect import collect as collect_flow
-from trimtab.flows.commands.output import JSON, SET, echo_fields, echo_json
+from trimtab.flows.commands.output import JSON, SET, echo, echo_fields, echo_json
 from trimtab.flows.commands.progress import shown_progress
 from trimtab.tasks.home import Home
 from trimtab.tasks.recipe import load_recipe
@@ -33,5 +33,5 @@ def collect(
     if as_json:
         return echo_json(asdict(made))
     if made.reused:
-        typer.echo("nothing to compute: these activations are in the catalog")
+        echo("nothing to compute: these activations are in the catalog")
     echo_fields({"published": made.ref, "where": made.url, "snapshot": made.snapshot, "tokens run": made.computed})

@@ -4,9 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-import typer
-
-from trimtab.flows.commands.output import echo_fields, echo_json
+from trimtab.flows.commands.output import echo, echo_fields, echo_json
 from trimtab.flows.commands.progress import shown_progress
 from trimtab.flows.condition import condition
 from trimtab.tasks.catalog_views import details
@@ -26,7 +24,7 @@ def run_condition(home: Home, recipe: Path, overrides: Sequence[str], dry_run: b
     if as_json:
         return echo_json({**asdict(made), "reused": made.reused})
     if made.reused:
-        typer.echo("nothing to compute: this recipe was run before, and everything it made is in the catalog")
+        echo("nothing to compute: this recipe was run before, and everything it made is in the catalog")
     echo_fields({"published": made.plan.ref, **details(home, made.plan.ref)["metrics"], "report": made.report})
     name = made.plan.ref.partition("@")[0]
-    typer.echo(f'\nnext: trimtab show {name} | trimtab steer {name} "..." | trimtab lineage {made.plan.ref}')
+    echo(f'\nnext: trimtab show {name} | trimtab steer {name} "..." | trimtab lineage {made.plan.ref}')

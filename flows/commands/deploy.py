@@ -1,4 +1,4 @@
-"""deploy, worker: recipes on a schedule. Both need a Prefect server."""
+"""deploy, server, worker: recipes on a schedule, which needs a Prefect server."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from trimtab.flows.commands.output import JSON, SET, echo_fields, echo_json
+from trimtab.flows.commands.output import JSON, SET, echo, echo_fields, echo_json
 from trimtab.flows.deploy import deploy as deploy_recipe
-from trimtab.flows.deploy import work
+from trimtab.flows.deploy import end_server, serve, work
 from trimtab.tasks.doctor import require_server
 from trimtab.tasks.home import Home
 from trimtab.tasks.recipe import load_recipe
@@ -35,7 +35,20 @@ def deploy(
     if as_json:
         return echo_json(asdict(made))
     echo_fields(asdict(made))
-    typer.echo("next: trimtab worker")
+    echo("next: trimtab worker")
+
+
+@app.command()
+def server(
+    port: Annotated[int, typer.Option(min=1, max=65535, help="On this machine only.")] = 4200,
+    background: Annotated[bool, typer.Option("--background", help="Return at once.")] = False,
+    stop: Annotated[bool, typer.Option("--stop", help="End the one in the background.")] = False,
+) -> int:
+    """A Prefect server with its page, on this machine; nothing is sent anywhere."""
+    if stop:
+        return end_server()
+    echo(f"export PREFECT_API_URL=http://127.0.0.1:{port}/api")
+    return serve(port, background)
 
 
 @app.command()

@@ -2,9 +2,7 @@
 
 from typing import Any
 
-import typer
-
-from trimtab.flows.commands.output import echo_fields, echo_json, shown
+from trimtab.flows.commands.output import echo, echo_fields, echo_json, shown
 from trimtab.tasks.feature_views import feature_details
 from trimtab.tasks.home import Home
 
@@ -19,16 +17,14 @@ def show_feature(home: Home, ref: str, number: int, as_json: bool) -> None:
     echo_fields({"feature": f"{found['ref']}:{number}", "site": found["site"], "label": found.get("label", "")})
     echo_fields({name: found.get(name) for name in ("firing", "peak", "size")})
     for name in ("promoted", "suppressed"):
-        typer.echo(f"\n{name}: {' '.join(repr(token) for token, _ in found.get(name, [])[:12])}")
-    typer.echo(f"neurons: {_pairs(found.get('neurons', [])[:10])}")
-    typer.echo(f"nearest: {', '.join(f'#{n} (cosine {shown(c)}, {s} neurons shared)' for n, c, s in found['nearest'])}")
+        echo(f"\n{name}: {' '.join(repr(token) for token, _ in found.get(name, [])[:12])}")
+    echo(f"neurons: {_pairs(found.get('neurons', [])[:10])}")
+    echo(f"nearest: {', '.join(f'#{n} (cosine {shown(c)}, {s} neurons shared)' for n, c, s in found['nearest'])}")
     for concept in found["concepts"]:
-        typer.echo(
-            f"detects {concept['concept']}: held-out AUROC {shown(concept['auroc'])} (null {shown(concept['null'])})"
-        )
-    typer.echo("")
+        echo(f"detects {concept['concept']}: held-out AUROC {shown(concept['auroc'])} (null {shown(concept['null'])})")
+    echo("")
     for top in found.get("tops", [])[:SHOWN_TOPS]:
-        typer.echo(f"{shown(top['activation']):>7}  {_line(top)}")
+        echo(f"{shown(top['activation']):>7}  {_line(top)}")
 
 
 def _pairs(found: list[Any]) -> str:

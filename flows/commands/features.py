@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from trimtab.flows.commands.output import JSON, echo_fields, echo_json, echo_table
+from trimtab.flows.commands.output import JSON, echo, echo_fields, echo_json, echo_table
 from trimtab.flows.commands.progress import shown_progress
 from trimtab.flows.features import Decomposed
 from trimtab.flows.features import features as features_flow
@@ -34,7 +34,7 @@ def features(
     """List a feature set, or write its browser page."""
     home = Home.at(ctx.obj)
     if html is not None:
-        return typer.echo(str(write_features_page(home, ref, html)))
+        return echo(str(write_features_page(home, ref, html)))
     rows = feature_rows(home, ref, sort, find)
     if as_json:
         return echo_json(rows)
@@ -43,7 +43,7 @@ def features(
         for r in rows[:limit]
     )
     echo_table(("#", "label", "fires", "peak", "strongest tokens", "detects"), cells)
-    typer.echo(f"\n{min(limit, len(rows))} of {len(rows)}; `trimtab show {ref} --feature N` shows one", err=True)
+    echo(f"\n{min(limit, len(rows))} of {len(rows)}; `trimtab show {ref} --feature N` shows one", err=True)
 
 
 def run_features(home: Home, recipe: Path, overrides: list[str], dry_run: bool, as_json: bool) -> None:
@@ -60,9 +60,7 @@ def run_features(home: Home, recipe: Path, overrides: list[str], dry_run: bool, 
 
 def _tell(home: Home, made: Decomposed) -> None:
     if made.reused:
-        typer.echo("nothing to compute: this recipe was run before, and everything it made is in the catalog")
+        echo("nothing to compute: this recipe was run before, and everything it made is in the catalog")
     echo_fields({"published": made.features.ref, **details(home, made.features.ref)["metrics"], "browser": made.page})
     name = made.features.ref.partition("@")[0]
-    typer.echo(
-        f'\nnext: trimtab features {name} | trimtab show {name} --feature 0 | trimtab steer {name}:0 "..." --kl 0.3'
-    )
+    echo(f'\nnext: trimtab features {name} | trimtab show {name} --feature 0 | trimtab steer {name}:0 "..." --kl 0.3')

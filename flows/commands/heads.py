@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from trimtab.flows.commands.output import JSON, SET, echo_fields, echo_json, echo_table
+from trimtab.flows.commands.output import JSON, SET, echo, echo_fields, echo_json, echo_table
 from trimtab.flows.commands.progress import shown_progress
 from trimtab.flows.localise import ablate as ablate_flow
 from trimtab.flows.localise import rank as rank_flow
@@ -36,9 +36,9 @@ def rank(
     if as_json:
         return echo_json({**asdict(made.made), "report": made.report, "metrics": _metrics(home, made.made.ref)})
     if made.made.reused:
-        typer.echo("nothing to compute: this ranking is in the catalog")
+        echo("nothing to compute: this ranking is in the catalog")
     echo_fields({"published": made.made.ref, **_metrics(home, made.made.ref), "report": made.report})
-    typer.echo(f"\nnext: trimtab ablate {made.made.ref} --top 10 --operator mean")
+    echo(f"\nnext: trimtab ablate {made.made.ref} --top 10 --operator mean")
 
 
 @app.command()
@@ -75,7 +75,7 @@ def ablate(
 
 def _tell(home: Home, ref: str, report: str) -> None:
     verdict = _header(home, ref)["verdict"]
-    typer.echo(verdict["sentence"])
+    echo(verdict["sentence"])
     rows = [
         (name, side["share"], side["effect"], side["over_random"], side["p"])
         for name, side in (("necessity", verdict["necessity"]), ("sufficiency", verdict["sufficiency"]))
@@ -88,9 +88,9 @@ def _tell_plan(home: Home, ref: str, as_json: bool) -> None:
     metrics = _metrics(home, ref)
     if as_json:
         return echo_json({"ref": ref, "metrics": metrics})
-    typer.echo(metrics["sentence"])
+    echo(metrics["sentence"])
     echo_fields({"published": ref, "gain": metrics["gain"], "random": metrics["random"]})
-    typer.echo(f'\nnext: trimtab steer {ref} "..."')
+    echo(f'\nnext: trimtab steer {ref} "..."')
 
 
 def _metrics(home: Home, ref: str) -> dict[str, Any]:

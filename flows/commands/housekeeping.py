@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from trimtab.flows.commands.output import JSON, echo_fields, echo_json, echo_table, size
+from trimtab.flows.commands.output import JSON, echo, echo_fields, echo_json, echo_table, size
 from trimtab.flows.commands.progress import shown_progress
 from trimtab.tasks.home import Home
 from trimtab.tasks.housekeeping import delete_version, garbage
@@ -27,7 +27,7 @@ def delete(
         return echo_json(gone)
     echo_fields({"deleted": gone["ref"], "kind": gone["kind"]})
     if gone["kept"]:
-        typer.echo(gone["kept"], err=True)
+        echo(gone["kept"], err=True)
 
 
 @app.command()
@@ -42,7 +42,7 @@ def gc(
     if as_json:
         return echo_json(found)
     if not found:
-        return typer.echo(f"nothing older than {older_than} can be freed", err=True)
+        return echo(f"nothing older than {older_than} can be freed", err=True)
     cells = ((one["place"], one["what"], size(one["bytes"])) for one in found)
     echo_table(("place", "what", "would free" if dry_run else "freed"), cells)
 
@@ -63,6 +63,6 @@ def repair(
         return echo_json(repairs)
     mended = [one for one in repairs if one["wrong"]]
     if not mended:
-        return typer.echo(f"{len(repairs)} captures read: nothing is lost or damaged", err=True)
+        return echo(f"{len(repairs)} captures read: nothing is lost or damaged", err=True)
     cells = ((one["ref"], one["wrong"], one["regions"], one["computed"]) for one in mended)
     echo_table(("repaired", "what was wrong", "regions", "tokens run"), cells)

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from trimtab.flows.commands.output import echo
 from trimtab.tasks.starter import write_starter
 
 app = typer.Typer()
@@ -14,5 +15,5 @@ app = typer.Typer()
 def init(folder: Annotated[Path, typer.Argument(metavar="DIR", help="New or empty.")]) -> None:
     """A starter recipe and data files, ready to edit and run."""
     for path in write_starter(folder):
-        typer.echo(f"wrote {path}")
-    typer.echo(f"next: trimtab run {folder / 'recipe.yaml'}")
+        echo(f"wrote {path}")
+    echo(f"next: trimtab run {folder / 'recipe.yaml'}")

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from trimtab.flows.commands.output import JSON, echo_json, echo_table
+from trimtab.flows.commands.output import JSON, echo, echo_json, echo_table
 from trimtab.tasks.methods import methods as all_methods
 from trimtab.tasks.recipe import recipe_schema
 
@@ -26,7 +26,7 @@ def methods(
     if as_json:
         return echo_json(rows)
     if name is not None:
-        return typer.echo("\n\n".join(f"{row['kind']} {row['name']}\n\n{row['page']}" for row in rows))
+        return echo("\n\n".join(f"{row['kind']} {row['name']}\n\n{row['page']}" for row in rows))
     cells = ((row["name"], row["kind"], row["meaning"], _fields(row["fields"]), row["source"]) for row in rows)
     echo_table(("name", "kind", "meaning", "fields", "source"), cells)
 

@@ -11,6 +11,8 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
+from trimtab.flows.plain_text import visible, visible_json
+
 JSON = Annotated[bool, typer.Option("--json", help="JSON on stdout, for scripts.")]
 SET = Annotated[
     list[str] | None,
@@ -18,9 +20,14 @@ SET = Annotated[
 ]
 
 
+def echo(text: str, err: bool = False) -> None:
+    """A line, or several, on stdout or stderr: with `console`, the only way to a terminal."""
+    typer.echo(visible(text), err=err)
+
+
 def echo_json(value: object) -> None:
     """JSON on stdout; infinities, which JSON lacks, as null."""
-    typer.echo(json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False))
+    typer.echo(visible_json(json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False)))
 
 
 def echo_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None) -> None:
@@ -29,7 +36,7 @@ def echo_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: 
     for number, column in enumerate(columns):
         table.add_column(column, overflow="fold", no_wrap=number == 0)
     for row in rows:
-        table.add_row(*(Text(shown(cell)) for cell in row))
+        table.add_row(*(Text(visible(shown(cell))) for cell in row))
     console().print(table)
 
 
@@ -37,7 +44,7 @@ def echo_fields(fields: Mapping[str, object]) -> None:
     """Names and values, one a line."""
     width = max(map(len, fields), default=0)
     for name, value in fields.items():
-        typer.echo(f"{name:<{width}}  {shown(value)}".rstrip())
+        echo(f"{name:<{width}}  {shown(value)}".rstrip())
 
 
 def echo_tree(node: Mapping[str, Any]) -> None:
@@ -79,7 +86,7 @@ def size(count: object) -> str:
 
 def _branch(node: Mapping[str, Any]) -> Tree:
     head = f"{node['ref']}  {node['kind']}  {node['digest'][:12]}"
-    tree = Tree(Text(f"{head}  {node['note']}".rstrip()))
+    tree = Tree(Text(visible(f"{head}  {node['note']}".rstrip())))
     for parent in node["parents"]:
         tree.add(_branch(parent))
     return tree

@@ -19,7 +19,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from trimtab.flows.commands.output import console
+from trimtab.flows.commands.output import console, echo
 from trimtab.tasks.progress import watched
 
 EVERY = 30.0  # seconds between two lines
@@ -82,7 +82,7 @@ class _Lines:
 
     def _say(self, text: str, now: float) -> None:
         self._said = now
-        print(text, file=sys.stderr, flush=True)
+        echo(text, err=True)
 
 
 def _pace(began: float, first: int, now: float, state: tuple[int, int]) -> str:

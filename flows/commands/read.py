@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from trimtab.flows.commands.output import JSON, echo_fields, echo_json, echo_table, echo_tree, size
+from trimtab.flows.commands.output import JSON, echo, echo_fields, echo_json, echo_table, echo_tree, size
 from trimtab.tasks import catalog_views as views
 from trimtab.tasks.home import Home
 
@@ -27,7 +27,7 @@ def ls(
     if as_json:
         return echo_json(rows)
     if not rows:
-        return typer.echo(f"nothing is published in {home.url} yet; `trimtab run RECIPE` publishes", err=True)
+        return echo(f"nothing is published in {home.url} yet; `trimtab run RECIPE` publishes", err=True)
     cells = ((r["ref"], r["kind"], r["aliases"], r["created"][:16], r["digest"][:SHORT], r["headline"]) for r in rows)
     echo_table(("ref", "kind", "aliases", "created", "digest", ""), cells)
 
@@ -48,12 +48,12 @@ def show(
         return echo_json(found)
     echo_fields(_summary(found))
     if isinstance(found["metrics"], dict):
-        typer.echo("\nmetrics (KL and effect in nats per token)")
+        echo("\nmetrics (KL and effect in nats per token)")
         echo_fields({f"  {name}": value for name, value in found["metrics"].items()})
     if isinstance(found["recipe"], dict):
-        typer.echo("\nrecipe")
+        echo("\nrecipe")
         echo_fields(_flat(found["recipe"]))
-    typer.echo("\n`--json` shows everything, header and libraries too", err=True)
+    echo("\n`--json` shows everything, header and libraries too", err=True)
 
 
 @app.command()
@@ -64,7 +64,7 @@ def captures(ctx: typer.Context, as_json: JSON = False) -> None:
     if as_json:
         return echo_json(rows)
     if not rows:
-        return typer.echo(f"no capture in {home.url} yet; `trimtab collect RECIPE` makes one", err=True)
+        return echo(f"no capture in {home.url} yet; `trimtab collect RECIPE` makes one", err=True)
     cells = (
         (r["ref"], r["points"], r["sites"], r["prompts"], r["rows"], size(r["bytes"]), _checks(r), r["location"])
         for r in rows
@@ -94,8 +94,8 @@ def verify(ctx: typer.Context, as_json: JSON = False) -> int:
         echo_json(found)
     else:
         for finding in bad:
-            typer.echo(f"BAD  {finding['thing']}: {finding['wrong']}; {finding['cure']}")
-        typer.echo(f"{len(found) - len(bad)} of {len(found)} things in {home.url} are as they were published")
+            echo(f"BAD  {finding['thing']}: {finding['wrong']}; {finding['cure']}")
+        echo(f"{len(found) - len(bad)} of {len(found)} things in {home.url} are as they were published")
     return 1 if bad else 0
 
 
@@ -111,7 +111,7 @@ def promote(
     if as_json:
         return echo_json(move)
     before = f" (was @{move['before']})" if move["before"] is not None else ""
-    typer.echo(f"{move['name']}@{alias} is {move['name']}@{move['after']}{before}")
+    echo(f"{move['name']}@{alias} is {move['name']}@{move['after']}{before}")
 
 
 def _summary(found: dict[str, Any]) -> dict[str, object]:

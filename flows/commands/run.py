@@ -8,7 +8,7 @@ import typer
 
 from trimtab.flows.commands.condition import run_condition
 from trimtab.flows.commands.features import run_features
-from trimtab.flows.commands.output import JSON, SET, echo_fields, echo_json, shown
+from trimtab.flows.commands.output import JSON, SET, echo, echo_fields, echo_json, shown
 from trimtab.flows.commands.progress import shown_progress
 from trimtab.flows.produce import Produced, produce
 from trimtab.tasks.catalog_views import details
@@ -50,14 +50,14 @@ def _tell(home: Home, made: Produced) -> None:
     """A short table, some answers, and what to try next."""
     metrics = details(home, made.plan.ref)["metrics"]
     if made.reused:
-        typer.echo("nothing to compute: this recipe was run before, and everything it made is in the catalog")
+        echo("nothing to compute: this recipe was run before, and everything it made is in the catalog")
     echo_fields({"published": made.plan.ref, **metrics, "report": made.report})
     for answer in details(home, made.verdict.ref)["header"]["verdict"]["generations"][:SHOWN_ANSWERS]:
-        typer.echo(f"\n> {answer['prompt']}")
-        typer.echo(f"  without: {_line(answer['base'])}")
-        typer.echo(f"  steered: {_line(answer['steered'])}   ({shown(answer['kl'])} nats per token)")
+        echo(f"\n> {answer['prompt']}")
+        echo(f"  without: {_line(answer['base'])}")
+        echo(f"  steered: {_line(answer['steered'])}   ({shown(answer['kl'])} nats per token)")
     name = made.plan.ref.partition("@")[0]
-    typer.echo(f'\nnext: trimtab show {name} | trimtab steer {name} "..." | trimtab promote {made.plan.ref} prod')
+    echo(f'\nnext: trimtab show {name} | trimtab steer {name} "..." | trimtab promote {made.plan.ref} prod')
 
 
 def _line(text: str) -> str:

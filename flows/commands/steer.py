@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from trimtab.flows.commands.output import JSON, echo_json, shown
+from trimtab.flows.commands.output import JSON, echo, echo_json, shown
 from trimtab.tasks.errors import RecipeError
 from trimtab.tasks.home import Home
 from trimtab.tasks.steer import Steered, SteerSettings, steer_prompts
@@ -47,7 +47,7 @@ def steer(
     if as_json:
         return echo_json(asdict(found))
     at = f"nats at temperature {shown(found.kl_temperature)}"
-    typer.echo(f"{found.ref} at {shown(found.strength)} x its published strength; {at}{_bounds(settings)}", err=True)
+    echo(f"{found.ref} at {shown(found.strength)} x its published strength; {at}{_bounds(settings)}", err=True)
     for answer in found.answers:
         _tell(answer)
 
@@ -74,8 +74,8 @@ def _bounds(settings: SteerSettings) -> str:
 
 
 def _tell(answer: Steered) -> None:
-    typer.echo(f"\n> {answer.prompt}")
-    typer.echo(f"without: {answer.base or NOTHING}")
-    typer.echo(f"steered: {answer.steered or NOTHING}")
+    echo(f"\n> {answer.prompt}")
+    echo(f"without: {answer.base or NOTHING}")
+    echo(f"steered: {answer.steered or NOTHING}")
     held = "" if answer.held_back is None else f"; the governor acted on {answer.held_back:.0%} of tokens"
-    typer.echo(f"         {shown(answer.kl)} nats per token, {shown(answer.total)} in all{held}")
+    echo(f"         {shown(answer.kl)} nats per token, {shown(answer.total)} in all{held}")

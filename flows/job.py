@@ -1,0 +1,36 @@
+"""job: a Prefect flow as trimtab has them. It stops when somebody cancels it, and leaves no pickle and no device id."""
+
+import contextlib
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+from prefect import Flow, flow
+
+from trimtab.tasks.cancelling import stop_when_cancelled
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def job(name: str, run_name: str) -> Callable[[Callable[P, R]], Flow[P, R]]:
+    """Decorator. name: as Prefect lists it. run_name: of one run, with the parameters in braces.
+
+    Prefect writes the exception of a failed flow to its storage, by default as a pickle: here as JSON.
+    """
+    return flow(name=name, flow_run_name=run_name, on_running=[stop_when_cancelled], result_serializer="json")
+
+
+def _no_device_id() -> None:
+    """DO_NOT_TRACK keeps Prefect from sending events, not from making up an id of this machine and storing it as soon
+    as a flow is defined in a terminal."""
+    with contextlib.suppress(ImportError):
+        from prefect._internal.analytics import emit
+
+        emit.get_or_create_device_id = _refused
+
+
+def _refused() -> str:
+    raise RuntimeError("nothing is tracked")
+
+
+_no_device_id()
