@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from trimtab.flows.job import job
 from trimtab.tasks.capture import capture_task
 from trimtab.tasks.command import recipe_command
+from trimtab.tasks.examples import check_judged
 from trimtab.tasks.fit import fit_task
 from trimtab.tasks.publish import publish_task
 from trimtab.tasks.recipe import load_recipe
@@ -33,6 +34,7 @@ class Produced:
 def produce(recipe: str, home: str = ".trimtab", overrides: list[str] | None = None) -> Produced:
     """Run a recipe file end to end. What the catalog already holds for the same recipe is not computed again."""
     asked = load_recipe(recipe, overrides or [])
+    check_judged(asked.data)
     capture = capture_task(asked, home)
     candidates = tuple(fit_task(asked, home, capture, fitter) for fitter in asked.fit.fitters)
     verdict = validate_task(asked, home, capture, candidates)

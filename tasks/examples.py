@@ -109,6 +109,16 @@ def check_data(data: Data, span: str) -> None:
         )
 
 
+def check_judged(data: Data) -> None:
+    """Raises DataError when a text has no completion: it can be collected, but a judgement compares completions."""
+    whole = next((example for example in each_example(data) if example.completion is None), None)
+    if whole is not None:
+        raise DataError(
+            f"{_shown(data)}: holds texts without a prompt and a completion, so nothing can be judged on them; "
+            f"`trimtab collect` takes them, `trimtab run` needs a prompt and its completions in every row"
+        )
+
+
 @dataclass(frozen=True)
 class KnownQuestion:
     """One question with the words that a right answer holds."""

@@ -113,6 +113,10 @@ class HeadRecipe(Part):
         sides = [[row for row in found.rows if self._side(row) == side] for side in ("fit", "report")]
         if min(map(len, sides)) < FEWEST:
             raise DataError(f"{name}: its halves have {len(sides[0])} and {len(sides[1])} questions; give more rows")
+        prompts = [len({row.prompt for row in side}) for side in sides]
+        if min(prompts) < 2:
+            raise DataError(f"{name}: its halves have questions on {prompts[0]} and {prompts[1]} prompts; an interval "
+                            f"needs 2 in each, give more prompts")  # fmt: skip
         return sides[0], sides[1]
 
     def _side(self, row: QuestionRow) -> str:

@@ -10,6 +10,7 @@ import pytest
 
 from trimtab.flows.cli import main
 from trimtab.store import Catalog
+from trimtab.tasks.recipe import load_recipe
 
 GOOD = """\
 name: tone
@@ -342,6 +343,17 @@ def test_a_judge_s_file_that_says_nothing_is_refused(place, refused):
         (place / "f").write_text("".join(json.dumps(row) + "\n" for row in rows))
         (place / "bad.yaml").write_text(GOOD + f"judge: {{{named}}}\n")
         refused(["run", "bad.yaml", "--dry-run"], says)
+
+
+def test_texts_without_completions_are_collected_and_not_judged(place, refused):
+    rows = [{"positive": row["positive"], "negative": row["negative"]} for row in PAIRS]
+    (place / "whole.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    whole = GOOD.replace("pairs.jsonl", "whole.jsonl").replace(
+        "points: [resid_post]", "points: [resid_post]\n  span: all"
+    )
+    (place / "bad.yaml").write_text(whole)
+    refused(["run", "bad.yaml", "--dry-run"], "whole.jsonl: holds texts without a prompt and a completion")
+    assert load_recipe("bad.yaml").data.pairs.path.endswith("whole.jsonl")
 
 
 def test_a_column_that_no_row_has_is_refused(place, refused):

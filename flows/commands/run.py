@@ -13,6 +13,7 @@ from trimtab.flows.commands.progress import shown_progress
 from trimtab.flows.produce import Produced, produce
 from trimtab.tasks.catalog_views import details
 from trimtab.tasks.condition_recipe import SECTION as CONDITION
+from trimtab.tasks.examples import check_judged
 from trimtab.tasks.features_recipe import SECTION as FEATURES
 from trimtab.tasks.home import Home
 from trimtab.tasks.recipe import load_recipe
@@ -36,6 +37,7 @@ def run(
     if has_section(recipe, FEATURES):
         return run_features(Home.at(ctx.obj), recipe, overrides or [], dry_run, as_json)
     asked = load_recipe(recipe, overrides or [])  # before anything is started or written
+    check_judged(asked.data)
     if dry_run:
         return echo_json(asked.to_json())
     home = Home.at(ctx.obj)
