@@ -1,6 +1,7 @@
 """Direct logit attribution: what each head and MLP writes towards the answer by itself, past all later blocks."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -28,7 +29,8 @@ class DirectLogit(Localiser):
     Source: Elhage et al. 2021; Yu, Merullo and Pavlick 2023 (arXiv 2310.15910) for heads of factual recall. Without a
     wrong answer the comparison is the mean logit over the vocabulary, as a softmax ignores a constant. Sees only the
     last step: heads that work through later heads score 0. Contributions of all heads, MLPs and the embedding (plus
-    biases) add up to the metric.
+    biases and position vectors) add up to the metric, taken before the soft cap where the family ends in one (gemma2):
+    a cap is no sum, and keeps the order of logits.
 
     budget: tokens of a forward pass. Costs one forward, and a backward through the output projections alone.
     """
@@ -36,7 +38,7 @@ class DirectLogit(Localiser):
     source: ClassVar[str] = "Elhage et al. 2021; Yu et al. 2023, arXiv 2310.15910"
     meaning: ClassVar[str] = (
         "direct contribution to the right answer's logit over the wrong one's (without one: over the mean logit), "
-        "nats, above 0: towards the answer"
+        "before any final soft cap, nats, above 0: towards the answer"
     )
 
     budget: int = PASS_BUDGET
@@ -63,12 +65,26 @@ def contributions(anatomy: Anatomy, batch: Batch, units: Sequence[Site]) -> Floa
         return edit
 
     everywhere = dict.fromkeys((*anatomy.sites(["z", "mlp_out"]), *sites))
-    with frozen(anatomy.model), relevance_rules(anatomy, ("norm",)):
+    with frozen(anatomy.model), relevance_rules(anatomy, ("norm",)), uncapped(anatomy):
         with hooked(anatomy, edits=[(site, cut(site)) for site in everywhere]):
             metric = centred(batch, batch.logits(anatomy.model))
         slopes = torch.autograd.grad(metric.sum(), [leaves[site] for site in sites])
     values = {site: leaves[site].detach() for site in sites}
     return products(anatomy, units, values, dict(zip(sites, slopes, strict=True)))
+
+
+@contextmanager
+def uncapped(anatomy: Anatomy) -> Iterator[None]:
+    """While the block runs, the model gives its logits as the unembedding makes them, without a final soft cap."""
+    config = anatomy.text_config
+    cap = getattr(config, "final_logit_softcapping", None)
+    if cap is not None:
+        config.final_logit_softcapping = None
+    try:
+        yield
+    finally:
+        if cap is not None:
+            config.final_logit_softcapping = cap
 
 
 def centred(batch: Batch, logits: Float[Tensor, "n v"]) -> Float[Tensor, "b"]:

@@ -324,14 +324,40 @@ def test_rules_that_cannot_or_did_not_act_are_errors(llama, build_tiny):
 # Direct logit attribution
 
 
-def test_direct_contributions_add_up_to_the_metric(plain):
-    """All heads, MLPs and the embedding; without biases nothing else is in the sum. With and without a wrong answer."""
-    units = (*heads(plain), *mlps(plain), Site("embed"))
+def summed(model) -> Anatomy:
+    """A copy in which heads, MLPs and the embedding are all there is to sum: no biases, no position vectors. Its logits
+    are large enough for a soft cap to bend them."""
+    model = copy.deepcopy(model)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias") or "wpe" in name or "embed_positions" in name:
+                parameter.zero_()
+        model.get_output_embeddings().weight.mul_(20)
+    return Anatomy.of(model)
+
+
+def unembedded(batch: Batch, model) -> torch.Tensor:
+    """Where answers are decided, what the unembedding itself gives."""
+    seen: list[torch.Tensor] = []
+    handle = model.get_output_embeddings().register_forward_hook(lambda module, given, out: seen.append(out))
+    with torch.no_grad():
+        batch.logits(model)
+    handle.remove()
+    return seen[0][batch.row, torch.unique(batch.column, return_inverse=True)[1]]
+
+
+def test_direct_contributions_add_up_to_the_metric(tiny):
+    """With and without a wrong answer, before any soft cap; what a cap leaves is another number."""
+    anatomy = summed(tiny)
+    capped = anatomy.text_config.to_dict().get("final_logit_softcapping")
+    units = (*heads(anatomy), *mlps(anatomy), Site("embed"))
     for questions in (QUESTIONS, [Question(q.clean, (*q.target, 9)) for q in QUESTIONS]):
         batch = Batch.of(questions, PAIR, CPU)
+        want = centred(batch, unembedded(batch, anatomy.model))
+        torch.testing.assert_close(contributions(anatomy, batch, units).sum(0), want, rtol=1e-3, atol=1e-4)
         with torch.no_grad():
-            want = centred(batch, batch.logits(plain.model))
-        torch.testing.assert_close(contributions(plain, batch, units).sum(0), want, rtol=1e-4, atol=1e-5)
+            after = centred(batch, batch.logits(anatomy.model))
+        assert bool(capped) != torch.allclose(after, want, rtol=0.01)
 
 
 def test_a_direct_contribution_is_the_projection_through_the_frozen_norm(build_tiny):
