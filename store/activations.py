@@ -252,10 +252,12 @@ class ActivationStore(Readable):
                 self._seal()
             if TAG not in self._repository.list_tags():
                 self._repository.create_tag(TAG, self.snapshot_id)
+                self.location.flush(self.snapshot_id)
         return self
 
     def _seal(self) -> None:
         digest = self.layout.content_digest(self.region_digests())
+        self.location.flush()  # regions were committed without: a power cut costs some of them, and no more
         session = self._repository.writable_session(BRANCH)
         sealed = replace(self.layout, state=COMPLETE, digest=digest)
         zarr.open_group(session.store, mode="r+").attrs[KEY] = sealed.attributes()

@@ -27,6 +27,7 @@ from zarr.core.sync import sync
 
 from trimtab.store.clocks import in_order
 from trimtab.store.digests import JSON
+from trimtab.store.durable import age_of, flush
 from trimtab.store.errors import Conflict, Corrupt, Invalid, NotFound, StoreError
 from trimtab.store.urls import split_url
 
@@ -133,18 +134,27 @@ class Location:
         """Commit under the lock, moving over what others committed meanwhile; returns the snapshot id. With another
         machine's clock ahead, it waits (`clocks.py`).
 
+        In a local folder the commit is on the disk when this returns (`durable.py`).
         Without `rebase`, any commit of others is a Conflict: what was looked up must be looked up again.
         Raises Conflict when others changed the same chunks or nodes: nothing of this session is visible then.
         """
         solver = icechunk.ConflictDetector() if rebase else None
+        base = session.snapshot_id
         with self.lock():
             try:
-                return in_order(self.url, lambda: session.commit(message, dict(metadata or {}), rebase_with=solver))
+                snapshot = in_order(self.url, lambda: session.commit(message, dict(metadata or {}), rebase_with=solver))
+                self.flush(base)
+                return snapshot
             except (icechunk.ConflictError, icechunk.RebaseFailedError) as error:
                 raise Conflict(
                     f"{self.url}: somebody else changed the same data first ({message}); nothing was "
                     "written, open it again and retry."
                 ) from error
+
+    def flush(self, snapshot: str = "") -> None:
+        """Bring what was written to a local folder to the disk: all of it, or what is not older than a snapshot."""
+        if self.scheme == "file":
+            flush(Path(self.root), age_of(Path(self.root), snapshot) if snapshot else 0)
 
     def touch(self) -> None:
         """Say that somebody works with the repository of a local folder: its own date becomes now."""
