@@ -4,21 +4,26 @@ A projection computes `y = x W + c`. An affine displacement `M h + b` at strengt
 makes `W <- (1 + s M)^T W` and `c <- c + s b W`; on its output (`attn_out`, `mlp_out`), `W <- W (1 + s M)^T` and
 `c <- c (1 + s M)^T + s b`. A constant at `resid_mid`/`resid_post` is the same constant at `attn_out`/`mlp_out`,
 since the skip path adds the rest; anything else at the residual is not: the skip path carries what it would change.
+
+What is folded can be saved: where a constant needs a bias, the configuration's switch for biases is turned on, so that
+every loader makes the place for it; families without such a switch fold in memory alone, when asked to.
 """
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 
+from trimtab.steering.bias_places import BiasPlaces, bias_places
 from trimtab.steering.errors import CannotFold
 from trimtab.steering.intervention import Intervention
 from trimtab.steering.model.anatomy import Anatomy
-from trimtab.steering.model.projection import out_weight
+from trimtab.steering.model.projection import is_plain, out_weight
 from trimtab.steering.model.site import Site
 from trimtab.steering.model.span import ALL
 from trimtab.steering.moves.base import AffineMap
@@ -31,8 +36,8 @@ from trimtab.steering.session import check_fits
 class Change:
     """One projection with its new weights, in the layout and dtype of the module.
 
-    path: dotted, from the causal-LM model. new_bias: the module had none (its checkpoint format may have no place
-    for one: `attention_bias` and `mlp_bias` in the configuration of llama).
+    path: dotted, from the causal-LM model. new_bias: the module had none; `bias_places` says whether a checkpoint can
+    hold one.
     """
 
     path: str
@@ -49,10 +54,15 @@ class _Linear:
     bias: Float[Tensor, "o"]
 
 
-def fold(plan: SteeringPlan, model: PreTrainedModel) -> PreTrainedModel:
+def fold(plan: SteeringPlan, model: PreTrainedModel, in_memory: bool = False) -> PreTrainedModel:
     """A copy of the model with the plan in its weights: it answers as the model does under the plan, within the
-    rounding of its dtype, without hooks. Raises CannotFold, and BadPlan or BadSite when the plan does not fit."""
+    rounding of its dtype, without hooks; also once saved, and loaded by anyone.
+
+    in_memory: fold constants also where checkpoints of this family have no place for a bias (mistral, qwen2, phi3);
+    saving such a copy is an error. Raises CannotFold, and BadPlan or BadSite when the plan does not fit.
+    """
     changes = fold_changes(plan, model)
+    places = None if in_memory else _places(plan, model, changes)
     folded = copy.deepcopy(model)
     for change in changes:
         module = folded.get_submodule(change.path)
@@ -60,14 +70,19 @@ def fold(plan: SteeringPlan, model: PreTrainedModel) -> PreTrainedModel:
         module.weight = nn.Parameter(change.weight, requires_grad=learns)
         if change.bias is not None:
             module.bias = nn.Parameter(change.bias, requires_grad=learns)
-    return folded
+    return _saveable(folded, places)
 
 
 def fold_changes(plan: SteeringPlan, model: PreTrainedModel) -> tuple[Change, ...]:
-    """What `fold` changes, without changing it. Raises like `fold`."""
+    """What `fold` changes, without changing it. Raises like `fold`, but for biases that no checkpoint holds."""
     if "generate" in vars(model):
         raise CannotFold("a plan is attached to this model, and a copy would keep its hooks; fold outside the `with`")
     anatomy = Anatomy.of(model)
+    if anatomy.model is not model:
+        raise CannotFold(
+            f"{type(model).__name__} wraps the {type(anatomy.model).__name__} that would be folded, and saves "
+            f"something else; fold the model inside it (an adapter is merged into it first: `merge_and_unload()`)"
+        )
     check_fits(plan, anatomy)
     work: dict[str, _Linear] = {}
     for step in [_as_sublayer(step, anatomy) for step in _in_order(plan)]:
@@ -75,6 +90,32 @@ def fold_changes(plan: SteeringPlan, model: PreTrainedModel) -> tuple[Change, ..
         before = work[path] if path in work else _read(path, model)
         work[path] = _applied(before, step, anatomy)
     return tuple(_written(path, linear, model) for path, linear in work.items())
+
+
+def _places(plan: SteeringPlan, model: PreTrainedModel, changes: Sequence[Change]) -> BiasPlaces:
+    try:
+        return bias_places(model, [f"{change.path}.bias" for change in changes if change.new_bias])
+    except CannotFold as error:
+        sites = ", ".join(str(step.site) for step in plan.interventions if step.strength)
+        raise CannotFold(
+            f"{sites}: {error}. Keep the plan beside the model, or `fold(plan, model, in_memory=True)` for a copy that "
+            f"is never saved"
+        ) from None
+
+
+def _saveable(folded: PreTrainedModel, places: BiasPlaces | None) -> PreTrainedModel:
+    """With places for its biases, or else with a `save_pretrained` that refuses."""
+    vars(folded).pop("save_pretrained", None)
+    try:
+        (places or bias_places(folded)).give(folded)
+    except CannotFold as error:
+        vars(folded)["save_pretrained"] = partial(_refuse_to_save, f"this model was folded in memory: {error}")
+    return folded
+
+
+def _refuse_to_save(why: str, *args: object, **options: object) -> None:
+    """Stands in for `save_pretrained`, whatever it is called with."""
+    raise CannotFold(f"{why}. Save the model and the plan apart")
 
 
 def _as_sublayer(step: Intervention, anatomy: Anatomy) -> Intervention:
@@ -138,8 +179,11 @@ def _projection(site: Site, anatomy: Anatomy) -> str:
 
 def _read(path: str, model: PreTrainedModel) -> _Linear:
     module = model.get_submodule(path)
-    if type(module) not in (nn.Linear, Conv1D):
-        raise CannotFold(f"{path} is a {type(module).__name__}: only plain Linear and Conv1D weights are edited")
+    if not is_plain(module):
+        raise CannotFold(
+            f"{path} is a {type(module).__name__}: only plain Linear and Conv1D weights are edited (merge an "
+            f"adapter first, load quantised weights in full)"
+        )
     weight = out_weight(module).detach().double()
     held: Tensor | None = module.bias  # type: ignore[assignment]
     bias = torch.zeros_like(weight[0]) if held is None else held.detach().double()

@@ -5,10 +5,12 @@ a capture of such a model is noise under the name of the checkpoint.
 
 import json
 import re
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import nn
 from transformers import PretrainedConfig
 
 from trimtab.steering.errors import SteeringError
@@ -66,6 +68,27 @@ def check_loaded(config: PretrainedConfig, loading: Mapping[str, Any]) -> None:
         raise SteeringError(
             f"config.json has num_hidden_layers {n_layers}, and its weights hold further blocks ({_some(beyond)}), "
             f"which would be left out: give the configuration of these weights."
+        )
+
+
+def check_unused(model: nn.Module, loading: Mapping[str, Any]) -> None:
+    """After loading: no layer of the model lost a weight of its own, such as a bias that the configuration switches
+    off and that holds folded steering. Raises SteeringError; warns of tensors of layers that the model does not have
+    (heads for other tasks)."""
+    unused = sorted(loading["unexpected_keys"])
+    layers = {name for name, module in model.named_modules() if any(True for _ in module.parameters(recurse=False))}
+    lost = [name for name in unused if name.rpartition(".")[0] in layers]
+    if lost:
+        raise SteeringError(
+            f"its weights hold {len(lost)} tensors of layers that the model has, for which config.json makes no place "
+            f"({_some(lost)}); left out, the model would compute something else: give the configuration of these "
+            f"weights, or a model that is folded and saved by `fold`."
+        )
+    if unused:
+        warnings.warn(
+            f"{len(unused)} tensors of the checkpoint belong to no layer of the model, and are not used: "
+            f"{_some(unused)}",
+            stacklevel=2,
         )
 
 

@@ -27,7 +27,7 @@ from transformers.utils import logging as transformers_logging
 from trimtab.steering.errors import SteeringError, UnknownName
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.cache import cache_folder
-from trimtab.steering.model.checkpoint import check_folder, check_loaded, own_attention
+from trimtab.steering.model.checkpoint import check_folder, check_loaded, check_unused, own_attention
 
 EMBEDDED = "smollm2"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -94,6 +94,7 @@ def _from_pretrained(where: str, source: ModelSource) -> tuple[PreTrainedModel, 
     )
     model, loading = loaded
     check_loaded(config, loading)
+    check_unused(model, loading)
     return model, AutoTokenizer.from_pretrained(where, revision=revision, trust_remote_code=False)
 
 

@@ -4,12 +4,15 @@ Subjects are discovered: a new family, point or move is tested without a change 
 of its own kind needs a sample.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pytest
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from trimtab.steering.gates.first import First
 from trimtab.steering.intervention import Intervention
@@ -138,3 +141,16 @@ def same(got: Tensor, want: Tensor) -> None:
 @pytest.fixture(scope="session")
 def assert_same():
     return same
+
+
+@pytest.fixture(scope="session")
+def folder_of() -> Callable[[PreTrainedModel, Path], Path]:
+    """`folder_of(model, path)`: the model saved with a tokenizer of its 61 words, as `load_model` reads it."""
+
+    def save(model: PreTrainedModel, folder: Path) -> Path:
+        model.save_pretrained(folder)
+        words = Tokenizer(WordLevel({f"w{number}": number for number in range(61)}, unk_token="w0"))
+        PreTrainedTokenizerFast(tokenizer_object=words, unk_token="w0", eos_token="w1").save_pretrained(folder)
+        return folder
+
+    return save

@@ -7,24 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedModel
 
 from trimtab.steering.errors import SteeringError
 from trimtab.steering.model.load import load_model
 
 
 @pytest.fixture
-def saved(tiny: PreTrainedModel, tmp_path) -> Path:
-    return save(tiny, tmp_path / "model")
-
-
-def save(model: PreTrainedModel, folder: Path) -> Path:
-    model.save_pretrained(folder)
-    words = Tokenizer(WordLevel({f"w{number}": number for number in range(61)}, unk_token="w0"))
-    PreTrainedTokenizerFast(tokenizer_object=words, unk_token="w0", eos_token="w1").save_pretrained(folder)
-    return folder
+def saved(tiny: PreTrainedModel, tmp_path, folder_of) -> Path:
+    return folder_of(tiny, tmp_path / "model")
 
 
 def edited(folder: Path, edit) -> Path:
@@ -53,8 +44,8 @@ def test_whole_is_loaded_and_a_missing_or_misshapen_tensor_is_refused(tiny, save
         load_model(str(saved))
 
 
-def test_tied_heads_are_not_missing_and_other_numbers_of_blocks_are(tiny_llama, tmp_path):
-    folder = save(tiny_llama, tmp_path / "model")
+def test_tied_heads_are_not_missing_and_other_numbers_of_blocks_are(tiny_llama, tmp_path, folder_of):
+    folder = folder_of(tiny_llama, tmp_path / "model")
     for layers, message in ((2, "further blocks"), (4, "lack .* tensors")):
         with pytest.raises(SteeringError, match=message):
             load_model(str(configured(folder, num_hidden_layers=layers)))
@@ -79,8 +70,8 @@ HOSTILE = {
 }
 
 
-def test_hostile_folders_are_one_line(tiny_llama, tmp_path):
-    whole = save(tiny_llama, tmp_path / "whole")
+def test_hostile_folders_are_one_line(tiny_llama, tmp_path, folder_of):
+    whole = folder_of(tiny_llama, tmp_path / "whole")
     for number, (message, spoil) in enumerate(HOSTILE.items()):
         folder = shutil.copytree(whole, tmp_path / str(number) / "model")
         spoil(folder)
@@ -89,7 +80,18 @@ def test_hostile_folders_are_one_line(tiny_llama, tmp_path):
         assert "\n" not in str(refused.value)
 
 
-def test_what_a_configuration_wishes_is_not_obeyed(tiny_llama, tmp_path):
+def test_what_a_configuration_wishes_is_not_obeyed(tiny_llama, tmp_path, folder_of):
     """Flash attention is not installed here: obeying would fail."""
-    folder = configured(save(tiny_llama, tmp_path / "model"), _attn_implementation="flash_attention_2")
+    folder = configured(folder_of(tiny_llama, tmp_path / "model"), _attn_implementation="flash_attention_2")
     assert load_model(str(folder))[0].config._attn_implementation == "sdpa"
+
+
+def test_a_weight_that_a_layer_has_no_place_for_is_refused_and_others_are_told_of(build_tiny, tmp_path, folder_of):
+    """Steering folded into a bias would be dropped in silence where the configuration switches biases off."""
+    folder = folder_of(build_tiny("llama/plain"), tmp_path / "model")
+    edited(folder, lambda t: t.update({"score.weight": torch.ones(2, 40)}))
+    with pytest.warns(UserWarning, match="not used: score.weight"):
+        load_model(str(folder))
+    edited(folder, lambda t: t.update({"model.layers.1.mlp.down_proj.bias": torch.ones(40)}))
+    with pytest.raises(SteeringError, match=r"makes no place \(model.layers.1.mlp.down_proj.bias\)"):
+        load_model(str(folder))

@@ -1,15 +1,20 @@
 """Law of folding: weights do what hooks do, within the rounding of the dtype, or the refusal says why not."""
 
 import copy
+import re
+from itertools import product
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
 
 from trimtab.steering.errors import BadPlan, CannotFold
 from trimtab.steering.folding import fold, fold_changes
 from trimtab.steering.gates.first import First
 from trimtab.steering.intervention import Intervention
 from trimtab.steering.model.anatomy import Anatomy
+from trimtab.steering.model.load import load_model
 from trimtab.steering.model.site import Site
 from trimtab.steering.moves import MOVES
 from trimtab.steering.moves.add import Add
@@ -33,11 +38,10 @@ def refusal(anatomy: Anatomy, site: Site, move) -> str | None:
     return None
 
 
-@pytest.mark.parametrize("move", MOVES)
-def test_folded_is_hooked_or_refused(tiny, bench, assert_same, move):
+def test_folded_is_hooked_or_refused(tiny, bench, assert_same):
     anatomy = Anatomy.of(tiny)
     before = bench.logits(tiny)
-    for site in bench.sites(tiny):
+    for move, site in product(MOVES, bench.sites(tiny)):
         step = bench.step(tiny, site, move, strength=-0.6)
         plan, why = SteeringPlan((step,)), refusal(anatomy, site, step.move)
         if why is not None:
@@ -47,8 +51,91 @@ def test_folded_is_hooked_or_refused(tiny, bench, assert_same, move):
             continue
         with plan.on(tiny):
             hooked = bench.logits(tiny)
-        assert_same(bench.logits(fold(plan, tiny)), hooked)
+        assert_same(bench.logits(fold(plan, tiny, in_memory=True)), hooked)
     assert torch.equal(bench.logits(tiny), before), "folding changed the model it was given"
+
+
+def foldable(model, bench) -> list[Intervention]:
+    """An affine map or, where only that folds, a constant, at each site of the model that folds at all."""
+    steps = [bench.step(model, site, move, strength=0.4) for site in bench.sites(model) for move in ("affine", "add")]
+    folds = [step for step in steps if refusal(Anatomy.of(model), step.site, step.move) is None]
+    return list({step.site: step for step in folds}.values())
+
+
+def test_saved_and_loaded_by_anyone_it_answers_as_hooked_or_was_refused(tiny, bench, assert_same, tmp_path, folder_of):
+    """Folds site by site: those that a checkpoint can hold go into one plan, which is saved; of the rest each says so,
+    and its copy in memory refuses to be saved."""
+    kept = []
+    for step in foldable(tiny, bench):
+        plan = SteeringPlan((step,))
+        try:
+            fold(plan, tiny)
+            kept.append(step)
+        except CannotFold as error:
+            assert re.match(rf"{step.site}: a checkpoint of \w+ has no place for .*\.bias", str(error)), error
+            with pytest.raises(CannotFold, match="folded in memory: .* has no place"):
+                fold(plan, tiny, in_memory=True).save_pretrained(tmp_path / "never")
+    assert not (tmp_path / "never").exists()
+    if not kept:
+        return
+    plan = SteeringPlan(tuple(kept))
+    with plan.on(tiny):
+        hooked = bench.logits(tiny)
+    assert (hooked - bench.logits(tiny)).abs().max() > 0.1
+    folder = folder_of(fold(plan, tiny), tmp_path / "folded")
+    for loaded in (
+        AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval(),
+        load_model(str(folder))[0],
+    ):
+        assert_same(bench.logits(loaded), hooked)
+
+
+def test_who_cannot_be_saved_and_who_can(build_tiny):
+    """Written from the modelling code of transformers: where a projection has a bias, or a switch for one."""
+
+    def saveable(family: str, *sites: str) -> list[bool]:
+        model = build_tiny(family)
+        return [can_fold(model, Site.parse(site)) for site in sites]
+
+    def can_fold(model, site: Site) -> bool:
+        try:
+            fold(SteeringPlan((Intervention(site, Add(torch.ones(Anatomy.of(model).width(site)))),)), model)
+        except CannotFold:
+            return False
+        return True
+
+    for family in ("llama", "llama/plain", "smollm3", "seed_oss", "gpt2", "starcoder2", "phi", "opt", "gpt_neox"):
+        assert saveable(family, "z.1.2", "mlp_out.1") == [True, True], family
+    for family in ("qwen3", "cohere", "gemma", "olmo"):
+        assert saveable(family, "z.1.2", "mlp_out.1") == [True, False], family
+    for family in ("mistral", "qwen2", "phi3", "stablelm"):
+        assert saveable(family, "z.1.2", "mlp_out.1") == [False, False], family
+
+
+def test_switches_bring_zero_sisters_and_a_fold_in_memory_can_be_mended(build_tiny, bench, assert_same):
+    model = build_tiny("llama/plain")
+    folded = fold(bench.plan(model, Site("attn_out", 1)), model)
+    assert folded.config.attention_bias and not folded.config.mlp_bias and not model.config.attention_bias
+    assert not folded.model.layers[1].self_attn.q_proj.bias.any() and folded.model.layers[0].mlp.up_proj.bias is None
+    mistral = build_tiny("mistral")
+    constant, map_only = bench.plan(mistral, Site("mlp_out", 1)), bench.plan(mistral, Site("z", 1), "scale")
+    memory = fold(constant, mistral, in_memory=True)
+    with pytest.raises(CannotFold, match="no place for model.layers.1.mlp.down_proj.bias"):
+        fold(map_only, memory)
+    with pytest.raises(CannotFold, match="folded in memory"):
+        fold(map_only, memory, in_memory=True).save_pretrained("never")
+    assert "save_pretrained" not in vars(fold(map_only, mistral)), "no constant, no bias"
+
+
+def test_adapted_and_wrapped_models_are_refused(build_tiny, bench):
+    """Their save_pretrained writes an adapter alone, so the fold would be lost."""
+    model = copy.deepcopy(build_tiny("llama"))
+    plan = bench.plan(model, Site("z", 1))
+    wrapped = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"]))
+    for adapted, why in ((wrapped, "PeftModel wraps the LlamaForCausalLM"), (model, "no place for .*q_proj")):
+        with pytest.raises(CannotFold, match=why):
+            fold(plan, adapted)
+    assert fold(plan, wrapped.merge_and_unload()).model.layers[1].self_attn.o_proj.bias.any()
 
 
 def everything(model, bench) -> SteeringPlan:
