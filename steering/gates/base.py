@@ -9,9 +9,10 @@ an answer is kept in `Seen.memory`, which belongs to the session.
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from trimtab.steering.errors import BadGate
@@ -33,19 +34,47 @@ class Reading:
             raise BadGate(f"a gate reads the prompt's {' or '.join(POOLS)}, not '{self.pool}'")
 
 
+class History:
+    """What a gate decided at every column of the texts so far, `[b columns]`. It follows beams, and forgets columns
+    that were taken back (rejected candidates), because it is asked by column."""
+
+    def __init__(self) -> None:
+        self._start, self._states = 0, torch.zeros(0, 0, dtype=torch.bool)
+
+    def before(self, column: int, start: Bool[Tensor, "b"]) -> Bool[Tensor, "b"]:
+        """The decision at the column before; `start` where none is known."""
+        place = column - 1 - self._start
+        return self._states[:, place].to(start.device) if 0 <= place < self._states.shape[1] else start
+
+    def keep(self, column: int, states: Bool[Tensor, "b s"]) -> None:
+        """Decisions from this column on; those behind it no longer count."""
+        place = column - self._start
+        if not 0 < place <= self._states.shape[1]:
+            self._start, self._states = column, states
+        else:
+            self._states = torch.cat([self._states[:, :place].to(states.device), states], dim=1)
+
+    def reorder(self, rows: Int[Tensor, "b"]) -> None:
+        """Row k goes on from what was row `rows[k]`."""
+        if len(self._states):
+            self._states = self._states[rows.to(self._states.device)]
+
+
 @dataclass(frozen=True, eq=False)
 class Seen:
     """What a gate may look at in one forward pass.
 
     age: `[b s]`, tokens of the answer written before the one that this position writes: 0 at the last prompt token,
     negative before it. prompt: `[b d]` float32 per reading, of the clean prompt. stream: `[b s d]` float32 per site,
-    of this pass. memory: what gates left for the next pass of the same text.
+    of this pass. memory: what gates left for the next pass of the same text: a History, or what follows from the prompt
+    alone. column: of this pass's first token, cached ones and padding counted.
     """
 
     age: Int[Tensor, "b s"]
     prompt: Mapping[Reading, Float[Tensor, "b d"]] = field(default_factory=dict)
     stream: Mapping[Site, Float[Tensor, "b s d"]] = field(default_factory=dict)
-    memory: MutableMapping[object, Tensor] = field(default_factory=dict)
+    memory: MutableMapping[object, Any] = field(default_factory=dict)
+    column: int = 0
 
 
 class Gate(ABC):
@@ -130,14 +159,16 @@ class Scored(Gate):
 
     def _token_by_token(self, on_prompt: Tensor, margin: Tensor, seen: Seen) -> Tensor:
         """In order: each token's decision depends on the one before, also of the pass before."""
-        state = seen.memory.get(self, on_prompt)
+        history = seen.memory.setdefault(self, History())
+        state = history.before(seen.column, on_prompt)
         columns = []
         for k in range(margin.shape[1]):
             slack = torch.where(state, self.slack, 0.0)
             state = torch.where(seen.age[:, k] > 0, margin[:, k] > -slack, on_prompt)
             columns.append(state)
-        seen.memory[self] = state
-        return torch.stack(columns, dim=1)
+        states = torch.stack(columns, dim=1)
+        history.keep(seen.column, states)
+        return states
 
 
 @dataclass(frozen=True, eq=False)

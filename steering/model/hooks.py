@@ -4,6 +4,7 @@ Edits and reads are given per Site; an edit returns the new tensor, a read retur
 `[b s d]` (the z of all heads flattened; one head as its slice), whatever shape the family uses inside.
 """
 
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -35,7 +36,8 @@ def hooked(
 ) -> Iterator[None]:
     """Edit and read at sites while the block runs; `watch` sees the keyword arguments of each forward pass first.
 
-    Edits run in the order given, reads after them. All hooks are gone afterwards, also when making one fails.
+    Edits at one site run in the order given, sites in the order of the computation, reads after them. All hooks are
+    gone afterwards, also when making one fails.
     """
     with ExitStack() as stack:
         shape = _Shape()
@@ -44,7 +46,7 @@ def hooked(
             stack.callback(handle.remove)
 
         add(anatomy.base.register_forward_pre_hook(_watcher(shape, watch), with_kwargs=True))
-        for site, edit in edits:
+        for site, edit in sorted(edits, key=lambda entry: entry[0].point == "resid_mid"):
             _register_edit(anatomy, site, edit, shape, add)
         for site, read in reads:
             _register_edit(anatomy, site, _reading(read), shape, add, reading=True)
@@ -52,27 +54,15 @@ def hooked(
 
 
 @contextmanager
-def generate_watched(model: nn.Module, seen: Callable[[int], None], done: Callable[[], None]) -> Iterator[None]:
-    """While the block runs, tell `seen` how many columns the prompt of each `model.generate` call has.
-
-    Only this makes "prompt" exact for every way of decoding: cached, uncached, chunked prefill, assisted, beams.
-    """
-    original: Callable[..., Any] = model.generate  # type: ignore[assignment]
-
-    def generate(inputs: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
-        given = next((x for x in (inputs, kwargs.get("input_ids"), kwargs.get("inputs_embeds")) if x is not None), None)
-        if given is not None:
-            seen(given.shape[1])
-        try:
-            return original(*(() if inputs is None else (inputs,)), *args, **kwargs)
-        finally:
-            done()
-
-    model.__dict__["generate"] = generate
-    try:
+def calls_watched(anatomy: Layout, began: Callable[[], None], passed: Callable[[Any], None], ended: Callable[[], None]):
+    """While the block runs, `began` before and `ended` after every call of the whole model, and `passed` with the
+    output of its base model when that has run. A model that was compiled before still calls the outermost hooks, and
+    only these."""
+    with ExitStack() as stack:
+        stack.callback(anatomy.model.register_forward_pre_hook(lambda module, args: began()).remove)
+        stack.callback(anatomy.base.register_forward_hook(lambda module, args, output: passed(output)).remove)
+        stack.callback(anatomy.model.register_forward_hook(lambda module, args, output: ended()).remove)
         yield
-    finally:
-        model.__dict__.pop("generate", None)
 
 
 @contextmanager
@@ -102,8 +92,8 @@ def _rewiring(rewire: Rewire) -> Callable:
     return hook
 
 
-class _Shape:
-    """Batch and token count of the forward pass that is running: OPT flattens both into one axis inside a block."""
+class _Shape(threading.local):
+    """Batch and token count of the forward pass that this thread runs: OPT flattens both into one axis in a block."""
 
     batch, tokens = 0, 0
 
@@ -145,15 +135,16 @@ def _register_edit(anatomy, site: Site, edit: Edit, shape: _Shape, add: Callable
 
 def _register_mid_edit(anatomy, site: Site, edit: Edit, shape: _Shape, add: Callable) -> None:
     """resid_mid is a sum inside the block: no module's output. Its displacement is added to attn_out, which is
-    exactly what is added to the residual; changing the input of the next norm would leave the skip path as it was."""
-    before: dict[str, Tensor] = {}
+    exactly what is added to the residual; changing the input of the next norm would leave the skip path as it was.
+    Registered behind all other edits, so that what it reads at resid_pre and attn_out is what they left there."""
+    here = threading.local()
 
     def keep(h: Tensor) -> Tensor:
-        before["resid_pre"] = h
+        here.resid_pre = h
         return h
 
     def change(attn_out: Tensor) -> Tensor:
-        mid = before["resid_pre"] + attn_out
+        mid = here.resid_pre + attn_out
         edited = edit(mid)
         return attn_out if edited is mid else attn_out + (edited - mid)
 

@@ -1,11 +1,13 @@
 """Laws of gates: a closed one is the identity to the bit, an open one the move itself; rows decide for themselves, on
 the clean prompt, whatever the caching, padding and block."""
 
+import copy
 import math
 from dataclasses import replace
 
 import pytest
 import torch
+from transformers import DynamicCache
 
 from trimtab.steering.errors import BadGate, BadPlan
 from trimtab.steering.gates import GATES, Gate
@@ -32,6 +34,7 @@ from trimtab.steering.plan import SteeringPlan
 SITE, DEEP = Site("resid_post", 1), Site("resid_post", 2)
 PROMPTS = torch.tensor([[7, 3, 52, 11, 30], [9, 41, 8, 22, 6], [3, 3, 17, 60, 44], [12, 5, 33, 2, 19]])
 NEVER, ALWAYS = math.inf, -math.inf
+BEAMS_THAT_CROSS = (0, 6, 7, 17, 25, 30)  # where what rows held under rows of other texts showed
 
 
 def noise(seed: int, *shape: int) -> torch.Tensor:
@@ -160,6 +163,55 @@ def test_token_gate_follows_the_answer_cached_as_uncached(tiny_llama, bench):
     assert not torch.allclose(at_once, always) and not torch.allclose(at_once, bench.logits(model, ids))
 
 
+def test_kept_caches_of_chats_in_turn_are_decided_on_by_their_own_texts(tiny_llama):
+    """Chats that take turns in one block: each second turn goes on from its cache as its whole text decides."""
+    model, gate = tiny_llama, splitting(tiny_llama)
+    options, differ = {"max_new_tokens": 3, "do_sample": False}, 0
+    with plan(model, gate).on(model):
+        caches = [DynamicCache(config=model.config) for _ in PROMPTS]
+        turns = [
+            model.generate(ids[None], past_key_values=c, **options) for ids, c in zip(PROMPTS, caches, strict=True)
+        ]
+    more = torch.randint(2, 60, (len(turns), 3), generator=torch.Generator().manual_seed(2))
+    texts = [torch.cat([turn, new[None]], dim=1) for turn, new in zip(turns, more, strict=True)]
+    wanted = []
+    for text, cache, was_open in zip(texts, caches, opens(model, gate), strict=True):
+        is_open = bool(gate.score(clean(model, text[0], "last")) > gate.threshold)
+        differ += is_open != was_open
+        with (plan(model, None) if is_open else SteeringPlan(())).on(model):
+            wanted.append(model.generate(text, past_key_values=copy.deepcopy(cache), **options))
+    with plan(model, gate).on(model):
+        for text, cache, want in zip(texts, caches, wanted, strict=True):
+            assert torch.equal(model.generate(text, past_key_values=cache, **options), want)
+    assert differ, "this test would see no difference"
+
+
+def test_new_tokens_alone_do_not_tell_a_gate_what_the_text_is(tiny_llama):
+    with torch.no_grad():
+        cache = tiny_llama(PROMPTS, use_cache=True).past_key_values
+    inputs = {"attention_mask": torch.ones(4, 7, dtype=torch.long), "past_key_values": cache, "max_new_tokens": 2}
+    with (
+        pytest.raises(BadPlan, match="ids of the whole text"),
+        plan(tiny_llama, splitting(tiny_llama)).on(tiny_llama),
+    ):
+        tiny_llama.generate(PROMPTS[:, :2], **inputs)
+
+
+def test_token_gates_follow_beams_and_rejected_candidates(tiny_llama):
+    """With hysteresis, where a token's decision depends on the one before it: in its own beam, of accepted tokens."""
+    width = Anatomy.of(tiny_llama).width(SITE)
+    for seed in BEAMS_THAT_CROSS:
+        gate = Linear(weight=noise(seed, width), site=Site("resid_post", 0), threshold=0.0, hold="token", slack=4.0)
+        move = Gated(Add(3 * noise(seed + 100, width)), gate)
+        ids = torch.randint(2, 60, (1, 6), generator=torch.Generator().manual_seed(seed)).repeat(1, 2)
+        with SteeringPlan((Intervention(SITE, move),)).on(tiny_llama):
+            for how in ({"num_beams": 3}, {"prompt_lookup_num_tokens": 3}):
+                options = {"do_sample": False, "max_new_tokens": 8}
+                reference = how if "num_beams" in how else {}
+                got = tiny_llama.generate(ids, **options, **how)
+                assert torch.equal(got, tiny_llama.generate(ids, use_cache=False, **options, **reference)), (seed, how)
+
+
 def test_hysteresis_closes_later_than_it_opens():
     gate = Linear(weight=torch.ones(1), site=SITE, threshold=1.0, hold="token", slack=0.5)
     scores = torch.tensor([[0.0, 1.2, 0.7, 0.4, 0.9, 1.1]])
@@ -169,7 +221,7 @@ def test_hysteresis_closes_later_than_it_opens():
     memory: dict = {}
     found = []
     for k in range(6):
-        part = Seen(age[:, k : k + 1], seen.prompt, {SITE: scores[:, k : k + 1, None]}, memory)
+        part = Seen(age[:, k : k + 1], seen.prompt, {SITE: scores[:, k : k + 1, None]}, memory, column=k)
         found.append(float(gate.factor(part)))
     assert found == [0, 1, 1, 0, 0, 1], "the state lasts from pass to pass"
     below = replace(gate, below=True, slack=0.0)
