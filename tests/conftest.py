@@ -102,17 +102,36 @@ TINY: dict[str, dict] = {
     "mixtral": {**WIDE, **EXPERTS},
     "olmoe": {**GROUPED, **EXPERTS},
 }  # fmt: skip
+# Families with a row of a family above: tests/laws/test_like_families.py holds for them, the other laws for the above.
+ROUTED = {**EXPERTS, "n_routed_experts": 4, "n_shared_experts": 1, "n_group": 1, "topk_group": 1}
+LATENT = {"q_lora_rank": 8, "kv_lora_rank": 8, "qk_rope_head_dim": 4, "qk_nope_head_dim": 8, "v_head_dim": 10}
+LIKE: dict[str, dict] = {
+    "arcee": WIDE,
+    "cwm": {**WIDE, **SLIDING},
+    "ernie4_5": WIDE,
+    "glm": WIDE,
+    "hunyuan_v1_dense": WIDE,
+    "ministral3": WIDE,
+    "nemotron": WIDE,
+    "deepseek_v3": {**SIZES, **ROUTED, **LATENT, "num_key_value_heads": 4, "first_k_dense_replace": 1},
+    "glm4_moe": {**WIDE, **ROUTED, "first_k_dense_replace": 1},
+    "gpt_oss": {**WIDE, **EXPERTS, **SLIDING},
+    "cohere2": {**WIDE, **SLIDING, "logit_scale": 1.0},
+    "exaone4": {**WIDE, **SLIDING},
+    "glm4": WIDE,
+}
 NO_TOKENS = {"bos_token_id": 1, "eos_token_id": None, "pad_token_id": 0}
 
-FAMILY_NAMES = sorted(TINY.keys() | FAMILIES.keys())
+FAMILY_NAMES = sorted(TINY.keys() | (FAMILIES.keys() - LIKE.keys()))
 
 
 @cache
 def build(name: str) -> PreTrainedModel:
     """The tiny model of a family, float32, in eval mode, made once per session. Do not change its weights."""
-    if name not in TINY:
+    sizes = {**TINY, **LIKE}
+    if name not in sizes:
         pytest.fail(f"family '{name}' has a row in FAMILIES but no tiny configuration in tests/conftest.py: add one")
-    arguments = {**NO_TOKENS, **TINY[name]}
+    arguments = {**NO_TOKENS, **sizes[name]}
     config = AutoConfig.for_model(name.partition("/")[0], **arguments)
     config.get_text_config().eos_token_id = None  # generations in tests have a given length
     with torch.random.fork_rng():
@@ -144,6 +163,12 @@ def build_tiny() -> Callable[[str], PreTrainedModel]:
 def family_name(request) -> str:
     """Every family, one after another."""
     return request.param
+
+
+@pytest.fixture(scope="session", params=sorted(LIKE))
+def like(request) -> PreTrainedModel:
+    """A tiny model of every family that shares the row of one of those."""
+    return build(request.param)
 
 
 @pytest.fixture(scope="session")

@@ -100,6 +100,25 @@ FAMILIES: dict[str, Family] = {
     "qwen3_moe": replace(_LLAMA, down_proj=None),
     "mixtral": replace(_LLAMA, down_proj=None),
     "olmoe": replace(_LLAMA, down_proj=None),
+    # The rows above, in other families.
+    "arcee": _LLAMA,
+    "cwm": _LLAMA,
+    "ernie4_5": _LLAMA,
+    "glm": _LLAMA,
+    "hunyuan_v1_dense": _LLAMA,
+    "ministral3": _LLAMA,
+    "nemotron": _LLAMA,
+    "deepseek_v3": replace(_LLAMA, down_proj=None),
+    "glm4_moe": replace(_LLAMA, down_proj=None),
+    "gpt_oss": replace(_LLAMA, down_proj=None),
+    "cohere2": replace(_LLAMA, mid_input=None, parallel=True),
+    "exaone4": _OLMO2,
+    "glm4": replace(
+        _GEMMA2,
+        attn_added="post_self_attn_layernorm",
+        mlp_added="post_mlp_layernorm",
+        mid_input="post_attention_layernorm",
+    ),
 }
 
 
