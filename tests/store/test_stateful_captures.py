@@ -55,8 +55,8 @@ def machine(samples, root: Path) -> type[RuleBasedStateMachine]:
         def __init__(self) -> None:
             super().__init__()
             self.folder = root / uuid.uuid4().hex
-            self.folder.mkdir()
             self.homes: dict[Path, Model] = {self.folder / "home0": Model()}
+            (self.folder / "home0").mkdir(parents=True)
             self.count = 0
 
         def pick(self, number: int) -> tuple[Path, Model]:
@@ -111,7 +111,7 @@ def machine(samples, root: Path) -> type[RuleBasedStateMachine]:
         @rule(which=PICK)
         def copy(self, which: int) -> None:
             path, model = self.pick(which)
-            if len(self.homes) < 3 and path.exists():
+            if len(self.homes) < 3:
                 self.count += 1
                 self.homes[self.folder / f"home{self.count}"] = Model(dict(model.published), set(model.begun))
                 shutil.copytree(path.resolve(), self.folder / f"home{self.count}")
@@ -119,11 +119,10 @@ def machine(samples, root: Path) -> type[RuleBasedStateMachine]:
         @rule(which=PICK)
         def move(self, which: int) -> None:
             path = sorted(self.homes)[which % len(self.homes)]
-            if path.exists():
-                self.count += 1
-                self.homes[self.folder / f"home{self.count}"] = self.homes.pop(path)
-                path.rename(self.folder / f"home{self.count}")
-                (self.folder / f"link{path.name}").unlink(missing_ok=True)
+            self.count += 1
+            self.homes[self.folder / f"home{self.count}"] = self.homes.pop(path)
+            path.rename(self.folder / f"home{self.count}")
+            (self.folder / f"link{path.name}").unlink(missing_ok=True)
 
         @invariant()
         def everything_published_is_read(self) -> None:
