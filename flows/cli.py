@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from trimtab.flows.failures import bug, failure
 from trimtab.flows.plain_text import visible
 from trimtab.flows.stopping import LINE, stop_on_signals, stopped_by
 from trimtab.tasks.address import checked_address
@@ -23,7 +24,7 @@ from trimtab.tasks.processes import KILL, descendants, send
 
 USAGE_ERROR: Any = typer.BadParameter.__bases__[0]  # of the click that typer uses: its own copy or the package
 CLICK_ERROR: Any = USAGE_ERROR.__bases__[0]
-OK, WRONG, INTERRUPTED = 0, 2, 130
+OK, WRONG, BUG, INTERRUPTED = 0, 2, 70, 130
 
 # Prefect would log a failed task with its traceback before the one line that `main` prints.
 QUIET = {
@@ -129,7 +130,8 @@ def trimtab(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code: 0 done, 1 what was asked came out negative, 2 a mistake of the
-    caller, 130 interrupted. A mistake is one line on stderr (TRIMTAB_DEBUG=1 shows where it was raised)."""
+    caller or of the machine, 70 a bug of ours, 130 interrupted. Each is one line on stderr (TRIMTAB_DEBUG=1 shows where
+    it was raised)."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     arguments = _home_first(list(sys.argv[1:] if argv is None else argv))
@@ -147,6 +149,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if os.environ.get("TRIMTAB_DEBUG"):
             raise
         return _say(f"error: {_text(error)}", WRONG)
+    except Exception as error:
+        if os.environ.get("TRIMTAB_DEBUG"):
+            raise
+        known = failure(error)
+        return _say(f"error: {known}", WRONG) if known else _say(f"error: {bug(error)}", BUG)
 
 
 def _home_first(arguments: list[str]) -> list[str]:

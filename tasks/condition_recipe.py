@@ -10,7 +10,7 @@ from trimtab.store.errors import StoreError
 from trimtab.store.refs import Ref, check_name
 from trimtab.tasks.data_files import canonical, check_keys, read_jsonl, split_of, text_of
 from trimtab.tasks.errors import DataError
-from trimtab.tasks.recipe_models import Blocks, FileField, Part, Share, Split
+from trimtab.tasks.recipe_models import Blocks, FileField, Part, Seed, Share, Split
 
 SECTION = "condition"  # the key that tells these recipes from others
 FORMAT = 3  # part of every key: raise it when a condition is made or measured otherwise
@@ -42,7 +42,7 @@ class ControllerSpec(Part):
     batch: Annotated[int, Field(ge=2, le=1000)] = 8
     learning_rate: Above = 0.01
     tokens: Whole = 16
-    seed: int = 0
+    seed: Seed = 0
 
 
 class Reporting(Part):

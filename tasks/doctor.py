@@ -67,6 +67,12 @@ def require_server() -> str:
     return url
 
 
+def require_reachable() -> None:
+    """Raises RecipeError when the settings name a server and it does not answer; without one, Prefect is embedded."""
+    if server_url() is not None:
+        require_server()
+
+
 def _versions() -> Iterator[Check]:
     yield Check("ok", "python", python_version())
     for text in requires("trimtab") or []:

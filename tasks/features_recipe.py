@@ -17,7 +17,7 @@ from trimtab.store.refs import check_name
 from trimtab.tasks.data_files import canonical
 from trimtab.tasks.recipe import canonical_form
 from trimtab.tasks.recipe_file import read_recipe, validated
-from trimtab.tasks.recipe_models import CaptureSpec, FileField, ModelSpec, Part, Share, SpanText, Split
+from trimtab.tasks.recipe_models import CaptureSpec, FileField, ModelSpec, Part, Seed, Share, SpanText, Split
 from trimtab.tasks.recipe_yaml import Document
 
 SECTION = "features"  # the key that tells these recipes from others
@@ -72,7 +72,7 @@ class FeaturesSpec(Part):
     start: Literal["random", "svd", "kmeans"] = "random"
     restarts: Whole = 1
     max_iterations: Whole = 300
-    seed: int = 0
+    seed: Seed = 0
     choose: Choose = Choose()
     levels: tuple[Whole, ...] = ()
 

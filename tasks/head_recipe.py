@@ -5,7 +5,6 @@ Questions are split by hashing their prompts: heads are ranked on one half and t
 
 import dataclasses
 import hashlib
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,7 +21,7 @@ from trimtab.tasks.data_files import canonical, split_of
 from trimtab.tasks.errors import DataError, RecipeError, did_you_mean
 from trimtab.tasks.questions import QuestionRow, read_questions
 from trimtab.tasks.recipe_checks import Problem, field_problem
-from trimtab.tasks.recipe_models import FileField, ModelSpec, Part
+from trimtab.tasks.recipe_models import FileField, ModelSpec, Part, Seed
 from trimtab.tasks.recipe_problems import CROSS, problem_lines
 from trimtab.tasks.recipe_yaml import Document, override, read_document
 
@@ -57,7 +56,7 @@ class HeadRecipe(Part):
     others: tuple[FileField, ...] = ()
     rank: RankSpec = RankSpec()
     neutral: FileField | None = None
-    seed: int = 0
+    seed: Seed = 0
 
     @field_validator("name")
     @classmethod
@@ -145,8 +144,7 @@ def make_head_recipe(values: object) -> HeadRecipe:
 
 def _validated(document: Document, folder: Path) -> HeadRecipe:
     try:
-        text = json.dumps(document.data, default=str)
-        return HeadRecipe.model_validate_json(text, context={"folder": str(folder)})
+        return HeadRecipe.model_validate_json(document.json(), context={"folder": str(folder)})
     except ValidationError as error:
         raise RecipeError(problem_lines(error, HeadRecipe, document)) from None
 

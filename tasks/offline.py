@@ -39,9 +39,11 @@ def _named(argument: str, home: str | None) -> object:
 
 
 def _of_recipe(path: Path) -> object:
+    if not path.is_file():  # a pipe has no end
+        return None
     try:
         return _model_id(yaml.safe_load(path.read_text("utf-8-sig")))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, yaml.YAMLError):
         return None
 
 

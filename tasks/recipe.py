@@ -6,7 +6,6 @@ and vectors.
 """
 
 import hashlib
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -33,6 +32,7 @@ from trimtab.tasks.recipe_models import (
     ModelSpec,
     Part,
     Placebos,
+    Seed,
     Split,
 )
 from trimtab.tasks.recipe_problems import CROSS, problem_lines
@@ -77,7 +77,7 @@ class Recipe(Part):
     fit: FitSpec = FitSpec()
     budget: Budget = Budget()
     judge: JudgeSpec = JudgeSpec()
-    seed: int = 0
+    seed: Seed = 0
 
     @field_validator("name")
     @classmethod
@@ -166,8 +166,7 @@ def make_recipe(values: Mapping[str, Any], folder: str | os.PathLike[str] = ".")
 def _validated(document: Document, folder: Path) -> Recipe:
     """By way of JSON: strict, yet lists are tuples and a date is just text."""
     try:
-        text = json.dumps(document.data, default=str)
-        return Recipe.model_validate_json(text, context={"folder": str(folder)})
+        return Recipe.model_validate_json(document.json(), context={"folder": str(folder)})
     except ValidationError as error:
         raise RecipeError(problem_lines(error, Recipe, document)) from None
 

@@ -1,6 +1,5 @@
 """A recipe file of any kind, read into its model: YAML, `key=value` overrides, one line per mistake."""
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,7 +32,6 @@ def read_recipe(kind: type[P], path: str | os.PathLike[str], overrides: Sequence
 def validated(kind: type[P], document: Document, folder: Path) -> P:
     """By way of JSON: strict, yet lists are tuples and a date is just text. Raises RecipeError."""
     try:
-        text = json.dumps(document.data, default=str)
-        return kind.model_validate_json(text, context={"folder": str(folder)})
+        return kind.model_validate_json(document.json(), context={"folder": str(folder)})
     except ValidationError as error:
         raise RecipeError(problem_lines(error, kind, document)) from None

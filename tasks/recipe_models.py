@@ -32,6 +32,8 @@ MAX_BLOCK = 9999
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=0, le=1000)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what torch, numpy and scikit-learn all take
+Nats = Annotated[float, Field(ge=1e-6, le=1e6)]  # below, float32 logits cannot tell a price from nothing
 
 
 class Part(BaseModel):
@@ -53,23 +55,38 @@ class DataFile(Part):
             raise ValueError(f"{path} is a folder; name a file")
         if not path.exists():
             raise ValueError(f"no such file: {path}")
-        if not path.is_file():
-            raise ValueError(f"{path} is not a plain file")
+        cls.check_plain(path)
         try:
             return cls(path=str(path.resolve()), sha256=file_digest(path))
         except OSError as error:
             raise ValueError(f"{path} cannot be read: {error.strerror}") from None
 
+    @staticmethod
+    def check_plain(path: Path) -> None:
+        """Raises ValueError for a pipe or a device, which may never end; a file that is gone is no error here."""
+        if path.exists() and not path.is_file():
+            raise ValueError(f"{path} is not a plain file")
+
+
+def _expanded(text: str) -> Path:
+    """A path with its `~`. Raises ValueError for a user that does not exist."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise ValueError(f"'{text}' names a user that does not exist") from None
+
 
 def _data_file(value: object, info: ValidationInfo) -> object:
     """A path as text is read relative to the recipe's folder; a DataFile in its JSON form stays as it is."""
+    if isinstance(value, dict) and isinstance(value.get("path"), str) and "\0" not in value["path"]:
+        DataFile.check_plain(Path(value["path"]))
     if isinstance(value, DataFile | dict):
         return value
     if not isinstance(value, str):
         raise ValueError(f"must be a file name, got {value!r}")
     if not value.strip() or "\0" in value:
         raise ValueError("a file name is needed")
-    return DataFile.at(Path((info.context or {}).get("folder", ".")) / Path(value).expanduser())
+    return DataFile.at(Path((info.context or {}).get("folder", ".")) / _expanded(value))
 
 
 FileField = Annotated[DataFile, BeforeValidator(_data_file, json_schema_input_type=str)]
@@ -103,7 +120,7 @@ class ModelSpec(Part):
     @classmethod
     def _known(cls, value: str, info: ValidationInfo) -> str:
         if value.startswith((".", "/", "~")):
-            folder = (Path((info.context or {}).get("folder", ".")) / Path(value).expanduser()).resolve()
+            folder = (Path((info.context or {}).get("folder", ".")) / _expanded(value)).resolve()
             if not (folder / "config.json").is_file():
                 raise ValueError(f"{folder} is not a model folder: it has no config.json")
             return str(folder)
@@ -153,7 +170,7 @@ class Split(Part):
     fit: Share = 0.5
     select: Share = 0.2
     report: Share = 0.3
-    seed: int = 0
+    seed: Seed = 0
 
     @model_validator(mode="after")
     def _whole(self) -> "Split":
@@ -306,7 +323,7 @@ class Budget(Part):
     """kl: mean KL(steered || base), nats per generated token. tolerance: how near counts as met, as a share of kl.
     sampling: of the roll-outs that are priced."""
 
-    kl: Positive = 0.1
+    kl: Nats = 0.1
     tolerance: Share = 0.1
     sampling: SamplingSpec = SamplingSpec()
 
@@ -352,7 +369,7 @@ class JudgeSpec(Part):
     placebos: Placebos = Placebos()
     prompts: int = Field(default=20, ge=2, le=10_000)
     tokens: int = Field(default=32, ge=1, le=4096)
-    curve: tuple[Positive, ...] = (0.03, 0.1, 0.3)
+    curve: tuple[Nats, ...] = (0.03, 0.1, 0.3)
     questions: FileField | None = None
 
     @field_validator("curve")

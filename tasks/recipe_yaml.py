@@ -2,6 +2,7 @@
 keys (the last would win in silence), aliases (they can grow without bound), keys that are not text."""
 
 import copy
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import yaml
 from trimtab.tasks.errors import RecipeError
 
 MAX_BYTES = 1 << 20
+CONSTRUCTORS = (KeyError, IndexError, TypeError, AttributeError)  # of PyYAML, over `!!bool maybe` or `!!int ''`
 Key = tuple[str | int, ...]
 
 
@@ -34,6 +36,13 @@ class Document:
                 return f"{self.name}:{self.lines[key[:depth]]}"
         return f"{self.name}:1" if self.lines else self.name
 
+    def json(self) -> str:
+        """The data as JSON text; a date is just text. Raises RecipeError for what no JSON can hold."""
+        try:
+            return json.dumps(self.data, default=str)
+        except (ValueError, TypeError, RecursionError, OverflowError):
+            raise RecipeError(f"{self.name}: holds a number of thousands of digits, or itself; write it out") from None
+
 
 def read_document(path: Path) -> Document:
     """Raises RecipeError when the file is not one YAML mapping in UTF-8."""
@@ -53,7 +62,7 @@ def parse_document(text: str, name: str) -> Document:
         return Document(yaml.safe_load(text), name, lines)
     except yaml.MarkedYAMLError as error:
         raise RecipeError(_marked(name, error)) from error
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, ValueError, *CONSTRUCTORS) as error:
         raise RecipeError(f"{name}: not YAML: {' '.join(str(error).split())[:200]}") from error
     except RecursionError:
         raise RecipeError(f"{name}: nested too deeply to be a recipe") from None
@@ -62,6 +71,8 @@ def parse_document(text: str, name: str) -> Document:
 def _text(path: Path) -> str:
     if path.is_dir():
         raise RecipeError(f"{path}: is a folder; give the recipe file in it, for example {path / 'recipe.yaml'}")
+    if path.exists() and not path.is_file():
+        raise RecipeError(f"{path}: is not a plain file; a recipe is read several times")
     try:
         with path.open("rb") as file:
             raw = file.read(MAX_BYTES + 1)
@@ -129,8 +140,9 @@ def override(document: Document, setting: str) -> Document:
     if not equals or not all(path):
         raise RecipeError(f"--set {setting}: write key=value, for example budget.kl=0.2")
     try:
+        _refuse_aliases(text, "--set")
         value = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError):
+    except (yaml.YAMLError, ValueError, RecursionError, *CONSTRUCTORS):
         raise RecipeError(f"--set {setting}: the value is not YAML") from None
     data = copy.deepcopy(document.data)
     section = data

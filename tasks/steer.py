@@ -95,6 +95,7 @@ def steer_prompts(ref: str, prompts: Sequence[str], home: Home, settings: SteerS
         chat = bool(tokenizer.chat_template)
     form = form if chat is None else replace(form, chat=chat)
     tokens = [tokenize(tokenizer, prompt, form=form) for prompt in prompts]
+    check_length(model, tokens, settings.max_new_tokens)
     strength = settings.strength if settings.kl is None else dosed_strength(model, plan, tokens, settings)
     base = generate(model, tokens, None, settings.decoding)
     answers = []
@@ -103,6 +104,17 @@ def steer_prompts(ref: str, prompts: Sequence[str], home: Home, settings: SteerS
         answers.append(_shown(tokenizer, prompt, unsteered, steered))
     shown = artifact.ref if number is None else f"{artifact.ref}:{number}"
     return Steering(shown, artifact.digest, strength, tuple(answers), settings.decoding.sampling.kl_temperature)
+
+
+def check_length(model: PreTrainedModel, prompts: Sequence[Tokens], answer: int) -> None:
+    """Raises RecipeError for a prompt that, with its answer, is longer than what the model was made for."""
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    longest = max(map(len, prompts))
+    if limit is not None and longest + answer > limit:
+        raise RecipeError(
+            f"PROMPT: {longest} tokens and an answer of {answer} are more than the model's {limit} positions; shorten "
+            f"the prompt, or give fewer --tokens"
+        )
 
 
 def plan_of(artifact: Artifact, number: int | None) -> tuple[SteeringPlan, Any]:

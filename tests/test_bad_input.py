@@ -2,6 +2,7 @@
 stderr, exit code 2, no traceback, nothing on stdout, and nothing written."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from trimtab.flows.cli import main
 from trimtab.store import Catalog
 from trimtab.tasks.recipe import load_recipe
+from trimtab.tasks import doctor
 
 GOOD = """\
 name: tone
@@ -48,7 +50,7 @@ RECIPES = {
     "name with a path": ("name: tone", "name: ../tone", "'../tone' cannot be a name"),
     "name that is a number": ("name: tone", "name: 12", "name: must be a valid string, got 12"),
     "name too long": ("name: tone", f"name: {'x' * 41}", "at most 40"),
-    "zero budget": ("kl: 0.1", "kl: 0", "bad.yaml:10: budget.kl: must be greater than 0"),
+    "zero budget": ("kl: 0.1", "kl: 0", "bad.yaml:10: budget.kl: must be greater than or equal to 0.000001"),
     "budget not a number": ("kl: 0.1", "kl: cheap", "budget.kl: must be a valid number, got 'cheap'"),
     "exponent that YAML reads as text": ("kl: 0.1", "kl: 1e-3", "1.0e-3"),
     "infinite budget": ("kl: 0.1", "kl: .inf", "budget.kl: must be a finite number"),
@@ -103,7 +105,11 @@ RECIPES = {
         "judge: {behaviour: {metric: language, language: tlh}}\nbudget:",
         "judge.behaviour.language: must be",
     ),
-    "curve": ("budget:", "judge: {curve: [0.1, -0.3]}\nbudget:", "judge.curve.1: must be greater than 0"),
+    "curve": (
+        "budget:",
+        "judge: {curve: [0.1, -0.3]}\nbudget:",
+        "judge.curve.1: must be greater than or",
+    ),
     "curve twice": ("budget:", "judge: {curve: [0.1, 0.1]}\nbudget:", "judge.curve: names one budget twice"),
     "placebos": ("budget:", "judge: {placebos: {random: -1}}\nbudget:", "judge.placebos.random: must be greater than"),
     "one rollout": ("budget:", "judge: {prompts: 1}\nbudget:", "judge.prompts: must be greater than or equal to 2"),
@@ -115,6 +121,28 @@ RECIPES = {
         "budget:",
         "judge: {neutral: pairs.jsonl}\nbudget:",
         "pairs.jsonl:1: unknown key 'prompt'",
+    ),
+    "seed for no generator": (
+        "budget:",
+        "seed: 9223372036854775808\nbudget:",
+        "bad.yaml:9: seed: must be less than 4294",
+    ),
+    "negative seed": ("budget:", "seed: -1\nbudget:", "bad.yaml:9: seed: must be greater than or equal to 0"),
+    "span beyond any text": (
+        "mean_difference",
+        "pca\n  span: first:99999999999999999999999",
+        "more tokens than any text",
+    ),
+    "budget of nothing": ("kl: 0.1", "kl: 5.0e-324", "budget.kl: must be greater than or equal to 0.000001"),
+    "endless number": ("kl: 0.1", "kl: 0x" + "f" * 5000, "a number of thousands of digits"),
+    "truth that is none": ("kl: 0.1", "kl: !!bool maybe", "bad.yaml: not YAML"),
+    "number that is none": ("kl: 0.1", "kl: !!int ''", "bad.yaml: not YAML"),
+    "nobody's home": ("model: smollm2", "model: ~nosuchuser/x", "model.id: '~nosuchuser/x' names a user that does not"),
+    "nobody's data": ("pairs.jsonl", "~nosuchuser/x", "data.pairs: '~nosuchuser/x' names a user that does not exist"),
+    "device for data": (
+        "pairs.jsonl",
+        "{path: /dev/zero, sha256: " + "0" * 64 + "}",
+        "data.pairs: /dev/zero is not a plain file",
     ),
     "alias": ("kl: 0.1", "kl: &a 0.1\nseed: *a", "the alias '*a' is refused"),
     "tag": ("kl: 0.1", "kl: !!python/object/apply:os.getcwd []", "bad.yaml:10: not YAML"),
@@ -313,8 +341,25 @@ def test_arguments(refused, case):
     refused(argv.split(), says)
 
 
-def test_a_prompt_of_spaces(refused):
+def test_prompts_that_are_none(refused):
     refused(["steer", "demo", "  "], "PROMPT: is empty")
+    refused(["steer", "demo", "\udcff"], "PROMPT: is not UTF-8")
+    refused(["steer", "demo", "Hello", "--seed", "99999999999999999999"], "--seed")
+
+
+def test_a_pipe_is_no_recipe_and_nobody_waits_for_it(place, refused):
+    os.mkfifo(place / "pipe.yaml")
+    refused(["run", "pipe.yaml"], "pipe.yaml: is not a plain file")
+
+
+def test_a_setting_that_holds_itself(refused):
+    refused(["run", "good.yaml", "--set", "seed=&a [*a]"], "the alias '*a' is refused")
+
+
+def test_a_server_that_is_down_is_said_before_anything_is_written(refused, monkeypatch):
+    monkeypatch.setattr(doctor, "server_url", lambda: "http://127.0.0.1:9/api")
+    for command in ("run", "collect"):
+        refused([command, "good.yaml"], "the Prefect server http://127.0.0.1:9/api does not answer")
 
 
 # file -> (where the recipe names it, its rows, what the message must say)
@@ -377,6 +422,6 @@ def test_several_mistakes_are_one_line_each(place, capsys):
     assert main(["run", "bad.yaml"]) == 2
     lines = capsys.readouterr().err.splitlines()
     assert lines[0].startswith("error: bad.yaml:8: fit.fiter: unknown key")
-    assert lines[1].startswith("bad.yaml:10: budget.kl: must be greater than 0")
+    assert lines[1].startswith("bad.yaml:10: budget.kl: must be greater than or equal to 0.000001")
     assert len(lines) == 2
     assert not (place / "home").exists()

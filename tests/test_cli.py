@@ -4,11 +4,14 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 import typer
+from icechunk import IcechunkError
 
 from trimtab.flows import cli
 from trimtab.flows.cli import COMMANDS, main
@@ -167,12 +170,39 @@ def test_interrupt_is_one_line_and_130(home, capsys, monkeypatch):
     assert captured.err.strip().count("\n") == 0 and captured.err.startswith("interrupted")
 
 
-def test_a_bug_shows_its_traceback(home, monkeypatch):
-    def broken(*_):
-        raise ZeroDivisionError("ours")
+FAILURES = {
+    "the disk is full": (IcechunkError("x storage error\n  `-> No space left on device (os error 28)"), "disk is full"),
+    "a file is too large": (OSError(27, "File too large"), "ulimit -f"),
+    "the server went away": (httpx.ConnectError("All connection attempts failed"), "does not answer: start it"),
+    "the embedded server cannot start": (RuntimeError("Timed out while connecting to ephemeral server"), "TMPDIR"),
+    "somebody else's files": (IcechunkError("Permission denied (os error 13)"), "give the folders of trimtab"),
+}
 
-    monkeypatch.setattr(read.views, "listing", broken)
-    with pytest.raises(ZeroDivisionError):
+
+def raising(error):
+    """As libraries do: the cause is told of in another error."""
+
+    def listing(*_):
+        raise RuntimeError("crashed") from error
+
+    return listing
+
+
+def test_any_error_is_one_line(home, capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.delenv("TRIMTAB_DEBUG", raising=False)
+    for error, said in FAILURES.values():
+        monkeypatch.setattr(read.views, "listing", raising(error))
+        assert main(["ls"]) == 2
+        printed = capsys.readouterr()
+        assert printed.err.startswith("error: ") and printed.err.count("\n") == 1 and said in printed.err
+        assert not printed.out
+    monkeypatch.setattr(read.views, "listing", raising(ZeroDivisionError("ours")))
+    assert main(["ls"]) == 70
+    assert "unexpected RuntimeError: crashed; this is a bug" in capsys.readouterr().err
+    assert "ZeroDivisionError: ours" in next(tmp_path.glob("trimtab-error-*.log")).read_text()
+    monkeypatch.setenv("TRIMTAB_DEBUG", "1")
+    with pytest.raises(RuntimeError, match="crashed"):
         main(["ls"])
 
 

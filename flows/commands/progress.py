@@ -20,6 +20,7 @@ from rich.progress import (
 from rich.text import Text
 
 from trimtab.flows.commands.output import console, echo
+from trimtab.tasks.doctor import require_reachable
 from trimtab.tasks.progress import watched
 
 EVERY = 30.0  # seconds between two lines
@@ -27,7 +28,9 @@ EVERY = 30.0  # seconds between two lines
 
 @contextmanager
 def shown_progress(quiet: bool) -> Iterator[None]:
-    """While the block runs, stages that tasks report are drawn (nothing with `quiet`)."""
+    """While the block, in which a flow runs, lasts, stages that tasks report are drawn (nothing with `quiet`). Raises
+    RecipeError when the Prefect server that the settings name does not answer."""
+    require_reachable()
     if quiet:
         yield
     elif sys.stderr.isatty():

@@ -33,7 +33,7 @@ def steer(
     ] = None,
     tokens: Annotated[int, typer.Option(min=1, max=4096, help="At most this many are written.")] = 64,
     temperature: Annotated[float, typer.Option(min=0.0, help="Of sampling and of every KL; 0: greedy, KL at 1.")] = 0.0,
-    seed: Annotated[int, typer.Option(help="Of sampling.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of sampling.")] = 0,
     chat: Annotated[
         bool | None, typer.Option("--chat/--plain", help="Chat template or plain text; else as the plan's recipe.")
     ] = None,
@@ -62,6 +62,8 @@ def _check(settings: SteerSettings, prompts: list[str], both: bool) -> None:
     for name in ("strength", "temperature"):
         if not abs(getattr(settings, name)) < float("inf"):
             raise RecipeError(f"--{name} {getattr(settings, name):g}: must be finite")
+    if any(0xD800 <= ord(character) < 0xE000 for prompt in prompts for character in prompt):
+        raise RecipeError("PROMPT: is not UTF-8; write it in UTF-8")
     if not all(prompt.strip() for prompt in prompts):
         raise RecipeError("PROMPT: is empty; there is nothing to answer")
 

@@ -152,6 +152,8 @@ def _device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         raise SteeringError(f"device '{name}' is not one torch knows; use cpu, cuda or cuda:0") from None
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise SteeringError("device 'mps' was asked for, but torch has no Metal here; use `device: cpu`")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise SteeringError(f"device '{name}' was asked for, but torch sees no CUDA device here; use `device: cpu`")
     return device

@@ -15,6 +15,7 @@ from trimtab.steering.errors import BadSpan, UnknownName
 
 PLAIN = ("all", "prompt", "generated", "answer", "last")
 COUNTED = ("first", "after")
+DIGITS = 9  # of a count; more do not fit every tensor
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,8 @@ class Span:
         kind, colon, count = str(text).partition(":")
         if kind in COUNTED and not count.isdecimal():
             raise BadSpan(f"span '{text}' needs a count of tokens, for example {kind}:8")
+        if len(count) > DIGITS:
+            raise BadSpan(f"span '{kind}:{count[:DIGITS]}...' counts more tokens than any text has")
         if kind not in (*PLAIN, *COUNTED):
             raise UnknownName("span", str(text), (*PLAIN, "first:n", "after:n"))
         if kind in PLAIN and colon:

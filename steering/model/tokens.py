@@ -5,6 +5,7 @@ and a negative completion of one prompt.
 """
 
 import hashlib
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -15,6 +16,8 @@ from transformers import PreTrainedTokenizerBase
 from trimtab.steering.errors import SteeringError
 
 Message = Mapping[str, str]
+TEMPLATE_SECONDS = 20.0
+TEMPLATE_CHARACTERS = 1 << 24
 
 
 class Role(IntEnum):
@@ -121,9 +124,34 @@ def _plain_prompt(tokenizer, prompt, form: PromptFormat) -> tuple[list[int], lis
 def _chat_prompt(tokenizer, messages: list[dict[str, str]]) -> tuple[list[int], list[int]]:
     if not tokenizer.chat_template:
         raise SteeringError("this tokenizer has no chat template, so `chat: true` has no answer; use `chat: false`")
-    text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    text = _rendered(tokenizer, messages)
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     return list(encoded["input_ids"]), _roles(text, messages, encoded["offset_mapping"])
+
+
+def _rendered(tokenizer, messages: list[dict[str, str]]) -> str:
+    """A template is a program that came with the model: it gets seconds, on a thread that can be left behind.
+
+    Raises SteeringError when it does not end, fails or writes too much.
+    """
+    outcome: list[str | Exception] = []
+
+    def render() -> None:
+        try:
+            outcome.append(tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
+        except Exception as error:  # whatever a template raises
+            outcome.append(error)
+
+    thread = threading.Thread(target=render, daemon=True)
+    thread.start()
+    thread.join(TEMPLATE_SECONDS)
+    if not outcome:
+        raise SteeringError(f"the chat template did not end within {TEMPLATE_SECONDS:g} s; use `chat: false`")
+    if isinstance(outcome[0], Exception):
+        raise SteeringError(f"the chat template failed: {outcome[0]}; use `chat: false`") from outcome[0]
+    if len(outcome[0]) > TEMPLATE_CHARACTERS:
+        raise SteeringError(f"the chat template wrote {len(outcome[0])} characters; use `chat: false`")
+    return outcome[0]
 
 
 def _roles(text: str, messages: list[dict[str, str]], offsets: list[tuple[int, int]]) -> list[int]:
