@@ -237,7 +237,7 @@ def test_every_mistake_is_one_line_with_its_place(folder):
 
 
 def test_a_mistake_in_an_override_is_told_of_the_override(folder):
-    with pytest.raises(RecipeError, match=r"^--set budget.kl=-1: budget.kl: must be greater than 0"):
+    with pytest.raises(RecipeError, match=r"^--set budget.kl=-1: budget.kl: must be greater than or equal to"):
         load_recipe(folder / "recipe.yaml", ["budget.kl=-1"])
 
 

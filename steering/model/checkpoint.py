@@ -62,8 +62,10 @@ def check_loaded(config: PretrainedConfig, loading: Mapping[str, Any]) -> None:
             f"its weights lack {len(missing)} tensors that config.json asks for ({_some(missing)}); they would be "
             f"filled at random: give the whole checkpoint, with the configuration it was saved with."
         )
-    n_layers = int(getattr(config.get_text_config(), "num_hidden_layers", 0))
-    beyond = sorted(name for name in loading["unexpected_keys"] if _block(name) >= n_layers > 0)
+    n_layers = int(getattr(config.get_text_config(), "num_hidden_layers", 1))
+    if n_layers < 1:
+        raise SteeringError("config.json has no blocks (num_hidden_layers 0), so there is nothing to read or steer.")
+    beyond = sorted(name for name in loading["unexpected_keys"] if _block(name) >= n_layers)
     if beyond:
         raise SteeringError(
             f"config.json has num_hidden_layers {n_layers}, and its weights hold further blocks ({_some(beyond)}), "
