@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO_HOME ?= .trimtab
 
-.PHONY: demo test lint typecheck unit install clean
+.PHONY: demo test lint typecheck unit ways-to-call install clean
 
 demo: $(VENV)/.installed
 	$(BIN)/trimtab --home $(DEMO_HOME) run recipes/cheerful.yaml
@@ -34,6 +34,10 @@ typecheck: $(VENV)/.installed
 # In the order of the folders: the few long end-to-end files begin early, and short ones fill up both cores after them.
 unit: $(VENV)/.installed
 	$(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+
+# Measures every way to call a model under a plan, and writes what it found to docs/ways-to-call.md.
+ways-to-call: $(VENV)/.installed
+	TRIMTAB_WRITE_DOCS=1 $(BIN)/pytest -q tests/laws/test_ways_to_call.py
 
 clean:
 	rm -rf .typing build dist .pytest_cache .mypy_cache .ruff_cache

@@ -84,7 +84,8 @@ class PositionTracker:
     def _prompt_length(self, real: Tensor, columns: int | None) -> Tensor:
         rows = real.shape[0]
         if self.given is None:
-            return real[:, :columns].sum(1)
+            to_come = max(0, (columns or 0) - real.shape[1])  # of a prompt in chunks; padding comes first
+            return real[:, :columns].sum(1) + to_come
         if rows % len(self.given):
             raise BadSpan(f"prompt_lengths names {len(self.given)} rows but the batch has {rows}; give one per row")
         return self.given.to(real.device).repeat_interleave(rows // len(self.given))

@@ -82,6 +82,15 @@ def test_a_generation_from_a_padded_prompt(model, bench, span, padding):
     assert got[padding:].nonzero()[:, 0].tolist() == STEERED[span]
 
 
+def test_a_generation_from_a_padded_prompt_in_chunks(model, bench):
+    """No chunk but the last holds the prompt's last token."""
+    ids, mask = torch.cat([torch.full((1, 3), 3), bench.ids[:, :PROMPT]], dim=1), torch.tensor([[0] * 3 + [1] * PROMPT])
+    options = {"attention_mask": mask, "max_new_tokens": TOKENS - PROMPT + 1, "do_sample": False}
+    for span, steered in STEERED.items():
+        got = steered_tokens(model, span, lambda: model.generate(input_ids=ids, prefill_chunk_size=2, **options))[0]
+        assert not got[:3].any() and got[3:].nonzero()[:, 0].tolist() == steered, span
+
+
 def test_a_mask_that_does_not_tell_padding_from_text_is_refused(tiny_llama, bench):
     plan = bench.plan(tiny_llama, Site("resid_post", 1))
     with pytest.raises(BadSpan, match=r"attention_mask is \(1, 1, 9, 9\).*padding cannot be told"), plan.on(tiny_llama):
