@@ -3,13 +3,15 @@ creates anything; no arrays are read but by `verify`."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from trimtab.store import Artifact, StoreError
 from trimtab.store.lineage import Node, lineage
-from trimtab.store.verify import verify
+from trimtab.store.verify import Finding, verify
 from trimtab.store.view import Damaged
 from trimtab.tasks.home import Home
+from trimtab.tasks.reporting.seal import sealed_pages
 
 HEADLINE = (
     "site", "strength", "kl_held_out", "effect", "beats_random", "rank", "held_out", "auroc",
@@ -67,8 +69,14 @@ def lineage_of(home: Home, ref: str) -> Json:
 
 
 def findings(home: Home) -> list[Json]:
-    """What `verify` found, one entry per version and capture."""
-    return [asdict(finding) for finding in verify(home.catalog)]
+    """What `verify` found, one entry per version, capture and report."""
+    pages = [_page(path, whole) for path, whole in sealed_pages(home.reports)]
+    return [asdict(finding) for finding in (*verify(home.catalog), *pages)]
+
+
+def _page(path: Path, whole: bool) -> Finding:
+    wrong, cure = "it is not the page that was written", "delete it and run its recipe again, which writes it anew"
+    return Finding(True, f"report {path}") if whole else Finding(False, f"report {path}", wrong, cure)
 
 
 def _row(artifact: Artifact, aliases: Mapping[str, int]) -> Json:

@@ -15,6 +15,7 @@ from trimtab.tasks.home import Home
 from trimtab.tasks.recipe import Recipe
 from trimtab.tasks.references import Reference
 from trimtab.tasks.reporting.page import page
+from trimtab.tasks.reporting.seal import sealed
 
 
 def render(verdict: Mapping[str, Any], provenance: Mapping[str, Any]) -> str:
@@ -33,13 +34,13 @@ def write_report(verdict: Mapping[str, Any], provenance: Mapping[str, Any], path
 
 
 def write_page(text: str, path: Path) -> Path:
-    """Write a page beside its place and rename it; folders are made."""
+    """Write a page, with its seal, beside its place and rename it; folders are made."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, beside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
+            file.write(sealed(text))
         # mkstemp makes files private; a report is to be read by others, as any new file is
         os.chmod(beside, 0o644)
         os.replace(beside, path)

@@ -21,6 +21,7 @@ from trimtab.tasks import doctor
 from trimtab.tasks.errors import RecipeError
 from trimtab.tasks.home import Home
 from trimtab.tasks.offline import needs_hub
+from trimtab.tasks.report import write_page
 
 ROOT = Path(__file__).parents[1]
 READING = ("ls", "captures", "show demo", "lineage demo", "verify", "methods", "doctor", "schema")
@@ -92,6 +93,10 @@ def test_lineage_walks_to_the_parents(home, capsys):
 
 def test_verify_finds_what_was_changed(home, capsys):
     assert "3 of 3 things" in out(capsys, "verify")
+    page = write_page("<p>0.3 nats</p>\n", home.reports / "demo@1.html")
+    assert "4 of 4 things" in out(capsys, "verify")
+    page.write_text(page.read_text().replace("0.3", "0.1"))
+    assert "demo@1.html: it is not the page that was written" in out(capsys, "verify", code=1)
     chunks = [p for p in Path(home.url).rglob("chunks/*") if p.is_file()]
     assert chunks
     for chunk in chunks:

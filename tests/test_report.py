@@ -34,6 +34,7 @@ from trimtab.tasks.reporting.marking import marked
 from trimtab.tasks.reporting.numbers import estimate, number
 from trimtab.tasks.reporting.reading import best_placebo, read_verdict
 from trimtab.tasks.reporting.scale import Scale, linear, positive
+from trimtab.tasks.reporting.seal import sealed, sealed_pages
 
 SECTIONS = (
     "headline",
@@ -476,11 +477,16 @@ def test_written_beside_and_renamed(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "report.html"
     assert write_report(verdict().to_json(), PROVENANCE, path) == path
     before = path.read_text(encoding="utf-8")
-    assert before == render(verdict().to_json(), PROVENANCE)
+    assert before == sealed(render(verdict().to_json(), PROVENANCE))
     with pytest.raises(ValueError):
         write_report({}, PROVENANCE, path)
     assert path.read_text(encoding="utf-8") == before
     assert [p.name for p in path.parent.iterdir()] == ["report.html"]
+    assert list(sealed_pages(path.parent)) == [(path, True)]
+    raw = path.read_bytes()
+    for damaged in (raw.replace(b"<body", b"<bodY", 1), raw[:-9] + b"0" + raw[-8:], raw[:3] + b"\xff" + raw[4:]):
+        path.write_bytes(damaged)
+        assert list(sealed_pages(path.parent)) == [(path, False)]
 
 
 @pytest.mark.parametrize(
