@@ -38,7 +38,9 @@ def failure(error: BaseException) -> str | None:
     for text in _texts(error):
         for sign, line in FAILURES.items():
             if re.search(sign, text):
-                return line.format(server=os.environ.get("PREFECT_API_URL", "(embedded)"))
+                return line.format(
+                    server=os.environ.get("PREFECT_API_URL", "(embedded: is there room in PREFECT_HOME?)")
+                )
     return None
 
 
