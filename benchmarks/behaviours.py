@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from trimtab.tasks.home import Home
+from trimtab.tasks.timing import seconds_of
 
 Verdict = Mapping[str, Any]
 
@@ -26,7 +27,7 @@ def main() -> None:
     print("| | " + " | ".join(args.names) + " |\n|---|" + "---|" * len(verdicts))
     for name, cell in ROWS.items():
         print(f"| {name} | " + " | ".join(cell(verdict) for verdict in verdicts) + " |")
-    print("| seconds of the judgement | " + " | ".join(f"{a.header['seconds']:.0f}" for a in found) + " |")
+    print("| seconds of the judgement | " + " | ".join(f"{seconds_of(a):.0f}" for a in found) + " |")
 
 
 def of_kind(verdict: Verdict, *kinds: str) -> list[Mapping[str, Any]]:

@@ -31,7 +31,7 @@ from trimtab.store.artifact import Artifact, Content, Parent, libraries, seal
 from trimtab.store.branch import restore_branch
 from trimtab.store.captures import Captures
 from trimtab.store.digests import JSON, frozen_json, plain
-from trimtab.store.errors import Conflict, Corrupt
+from trimtab.store.errors import Conflict, Corrupt, Invalid
 from trimtab.store.location import BRANCH, Location, readable, sound
 from trimtab.store.moves import Move
 from trimtab.store.payload import Entry, pack
@@ -39,6 +39,7 @@ from trimtab.store.refs import check_alias, check_name
 from trimtab.store.view import Survey, View, known_name
 
 TRIES = 200
+CLOCK_FIELDS = {"seconds", "elapsed", "duration"}
 PAUSE = 0.02  # seconds, at most, after the first lost race; ten times that after the tenth
 T = TypeVar("T")
 
@@ -114,8 +115,14 @@ class Catalog:
         """Make the next version of `name`; content that a version of it already has gives that version.
 
         parents: "name@3", "name@alias" or "capture:<digest>"; they must exist, and are stored pinned.
+        What a clock says (CLOCK_FIELDS) belongs in `metrics`, which the digest does not cover.
         Raises Invalid (name, header, arrays), NotFound (a parent), Conflict after 200 lost races.
         """
+        if told := CLOCK_FIELDS & header.keys():
+            raise Invalid(
+                f"the header of {name} has {', '.join(sorted(told))}, so the same work done twice is two versions; "
+                "put that into metrics."
+            )
         entries, payload = pack(arrays)
         draft = _Draft(
             check_name(name),

@@ -34,6 +34,7 @@ from trimtab.tasks.progress import report
 from trimtab.tasks.questions import questions_of
 from trimtab.tasks.recipe_models import JudgeSpec
 from trimtab.tasks.references import Reference
+from trimtab.tasks.timing import seconds_since
 
 FORMAT = 1
 OPTIONS = ("top", "operator", "random", "questions")  # of the command line, beside --heads
@@ -92,7 +93,6 @@ def ablate_ranking(ranking: str, home: Home, settings: AblateSettings) -> Refere
     recipe = make_head_recipe(artifact.recipe)
     trial = trial_of(recipe, Ranking.unpack(artifact), settings)
     header, arrays = measured(trial, recipe, settings)
-    header["seconds"] = round(time.monotonic() - started, 1)
     verdict = header["verdict"]
     made = home.catalog.publish(
         f"{recipe.name}.ablation",
@@ -107,6 +107,7 @@ def ablate_ranking(ranking: str, home: Home, settings: AblateSettings) -> Refere
             "sufficiency": verdict["sufficiency"]["share"],
             "off_target": header["off_target"]["mean"] if header["off_target"] else None,
             "sentence": verdict["sentence"],
+            **seconds_since(started),
         },
         key=key,
     )

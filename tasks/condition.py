@@ -33,6 +33,7 @@ from trimtab.tasks.progress import report
 from trimtab.tasks.prompts import form_of
 from trimtab.tasks.recipe import Recipe, make_recipe
 from trimtab.tasks.references import Reference
+from trimtab.tasks.timing import seconds_since
 from trimtab.tasks.validate import behaviour_of, decoding_of
 
 SHOWN = 3  # answers of each side in the header
@@ -64,12 +65,12 @@ def condition_recipe(recipe: ConditionRecipe, home: Home) -> tuple[Reference, Re
         "matched": matched,
         "contenders": [one.to_json() for one in found],
         "answers": _answers(study, conditioned[_kind(recipe)]),
-        "seconds": round(time.monotonic() - started, 1),
     }
     refs = list(dict.fromkeys(parent.ref for parent in parents))
     catalog, metrics = home.catalog, metrics_of(found, about)
     kind = "selectivity"
-    judged = catalog.publish(f"{recipe.name}.{kind}", kind, {}, header, refs, asked, key=f"{key}/{kind}")
+    spent = seconds_since(started)
+    judged = catalog.publish(f"{recipe.name}.{kind}", kind, {}, header, refs, asked, spent, f"{key}/{kind}")
     whole, own = {**packed.header, BASE: parents[0].recipe}, f"{key}/{recipe.name}"
     plan = catalog.publish(recipe.name, "plan", packed.arrays, whole, [judged.ref], asked, metrics, own)
     return Reference(judged.ref, judged.digest), Reference(plan.ref, plan.digest)

@@ -12,6 +12,7 @@ from trimtab.tasks.head_recipe import make_head_recipe
 from trimtab.tasks.home import Home
 from trimtab.tasks.report import write_page
 from trimtab.tasks.reporting.heads_page import page
+from trimtab.tasks.timing import seconds_of
 
 
 @task(name="head report")
@@ -36,7 +37,7 @@ def head_report(home: Home, ref: str, command: str | None = None) -> Path:
         "model": recipe.model.id,
         "task": Path(recipe.task.path).stem,
         "questions": str(ranked.header["questions"]),
-        "seconds to rank": str(ranked.header["seconds"]),
+        "seconds to rank": str(seconds_of(ranked)),
         **({} if command is None else {"command": command}),
         "versions": ", ".join(f"{name} {number}" for name, number in artifact.libraries.items()),
         "lineage": str(lineage(home.catalog, artifact.ref)),

@@ -12,6 +12,7 @@ from trimtab.tasks.models import model_of
 from trimtab.tasks.progress import report
 from trimtab.tasks.questions import questions_of
 from trimtab.tasks.references import Reference
+from trimtab.tasks.timing import seconds_since
 
 STAGE = "ranking heads"
 
@@ -39,7 +40,6 @@ def rank_recipe(recipe: HeadRecipe, home: Home) -> Reference:
     header = {
         **packed.header,
         "model": anatomy.fingerprint.to_json(),
-        "seconds": round(time.monotonic() - started, 1),
     }
     best = [f"{unit} {ranking.value(unit):.3g}" for unit in ranking.top(5)]
     artifact = home.catalog.publish(
@@ -48,7 +48,7 @@ def rank_recipe(recipe: HeadRecipe, home: Home) -> Reference:
         packed.arrays,
         header,
         recipe=recipe.to_json(),
-        metrics={"method": ranking.method, "units": len(ranking.units), "top": best},
+        metrics={"method": ranking.method, "units": len(ranking.units), "top": best, **seconds_since(started)},
         key=recipe.key,
     )
     return Reference(artifact.ref, artifact.digest)

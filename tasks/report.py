@@ -16,6 +16,7 @@ from trimtab.tasks.recipe import Recipe
 from trimtab.tasks.references import Reference
 from trimtab.tasks.reporting.page import page
 from trimtab.tasks.reporting.seal import sealed
+from trimtab.tasks.timing import seconds_of
 
 
 def render(verdict: Mapping[str, Any], provenance: Mapping[str, Any]) -> str:
@@ -82,7 +83,7 @@ def provenance_of(recipe: Recipe, home: Home, published: Artifact, judged: Artif
         "parents": [parent.ref for parent in published.parents],
         "lineage": str(lineage(home.catalog, published.ref)).splitlines(),
         "versions": dict(published.libraries),
-        "seconds": {"validate": judged.header["seconds"]},
+        "seconds": {"validate": seconds_of(judged)} if seconds_of(judged) is not None else {},
         "recipe": published.recipe,
         "lexicon": list(read_lexicon(lexicon)["positive"]) if lexicon else None,
     }

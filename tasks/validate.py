@@ -31,6 +31,7 @@ from trimtab.tasks.progress import report
 from trimtab.tasks.prompts import Text, couples, form_of, texts_of, tokens_of
 from trimtab.tasks.recipe import Recipe
 from trimtab.tasks.references import CaptureReference, Reference
+from trimtab.tasks.timing import seconds_since
 
 PLAIN = PromptFormat(chat=False)
 
@@ -59,7 +60,6 @@ def validate_recipe(
         "kind": "verdict",
         "verdict": verdict.to_json(),
         "plan": dict(plan.header),
-        "seconds": round(time.monotonic() - started, 1),
     }
     artifact = home.catalog.publish(
         f"{recipe.name}.verdict",
@@ -68,6 +68,7 @@ def validate_recipe(
         header,
         parents=[candidate.ref for candidate in candidates],
         recipe=recipe.to_json(),
+        metrics=seconds_since(started),
         key=recipe.stage("validate"),
     )
     return Reference(artifact.ref, artifact.digest)

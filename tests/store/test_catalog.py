@@ -125,6 +125,14 @@ def test_a_version_has_one_spelling(catalog) -> None:
         catalog.get("a@0")
 
 
+def test_what_a_clock_says_is_not_content(catalog) -> None:
+    """The same work, done at once by two: one version. Every stage publishes through this check."""
+    for seconds in (1.0, 2.0):
+        assert catalog.publish("a", "verdict", {}, {"x": 1}, metrics={"seconds": seconds}, key="k").version == 1
+    with pytest.raises(Invalid, match="put that into metrics"):
+        catalog.publish("a", "verdict", {}, {"x": 1, "seconds": 3.0})
+
+
 def test_keys(catalog) -> None:
     catalog.publish("a", "plan", {}, {"i": 0}, key="k")
     assert catalog.find("k").ref == "a@1" and catalog.find("other") is None
