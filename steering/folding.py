@@ -164,12 +164,12 @@ def _constant_in_sublayer(step: Intervention) -> Intervention:
 
 def _in_order(plan: SteeringPlan) -> list[Intervention]:
     """Order in which weights must change to act as hooks do. Hooks on one input run in the plan's order, so the last
-    is nearest to the weight and folds first. A block's output is added to behind its sublayers, so constants at
-    resid_pre and resid_post come after every map at mlp_out; resid_mid is written at attn_out, in the plan's order."""
+    is nearest to the weight and folds first. The residual is added to behind its sublayers, so constants at resid_mid
+    come after every map at attn_out, those at resid_pre and resid_post after every map at mlp_out."""
     active = [step for step in plan.interventions if step.strength]
     inputs = [step for step in active if step.site.point in ("z", "mlp_post")]
     outputs = [step for step in active if step.site.point not in ("z", "mlp_post")]
-    return inputs[::-1] + sorted(outputs, key=lambda step: step.site.point in ("resid_pre", "resid_post"))
+    return inputs[::-1] + sorted(outputs, key=lambda step: step.site.point.startswith("resid"))
 
 
 def _projection(site: Site, anatomy: Anatomy) -> str:

@@ -2,6 +2,8 @@
 flow that was called from Python or the command line would run on, and publish."""
 
 import _thread
+import ctypes
+import signal
 import threading
 import time
 from typing import Any
@@ -33,4 +35,12 @@ def _watch(run: Any) -> None:
             if state is not None and state.is_final() and state.type not in STOPPING:
                 return
             if state is not None and state.type in STOPPING:
-                return _thread.interrupt_main()
+                return _interrupt_main()
+
+
+def _interrupt_main() -> None:
+    """As Ctrl-C does, also in a process that was told to ignore Ctrl-C: one that a shell started in the background."""
+    if signal.getsignal(signal.SIGINT) not in (signal.SIG_IGN, signal.SIG_DFL):
+        return _thread.interrupt_main()
+    main = ctypes.c_ulong(threading.main_thread().ident or 0)
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(main, ctypes.py_object(KeyboardInterrupt))

@@ -37,6 +37,7 @@ def main():
             sys.stderr.write("Traceback: nobody should see this\\n")
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # tests started in the background ignore it
     cli.main = main
     cli.console()
 """

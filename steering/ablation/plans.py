@@ -2,7 +2,7 @@
 dosed to one price and measured on the task."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -78,8 +78,8 @@ class Steered:
     unreached: int
 
     def to_json(self) -> dict[str, Any]:
-        return {**vars(self), "dose": vars(self.dose), "gain": vars(self.gain), "random": list(self.random),
-                "over_random": None if self.over_random is None else vars(self.over_random)}  # fmt: skip
+        """Plain JSON types, nested like the fields."""
+        return asdict(self)
 
 
 def judge_heads(
