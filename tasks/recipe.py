@@ -58,7 +58,7 @@ __all__ = [
 ]
 
 FORMAT = 1  # part of every digest: raise it when a stage computes something else from the same recipe
-JUDGE = 4  # the same for the validate stage alone: captures and candidates are kept
+JUDGE = 5  # the same for the validate stage alone: captures and candidates are kept
 MAX_NAME = 40  # room for the names derived from it, such as `<name>.whitened_difference`
 Stage = Literal["capture", "fit", "validate"]
 

@@ -25,12 +25,14 @@ Progress = Callable[[str, int, int], None]
 @dataclass(frozen=True)
 class SearchSettings:
     """The search of the plan and of every placebo. screen_pairs: selection pairs on which the linear response of all
-    candidates is taken, with `draws` labels per token. finalists: the best of them, which are measured on the first
-    `pairs` of these, at a teacher-forced KL within `tolerance`, in at most `cap` passes each. Each finalist more is
-    one more for every placebo: the search is part of the null."""
+    candidates is taken, with `draws` labels per token. glances: candidates that are looked at in one pass over the
+    first `pairs` of these, at their forecast strength. finalists: the best of those, which are brought to a
+    teacher-forced KL within `tolerance` there, in at most `cap` passes each. Each glance or finalist more is one more
+    for every placebo: the search is part of the null."""
 
     screen_pairs: int = 32
     draws: int = 1
+    glances: int = 9
     finalists: int = 2
     pairs: int = 4
     tolerance: float = 0.3

@@ -12,7 +12,7 @@ from trimtab.steering.fitters.mean_difference import MeanDifference
 from trimtab.steering.intervention import Intervention
 from trimtab.steering.judge.effect import AnswerPair
 from trimtab.steering.judge.placebo import Candidates, PlaceboCounts, placebos
-from trimtab.steering.judge.search import Search, best_forecasts, best_site
+from trimtab.steering.judge.search import Search, best_forecasts, best_site, glanced
 from trimtab.steering.judge.statistics import rank_p_value
 from trimtab.steering.judge.trial import SearchSettings
 from trimtab.steering.judge.verdict import SitePoint
@@ -120,6 +120,16 @@ def test_screening_finds_what_measuring_everything_finds(search, make_plan):
     forecast, worth = ({p.site: p.margin for p in choice.points} for choice in (screened, full))
     assert worth[screened.site] > 0.8 * worth[full.site]
     assert np.corrcoef(list(forecast.values()), list(worth.values()))[0, 1] > 0.9
+
+
+def test_a_candidate_whose_forecast_is_modest_is_looked_at():
+    """Forecasts are wrong where effects are not small; then neighbours of the best are among those looked at."""
+    forecasts = {f"resid_post.{b}": Forecast(gain=1.0 + b / 30, cost=1.0) for b in range(30)}
+    names = glanced(forecasts, 1.0, SearchSettings())
+    assert len(set(names)) == len(names) == 9 and names[:3] == [f"resid_post.{b}" for b in (29, 28, 27)]
+    blocks = sorted(int(name.split(".")[1]) for name in names)
+    assert max(b - a for a, b in zip([0, *blocks], blocks, strict=False)) <= 5
+    assert set(glanced(dict(list(forecasts.items())[:6]), 1.0, SearchSettings())) == set(list(forecasts)[:6])
 
 
 def test_few_pairs_are_read_as_what_the_many_would_say(search, make_plan):
