@@ -16,7 +16,7 @@ README = (ROOT / "README.md").read_text()
 pytestmark = [pytest.mark.real_model, pytest.mark.slow]
 
 
-ELSEWHERE = ("run", "deploy", "worker", "rank", "ablate", "features", "collect", "delete")
+ELSEWHERE = ("server", "run", "deploy", "worker", "rank", "ablate", "features", "collect", "delete")
 
 
 def blocks(language: str) -> list[str]:
