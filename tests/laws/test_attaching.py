@@ -260,7 +260,8 @@ def test_two_texts_decoded_by_hand_in_turn_keep_their_prompts(tiny_llama, bench,
         cache = DynamicCache(config=tiny_llama.config)
         for part in (ids[:, :cut], *ids[:, cut:].split(1, dim=1)):
             with torch.no_grad():
-                yield tiny_llama(part, past_key_values=cache).logits
+                logits = tiny_llama(part, past_key_values=cache).logits
+            yield logits  # outside: two interleaved generators would leave gradients off behind them
 
     whole = torch.cat([IDS, NEW], dim=1)
     with plan.on(tiny_llama):
