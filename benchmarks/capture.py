@@ -14,16 +14,16 @@ import torch
 from ratio import Case, arguments, measure, setting, table
 from torch import Tensor, nn
 
-from trimtab.steering.batching import batches, pad_left
-from trimtab.steering.capture import Selection, capture
 from trimtab.steering.model.anatomy import Anatomy
+from trimtab.steering.model.batching import batches, pad_left
 from trimtab.steering.model.site import Site
 from trimtab.steering.model.span import ALL, LAST
 from trimtab.steering.model.tokens import Tokens
-from trimtab.steering.sharing import prefix_tree, tokens_in
+from trimtab.steering.running.prefix_tree import prefix_tree, tokens_in
+from trimtab.steering.running.reading import Selection, capture
+from trimtab.tasks.data.prompts import texts_of
 from trimtab.tasks.models import model_of
-from trimtab.tasks.prompts import texts_of
-from trimtab.tasks.recipe import load_recipe
+from trimtab.tasks.recipes.recipe import load_recipe
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "brief.yaml"
 BATCH, WIDTH = 8, 32
@@ -56,7 +56,7 @@ def described(texts: Sequence[Tokens]) -> str:
 
 
 def our_cases(anatomy: Anatomy, texts: Sequence[Tokens], share: bool) -> list[Case]:
-    """What trimtab.steering.capture does; share: common beginnings of texts run once."""
+    """What trimtab.steering.running.reading does; share: common beginnings of texts run once."""
     middle = anatomy.n_layers // 2
     every, heads = anatomy.sites(["resid_post"]), anatomy.sites(["z"])
     label = "trimtab, shared beginnings" if share else "trimtab"

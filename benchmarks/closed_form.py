@@ -15,15 +15,15 @@ import numpy as np
 import torch
 from ratio import setting
 
-from trimtab.steering.intervention import Intervention
-from trimtab.steering.plan import SteeringPlan
-from trimtab.steering.prefix import Scorer
+from trimtab.steering.plans.intervention import Intervention
+from trimtab.steering.plans.plan import SteeringPlan
 from trimtab.steering.price.closed_form import fisher_strength, fisher_variances
 from trimtab.steering.price.dose import FORCED, Calibration, Dosing, find_strength
+from trimtab.steering.running.scorer import Scorer
+from trimtab.tasks.data.prompts import texts_of
 from trimtab.tasks.home import Home
 from trimtab.tasks.models import model_of
-from trimtab.tasks.prompts import texts_of
-from trimtab.tasks.recipe import make_recipe
+from trimtab.tasks.recipes.recipe import make_recipe
 
 BUDGETS = (1e-3, 1e-2, 0.1, 0.5)
 TOLERANCE = 0.1

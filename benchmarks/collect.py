@@ -20,16 +20,16 @@ os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 import torch
 from ratio import Case, arguments, measure, setting, table
 
-from trimtab.steering.batching import pad_left
-from trimtab.steering.capture import capture
 from trimtab.steering.model.anatomy import Anatomy
+from trimtab.steering.model.batching import pad_left
 from trimtab.steering.model.tokens import Tokens
+from trimtab.steering.running.reading import capture
 from trimtab.store import ActivationStore
-from trimtab.tasks.capture import capture_recipe, selection_of
+from trimtab.tasks.collecting.capture import capture_recipe, selection_of
+from trimtab.tasks.data.prompts import texts_of
 from trimtab.tasks.home import Home
 from trimtab.tasks.models import model_of
-from trimtab.tasks.prompts import texts_of
-from trimtab.tasks.recipe import Recipe, load_recipe
+from trimtab.tasks.recipes.recipe import Recipe, load_recipe
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 BATCH = 16

@@ -16,8 +16,8 @@ import json
 from pathlib import Path
 
 from trimtab.tasks.home import Home
-from trimtab.tasks.reporting.numbers import estimate
-from trimtab.tasks.reporting.reading import read_verdict
+from trimtab.tasks.reporting.drawing.numbers import estimate
+from trimtab.tasks.reporting.drawing.verdict import read_verdict
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT.parent / "shared" / "data" / "cot_pairs" / "gsm8k_verbose_concise.jsonl"

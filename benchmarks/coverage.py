@@ -1,4 +1,4 @@
-"""How often a "95%" interval holds the truth: every method of `steering/judge/statistics.py`, few and many texts,
+"""How often a "95%" interval holds the truth: every method of `steering/statistics.py`, few and many texts,
 normal and skewed values, prompts that were answered several times.
 
     python benchmarks/coverage.py [--trials 2000]
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from trimtab.steering.judge.statistics import METHODS, Bootstrap, cluster_numbers, ratio_interval
+from trimtab.steering.statistics import METHODS, Bootstrap, cluster_numbers, ratio_interval
 
 Draw = Callable[[np.random.Generator, int], np.ndarray]
 POPULATIONS: dict[str, tuple[Draw, float]] = {

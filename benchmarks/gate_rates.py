@@ -17,18 +17,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trimtab.steering.conditions.gate import GateSettings, auroc, held_out_auroc, opened_for, oriented_gate, rates_of
+from trimtab.steering.conditions.fit_gate import (
+    GateSettings,
+    auroc,
+    held_out_auroc,
+    opened_for,
+    oriented_gate,
+    rates_of,
+)
 from trimtab.steering.conditions.prompts import readings
 from trimtab.steering.gates.base import Scored
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.site import Site
 from trimtab.steering.model.tokens import tokenize
-from trimtab.tasks.condition_recipe import TWINS, ConditionRecipe
-from trimtab.tasks.data_files import read_jsonl
+from trimtab.tasks.data.jsonl import read_jsonl
+from trimtab.tasks.data.prompts import form_of
 from trimtab.tasks.models import model_of
-from trimtab.tasks.prompts import form_of
-from trimtab.tasks.recipe import load_recipe
-from trimtab.tasks.recipe_file import read_recipe
+from trimtab.tasks.recipes.condition import TWINS, ConditionRecipe
+from trimtab.tasks.recipes.file import read_recipe
+from trimtab.tasks.recipes.recipe import load_recipe
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 REAL = (("french-on-food.yaml", "french.yaml"), ("cheerful-when-gloomy.yaml", "cheerful.yaml"))

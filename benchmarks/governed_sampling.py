@@ -19,15 +19,15 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from trimtab.steering.fitters.mean_difference import MeanDifference
-from trimtab.steering.intervention import Intervention
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.hooks import hooked
 from trimtab.steering.model.load import load_model
 from trimtab.steering.model.site import Site
 from trimtab.steering.model.span import Span
-from trimtab.steering.plan import SteeringPlan
-from trimtab.tasks.prompts import texts_of
-from trimtab.tasks.recipe import load_recipe
+from trimtab.steering.plans.intervention import Intervention
+from trimtab.steering.plans.plan import SteeringPlan
+from trimtab.tasks.data.prompts import texts_of
+from trimtab.tasks.recipes.recipe import load_recipe
 
 SITE, STRENGTH, PAIRS, SLACK = Site("resid_post", 15), 2.0, 40, 1e-5
 RECIPE = Path(__file__).resolve().parents[1] / "recipes/cheerful.yaml"

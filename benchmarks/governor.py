@@ -13,14 +13,14 @@ import numpy as np
 import torch
 from ratio import setting
 
-from trimtab.steering.generate import Decoding, generate
-from trimtab.steering.judge.statistics import paired_difference, ratio_interval
-from trimtab.steering.plan import SteeringPlan
+from trimtab.steering.plans.plan import SteeringPlan
+from trimtab.steering.running.writing import Decoding, generate
+from trimtab.steering.statistics import paired_difference, ratio_interval
+from trimtab.tasks.data.prompts import texts_of
 from trimtab.tasks.home import Home
 from trimtab.tasks.models import model_of
-from trimtab.tasks.prompts import texts_of
-from trimtab.tasks.recipe import make_recipe
-from trimtab.tasks.validate import behaviour_of
+from trimtab.tasks.plans.validate import behaviour_of
+from trimtab.tasks.recipes.recipe import make_recipe
 
 FACTORS = (0.25, 0.5, 0.75, 1.0, 1.5)
 BUDGETS = (0.05, 0.2, 0.5, 1.0)

@@ -18,13 +18,13 @@ from ratio import setting, timed
 
 from trimtab.steering.ablation.curves import specificity
 from trimtab.steering.ablation.runs import Ablator
-from trimtab.steering.ablation.units import Unit, head_units, unit_of
 from trimtab.steering.ablation.verdict import SetVerdict, Side, Standard, judge_set
+from trimtab.steering.causal.question import Question, question_batches
+from trimtab.steering.causal.units import Unit, head_units, unit_of
 from trimtab.steering.localisers import LOCALISERS
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.load import load_model
-from trimtab.steering.question import Question, question_batches
-from trimtab.tasks.questions import questions_of, read_questions
+from trimtab.tasks.data.questions import questions_of, read_questions
 
 TASKS = Path(__file__).resolve().parents[1] / "recipes" / "tasks"
 

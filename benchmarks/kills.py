@@ -18,11 +18,12 @@ from random import Random
 import numpy as np
 import tiny
 
-from trimtab.store import ActivationStore, Location, StoreError, schema
+from trimtab.store import ActivationStore, Location, StoreError
+from trimtab.store.captures import schema
 from trimtab.store.verify import verify_capture
-from trimtab.tasks.capture import capture_recipe
+from trimtab.tasks.collecting.capture import capture_recipe
 from trimtab.tasks.home import Home
-from trimtab.tasks.recipe import load_recipe
+from trimtab.tasks.recipes.recipe import load_recipe
 
 REGION_BYTES = 2**20
 CHUNK_BYTES = 2**14
@@ -56,7 +57,7 @@ def main() -> None:
 def run(recipe: Path, folder: Path, kills: int, moments: Random) -> Count:
     """Collections, killed and resumed, until there were this many kills and the last one is done."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["trimtab.tasks.capture", "tiny"])
+    context.set_forkserver_preload(["trimtab.tasks.collecting.capture", "tiny"])
     spent(context, recipe, folder / "warm", None)  # starts the server from which all others are forked
     began = time.monotonic()
     spent(context, recipe, folder / "whole", None)

@@ -22,15 +22,15 @@ import torch
 from ratio import setting, timed
 
 from trimtab.steering import LOCALISERS, Anatomy, Question, Ranking, load_model, load_plan, save_plan
+from trimtab.steering.causal.gradients import slopes
+from trimtab.steering.causal.question import question_batches
+from trimtab.steering.causal.ranking import overlap
 from trimtab.steering.errors import BadQuestion
-from trimtab.steering.gradients import slopes
+from trimtab.steering.localisers._toggling import EXPECTED, ToggleCurve, toggle_curves
 from trimtab.steering.localisers.base import Localiser
 from trimtab.steering.localisers.causal_head_gating import ROLES, CausalHeadGating
 from trimtab.steering.localisers.relp import RelP
-from trimtab.steering.question import question_batches
-from trimtab.steering.ranking import overlap
-from trimtab.steering.toggling import EXPECTED, ToggleCurve, toggle_curves
-from trimtab.tasks.questions import questions_of, read_questions
+from trimtab.tasks.data.questions import questions_of, read_questions
 
 SIZES = (1, 2, 4, 8, 16, 32, 64)
 TOP = 10

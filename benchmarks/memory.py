@@ -51,10 +51,10 @@ ONE = {"OMP_NUM_THREADS": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1"}
 def collect(recipe: str, home: str) -> dict[str, float]:
     """Peaks in bytes, seconds of the collection."""
     from trimtab.store import ActivationStore
-    from trimtab.tasks.capture import capture_recipe
+    from trimtab.tasks.collecting.capture import capture_recipe
     from trimtab.tasks.home import Home
     from trimtab.tasks.models import model_of
-    from trimtab.tasks.recipe import load_recipe
+    from trimtab.tasks.recipes.recipe import load_recipe
 
     asked = load_recipe(recipe)
     model_of(asked.model)

@@ -20,10 +20,7 @@ from scipy.stats import binom, kstest
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
 from trimtab.steering import load_model
-from trimtab.steering.contrast import Contrast
 from trimtab.steering.fitters.mean_difference import MeanDifference
-from trimtab.steering.generate import Decoding
-from trimtab.steering.intervention import Intervention
 from trimtab.steering.judge.effect import AnswerPair
 from trimtab.steering.judge.judge import judge
 from trimtab.steering.judge.placebo import PlaceboCounts
@@ -42,7 +39,10 @@ from trimtab.steering.model.site import Site
 from trimtab.steering.model.span import Span
 from trimtab.steering.model.tokens import Tokens, tokenize
 from trimtab.steering.moves.add import Add
-from trimtab.steering.plan import SteeringPlan
+from trimtab.steering.plans.contrast import Contrast
+from trimtab.steering.plans.intervention import Intervention
+from trimtab.steering.plans.plan import SteeringPlan
+from trimtab.steering.running.writing import Decoding
 
 ROWS = Path(__file__).parents[1] / "recipes" / "cheerful.jsonl"
 SETTINGS = JudgeSettings(

@@ -18,14 +18,14 @@ from ratio import Case, arguments, measure, setting, table
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from trimtab.steering.capture import Selection, capture
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.site import Site
 from trimtab.steering.model.span import LAST
 from trimtab.steering.model.tokens import Tokens
+from trimtab.steering.running.reading import Selection, capture
+from trimtab.tasks.data.prompts import texts_of
 from trimtab.tasks.models import model_of
-from trimtab.tasks.prompts import texts_of
-from trimtab.tasks.recipe import load_recipe
+from trimtab.tasks.recipes.recipe import load_recipe
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ The shapes are those of published configurations (Llama 3.1 8B and 70B) and of t
 import argparse
 from dataclasses import dataclass
 
-from trimtab.store.schema import REGION_BYTES, ArraySpec, chunk_rows
+from trimtab.store.captures.schema import REGION_BYTES, ArraySpec, chunk_rows
 
 INDEX_BYTES = 10  # token id, position, role, special
 

@@ -27,19 +27,20 @@ from trimtab.steering.features.detection import detect, sentence_scores
 from trimtab.steering.features.matching import matched_cosines
 from trimtab.steering.features.snmf import SNMF, explained_variance, fit_snmf, transform
 from trimtab.steering.features.streaming import fit_streaming
-from trimtab.steering.generate import generate
 from trimtab.steering.judge.effect import AnswerPair, Margins
 from trimtab.steering.model.tokens import PromptFormat, tokenize
-from trimtab.steering.prefix import Scorer
 from trimtab.steering.price.dose import Calibration, Decoding, Dosing, dose_on
-from trimtab.steering.price.result import Dose, Interval
+from trimtab.steering.price.result import Dose
+from trimtab.steering.running.scorer import Scorer
+from trimtab.steering.running.writing import generate
+from trimtab.steering.statistics import Interval
 from trimtab.store import ActivationStore
-from trimtab.tasks.features_capture import capture_sentences
-from trimtab.tasks.features_recipe import load_features_recipe
-from trimtab.tasks.features_rows import rows_in
+from trimtab.tasks.collecting.features_capture import capture_sentences
+from trimtab.tasks.data.sentences import Sentence, sentences_of
+from trimtab.tasks.features.rows import rows_in
 from trimtab.tasks.home import Home
 from trimtab.tasks.models import model_of
-from trimtab.tasks.sentences import Sentence, sentences_of
+from trimtab.tasks.recipes.features import load_features_recipe
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "features.yaml"
 CHOSEN = ("fit", "select")

@@ -24,13 +24,13 @@ import numpy as np
 import torch
 from ratio import Case, arguments, measure, setting, table
 
-from trimtab.steering.capture import capture
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.load import load_model
 from trimtab.steering.model.site import Site
 from trimtab.steering.model.tokens import PromptFormat, tokenize
+from trimtab.steering.running.reading import capture
 from trimtab.store import ActivationStore, ArraySpec, Capture, TokenIndex
-from trimtab.tasks.filling import Committer
+from trimtab.tasks.collecting.filling import Committer
 
 WIDTH, SITE, TEXTS = 576, "resid_post.15", 16
 READ = 4096

@@ -18,9 +18,9 @@ from typer.core import TyperCommand, TyperGroup
 from trimtab.flows.failures import bug, failure
 from trimtab.flows.plain_text import visible
 from trimtab.flows.stopping import LINE, stop_on_signals, stopped_by
-from trimtab.tasks.address import checked_address
+from trimtab.tasks.admin.address import checked_address
 from trimtab.tasks.errors import USER_ERRORS, did_you_mean
-from trimtab.tasks.processes import KILL, descendants, send
+from trimtab.tasks.jobs.processes import KILL, descendants, send
 
 USAGE_ERROR: Any = typer.BadParameter.__bases__[0]  # of the click that typer uses: its own copy or the package
 CLICK_ERROR: Any = USAGE_ERROR.__bases__[0]
@@ -51,12 +51,12 @@ COMMANDS = {
     "features": Command("features", "List a feature set, or write its browser page."),
     "rank": Command("heads", "Rank a model's heads by what they do for a task.", model=True),
     "ablate": Command("heads", "Test a ranking's top heads beside random sets of heads.", model=True),
-    "ls": Command("read", "What is in the catalog."),
-    "show": Command("read", "One version: header, price, verdict, parents, recipe."),
-    "captures": Command("read", "The collected activations: what, how much, where."),
-    "lineage": Command("read", "From a version back to activations, prompts and model."),
-    "verify": Command("read", "Recompute every digest and say what is not as it was published."),
-    "promote": Command("read", "Let NAME@ALIAS mean a version; the move is recorded."),
+    "ls": Command("catalog", "What is in the catalog."),
+    "show": Command("catalog", "One version: header, price, verdict, parents, recipe."),
+    "captures": Command("catalog", "The collected activations: what, how much, where."),
+    "lineage": Command("catalog", "From a version back to activations, prompts and model."),
+    "verify": Command("catalog", "Recompute every digest and say what is not as it was published."),
+    "promote": Command("catalog", "Let NAME@ALIAS mean a version; the move is recorded."),
     "delete": Command("housekeeping", "Delete a version that nothing else was made from."),
     "gc": Command("housekeeping", "Free captures never published, and chunks of old snapshots."),
     "repair": Command("housekeeping", "Collect lost or damaged rows of published captures again.", model=True),
@@ -178,7 +178,7 @@ def _home_first(arguments: list[str]) -> list[str]:
 
 def _decide_offline(arguments: Sequence[str], home: str | None) -> None:
     """Nothing is asked of the model hub unless a recipe or artifact names a model of the hub."""
-    offline = importlib.import_module("trimtab.tasks.offline")
+    offline = importlib.import_module("trimtab.tasks.admin.offline")
     if "HF_HUB_OFFLINE" not in os.environ and not offline.needs_hub(arguments, home):
         os.environ["HF_HUB_OFFLINE"] = "1"
 

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from prefect import flow
 
 from trimtab.flows.job import job
-from trimtab.tasks.capture import capture_task
-from trimtab.tasks.processes import without_interrupts
-from trimtab.tasks.recipe import Recipe, load_recipe
+from trimtab.tasks.collecting.capture import capture_task
+from trimtab.tasks.collecting.regions import CapturePlan, finish_task, plan_task, regions_task, shares_of
+from trimtab.tasks.collecting.rounds import outcome
+from trimtab.tasks.collecting.runners import runner_of
+from trimtab.tasks.jobs.processes import without_interrupts
+from trimtab.tasks.recipes.recipe import Recipe, load_recipe
 from trimtab.tasks.references import CaptureReference
-from trimtab.tasks.regions import CapturePlan, finish_task, plan_task, regions_task, shares_of
-from trimtab.tasks.rounds import outcome
-from trimtab.tasks.runners import runner_of
 
 
 @job("collect", "collect-{recipe}")

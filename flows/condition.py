@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 
 from trimtab.flows.job import job
-from trimtab.tasks.command import recipe_command
-from trimtab.tasks.condition import condition_task
-from trimtab.tasks.condition_recipe import ConditionRecipe
-from trimtab.tasks.condition_report import condition_report_task
-from trimtab.tasks.recipe_file import read_recipe
+from trimtab.tasks.plans.condition import condition_task
+from trimtab.tasks.recipes.condition import ConditionRecipe
+from trimtab.tasks.recipes.file import read_recipe
 from trimtab.tasks.references import Reference
+from trimtab.tasks.reporting.command import recipe_command
+from trimtab.tasks.reporting.condition_report import condition_report_task
 
 
 @dataclass(frozen=True)

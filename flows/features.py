@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 
 from trimtab.flows.job import job
-from trimtab.tasks.choose_features import choose_features_task
-from trimtab.tasks.features_capture import capture_sentences_task
-from trimtab.tasks.features_page import features_page_task
-from trimtab.tasks.features_recipe import load_features_recipe
-from trimtab.tasks.fit_features import fit_features_task
+from trimtab.tasks.collecting.features_capture import capture_sentences_task
+from trimtab.tasks.features.choose import choose_features_task
+from trimtab.tasks.features.fit import fit_features_task
+from trimtab.tasks.recipes.features import load_features_recipe
 from trimtab.tasks.references import CaptureReference, Reference
+from trimtab.tasks.reporting.features_report import features_page_task
 
 
 @dataclass(frozen=True)

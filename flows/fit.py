@@ -1,9 +1,9 @@
 """fit: activations (collected when missing) to candidate vectors at every block."""
 
 from trimtab.flows.job import job
-from trimtab.tasks.capture import capture_task
-from trimtab.tasks.fit import fit_task
-from trimtab.tasks.recipe import load_recipe
+from trimtab.tasks.collecting.capture import capture_task
+from trimtab.tasks.plans.fit import fit_task
+from trimtab.tasks.recipes.recipe import load_recipe
 from trimtab.tasks.references import Reference
 
 

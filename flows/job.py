@@ -6,7 +6,7 @@ from typing import ParamSpec, TypeVar
 
 from prefect import Flow, flow
 
-from trimtab.tasks.cancelling import stop_when_cancelled
+from trimtab.tasks.jobs.cancelling import stop_when_cancelled
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 
 from trimtab.flows.job import job
-from trimtab.tasks.ablate import AblateSettings, ablate_task
-from trimtab.tasks.command import command, recipe_command
-from trimtab.tasks.head_plan import HeadPlanSettings, head_plan_task
-from trimtab.tasks.head_recipe import load_head_recipe
-from trimtab.tasks.head_report import head_report_task
-from trimtab.tasks.rank import rank_task
+from trimtab.tasks.heads.ablate import AblateSettings, ablate_task
+from trimtab.tasks.heads.plan import HeadPlanSettings, head_plan_task
+from trimtab.tasks.heads.rank import rank_task
+from trimtab.tasks.recipes.heads import load_head_recipe
 from trimtab.tasks.references import Reference
+from trimtab.tasks.reporting.command import command, recipe_command
+from trimtab.tasks.reporting.head_report import head_report_task
 
 
 @dataclass(frozen=True)

@@ -3,15 +3,15 @@
 from dataclasses import dataclass
 
 from trimtab.flows.job import job
-from trimtab.tasks.capture import capture_task
-from trimtab.tasks.command import recipe_command
-from trimtab.tasks.examples import check_judged
-from trimtab.tasks.fit import fit_task
-from trimtab.tasks.publish import publish_task
-from trimtab.tasks.recipe import load_recipe
+from trimtab.tasks.collecting.capture import capture_task
+from trimtab.tasks.data.examples import check_judged
+from trimtab.tasks.plans.fit import fit_task
+from trimtab.tasks.plans.publish import publish_task
+from trimtab.tasks.plans.validate import validate_task
+from trimtab.tasks.recipes.recipe import load_recipe
 from trimtab.tasks.references import CaptureReference, Reference
-from trimtab.tasks.report import report_task
-from trimtab.tasks.validate import validate_task
+from trimtab.tasks.reporting.command import recipe_command
+from trimtab.tasks.reporting.report import report_task
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import threading
 import time
 from types import FrameType
 
-from trimtab.tasks.processes import KILL, descendants, send
+from trimtab.tasks.jobs.processes import KILL, descendants, send
 
 GRACE = 2.5  # seconds from the signal to the end
 LINE = "interrupted: nothing half-written is visible; the same command goes on where it stopped"

@@ -1,11 +1,11 @@
 """validate: candidates to a verdict, without publishing the plan under its name."""
 
 from trimtab.flows.job import job
-from trimtab.tasks.capture import capture_task
-from trimtab.tasks.fit import fit_task
-from trimtab.tasks.recipe import load_recipe
+from trimtab.tasks.collecting.capture import capture_task
+from trimtab.tasks.plans.fit import fit_task
+from trimtab.tasks.plans.validate import validate_task
+from trimtab.tasks.recipes.recipe import load_recipe
 from trimtab.tasks.references import Reference
-from trimtab.tasks.validate import validate_task
 
 
 @job("validate", "validate-{recipe}")

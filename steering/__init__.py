@@ -7,14 +7,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from trimtab.steering.capture import Selection as Selection
-    from trimtab.steering.contrast import Contrast as Contrast
-    from trimtab.steering.contrast import Pair as Pair
+    from trimtab.steering.causal.question import Question as Question
+    from trimtab.steering.causal.ranking import Ranking as Ranking
     from trimtab.steering.errors import SteeringError as SteeringError
     from trimtab.steering.fitters import FITTERS as FITTERS
     from trimtab.steering.fitters import Fitter as Fitter
-    from trimtab.steering.folding import fold as fold
-    from trimtab.steering.intervention import Intervention as Intervention
+    from trimtab.steering.governing.governor import Governor as Governor
     from trimtab.steering.localisers import LOCALISERS as LOCALISERS
     from trimtab.steering.model.anatomy import Anatomy as Anatomy
     from trimtab.steering.model.anatomy import Fingerprint as Fingerprint
@@ -27,44 +25,46 @@ if TYPE_CHECKING:
     from trimtab.steering.moves import MOVES as MOVES
     from trimtab.steering.moves import Move as Move
     from trimtab.steering.moves.add import Add as Add
-    from trimtab.steering.pack import Packed as Packed
-    from trimtab.steering.pack import load_plan as load_plan
-    from trimtab.steering.pack import save_plan as save_plan
-    from trimtab.steering.plan import SteeringPlan as SteeringPlan
-    from trimtab.steering.plan import steer_rows as steer_rows
-    from trimtab.steering.price.governor import Governor as Governor
-    from trimtab.steering.question import Question as Question
-    from trimtab.steering.ranking import Ranking as Ranking
+    from trimtab.steering.plans.contrast import Contrast as Contrast
+    from trimtab.steering.plans.contrast import Pair as Pair
+    from trimtab.steering.plans.fold import fold as fold
+    from trimtab.steering.plans.intervention import Intervention as Intervention
+    from trimtab.steering.plans.pack import Packed as Packed
+    from trimtab.steering.plans.pack import load_plan as load_plan
+    from trimtab.steering.plans.pack import save_plan as save_plan
+    from trimtab.steering.plans.plan import SteeringPlan as SteeringPlan
+    from trimtab.steering.plans.plan import steer_rows as steer_rows
+    from trimtab.steering.running.reading import Selection as Selection
 
 # No name here may be that of a module of this folder: importing the module would hide it.
 _WHERE = {
     "Add": "moves.add",
     "Anatomy": "model.anatomy",
-    "Contrast": "contrast",
+    "Contrast": "plans.contrast",
     "FITTERS": "fitters",
     "Fingerprint": "model.anatomy",
     "Fitter": "fitters",
-    "Governor": "price.governor",
-    "Intervention": "intervention",
+    "Governor": "governing.governor",
+    "Intervention": "plans.intervention",
     "LOCALISERS": "localisers",
     "MOVES": "moves",
     "Move": "moves",
-    "Packed": "pack",
-    "Pair": "contrast",
+    "Packed": "plans.pack",
+    "Pair": "plans.contrast",
     "PromptFormat": "model.tokens",
-    "Question": "question",
-    "Ranking": "ranking",
-    "Selection": "capture",
+    "Question": "causal.question",
+    "Ranking": "causal.ranking",
+    "Selection": "running.reading",
     "Site": "model.site",
     "Span": "model.span",
     "SteeringError": "errors",
-    "SteeringPlan": "plan",
+    "SteeringPlan": "plans.plan",
     "Tokens": "model.tokens",
-    "fold": "folding",
+    "fold": "plans.fold",
     "load_model": "model.load",
-    "load_plan": "pack",
-    "save_plan": "pack",
-    "steer_rows": "plan",
+    "load_plan": "plans.pack",
+    "save_plan": "plans.pack",
+    "steer_rows": "plans.plan",
     "tokenize": "model.tokens",
 }
 __all__ = list(_WHERE)

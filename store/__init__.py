@@ -9,28 +9,28 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from trimtab.store.activations import ActivationStore
-    from trimtab.store.artifact import Artifact
-    from trimtab.store.catalog import Catalog
+    from trimtab.store.captures.activations import ActivationStore
+    from trimtab.store.captures.reader import ContrastRows
+    from trimtab.store.captures.schema import ArraySpec, Capture, Region, Role, TokenIndex
+    from trimtab.store.captures.where import Where
+    from trimtab.store.catalog.artifact import Artifact
+    from trimtab.store.catalog.catalog import Catalog
     from trimtab.store.errors import StoreError
     from trimtab.store.location import Location
-    from trimtab.store.reader import ContrastRows
-    from trimtab.store.schema import ArraySpec, Capture, Region, Role, TokenIndex
-    from trimtab.store.where import Where
 
 _HOMES = {
-    "ActivationStore": "activations",
-    "ArraySpec": "schema",
-    "Artifact": "artifact",
-    "Capture": "schema",
-    "Catalog": "catalog",
-    "ContrastRows": "reader",
+    "ActivationStore": "captures.activations",
+    "ArraySpec": "captures.schema",
+    "Artifact": "catalog.artifact",
+    "Capture": "captures.schema",
+    "Catalog": "catalog.catalog",
+    "ContrastRows": "captures.reader",
     "Location": "location",
-    "Region": "schema",
-    "Role": "schema",
+    "Region": "captures.schema",
+    "Role": "captures.schema",
     "StoreError": "errors",
-    "TokenIndex": "schema",
-    "Where": "where",
+    "TokenIndex": "captures.schema",
+    "Where": "captures.where",
 }
 
 __all__ = [

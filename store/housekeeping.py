@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from trimtab.store import nodes
-from trimtab.store.activations import ActivationStore
-from trimtab.store.artifact import Artifact
-from trimtab.store.captures import Captures, is_store
-from trimtab.store.catalog import Catalog
+from trimtab.store.captures.activations import ActivationStore
+from trimtab.store.catalog.artifact import Artifact
+from trimtab.store.catalog.catalog import Catalog, nodes
+from trimtab.store.catalog.places import Captures, is_store
 from trimtab.store.errors import Corrupt, Invalid, StoreError
 from trimtab.store.location import BRANCH, LEFT_OVER, Location
 

@@ -5,18 +5,17 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from trimtab.store import nodes
-from trimtab.store.activations import ActivationStore
-from trimtab.store.artifact import Artifact, Content, seal
-from trimtab.store.captures import Captures
-from trimtab.store.catalog import Catalog
+from trimtab.store.captures.activations import ActivationStore
+from trimtab.store.captures.schema import Region
+from trimtab.store.captures.writing import all_finite
+from trimtab.store.catalog.artifact import Artifact, Content, seal
+from trimtab.store.catalog.catalog import Catalog, nodes
+from trimtab.store.catalog.payload import LazyArrays
+from trimtab.store.catalog.places import Captures
 from trimtab.store.digests import array_bytes
 from trimtab.store.errors import Corrupt, StoreError
 from trimtab.store.housekeeping import lost_catalog
 from trimtab.store.location import BRANCH, Location
-from trimtab.store.payload import LazyArrays
-from trimtab.store.schema import Region
-from trimtab.store.writing import all_finite
 
 REPUBLISH = "publish it again from its recipe (a new version), and move aliases there"
 RECOLLECT = "delete the store and collect it again"

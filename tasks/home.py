@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 
 from trimtab.store import ActivationStore, Catalog, Location
-from trimtab.store.captures import Captures
+from trimtab.store.catalog.places import Captures
 
 DEFAULT = ".trimtab"
 

@@ -25,9 +25,9 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
+from trimtab.steering.causal.question import Question
 from trimtab.steering.model.site import Site
 from trimtab.steering.model.tokens import Role, Tokens
-from trimtab.steering.question import Question
 
 WORDS = tuple(".abcdefghi")
 VOCAB, PLACES, SPARE = len(WORDS), 12, 6  # token 0 begins every text

@@ -11,8 +11,8 @@ import pytest
 
 from trimtab.flows.cli import main
 from trimtab.store import Catalog
-from trimtab.tasks import doctor
-from trimtab.tasks.recipe import load_recipe
+from trimtab.tasks.admin import doctor
+from trimtab.tasks.recipes.recipe import load_recipe
 
 GOOD = """\
 name: tone

@@ -6,14 +6,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trimtab.steering.capture import Selection, capture
 from trimtab.steering.errors import BadSpan, SilentNoOp
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.proof import readable_points
 from trimtab.steering.model.site import Site
 from trimtab.steering.model.span import Span
 from trimtab.steering.model.tokens import Tokens
-from trimtab.steering.sharing import MIN_SHARED, can_share, prefix_tree, tokens_in
+from trimtab.steering.running.prefix_tree import MIN_SHARED, can_share, prefix_tree, tokens_in
+from trimtab.steering.running.reading import Selection, capture
 
 
 def text(ids, prompt: int | None = None) -> Tokens:

@@ -15,13 +15,13 @@ from icechunk import IcechunkError
 
 from trimtab.flows import cli
 from trimtab.flows.cli import COMMANDS, main
-from trimtab.flows.commands import read
-from trimtab.flows.commands.output import shown, size
-from trimtab.tasks import doctor
+from trimtab.flows.commands import catalog as read
+from trimtab.flows.commands._show import shown, size
+from trimtab.tasks.admin import doctor
+from trimtab.tasks.admin.offline import needs_hub
 from trimtab.tasks.errors import RecipeError
 from trimtab.tasks.home import Home
-from trimtab.tasks.offline import needs_hub
-from trimtab.tasks.report import write_page
+from trimtab.tasks.reporting.report import write_page
 
 ROOT = Path(__file__).parents[1]
 READING = ("ls", "captures", "show demo", "lineage demo", "verify", "methods", "doctor", "schema")

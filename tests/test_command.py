@@ -2,8 +2,8 @@
 
 import shlex
 
-from trimtab.tasks.ablate import AblateSettings
-from trimtab.tasks.command import command, recipe_command
+from trimtab.tasks.heads.ablate import AblateSettings
+from trimtab.tasks.reporting.command import command, recipe_command
 
 
 def test_the_path_as_it_was_given_the_settings_and_a_home_that_is_not_the_default(tmp_path, monkeypatch):

@@ -5,9 +5,10 @@ from pathlib import Path
 
 from trimtab import flows
 from trimtab.flows.cli import main
-from trimtab.flows.commands import output, steer
+from trimtab.flows.commands import _show as output
+from trimtab.flows.commands import steer
 from trimtab.flows.plain_text import UNSEEN, visible
-from trimtab.tasks.steer import Steered
+from trimtab.tasks.plans.steer import Steered
 
 EVIL = "a\x1b]0;pwned\x07\x9b2J\r\x7f\u202etxt\udcffz\nnext line\tend"
 

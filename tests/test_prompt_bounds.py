@@ -10,7 +10,7 @@ from trimtab.steering.errors import SteeringError
 from trimtab.steering.model import tokens
 from trimtab.steering.model.tokens import Tokens, tokenize
 from trimtab.tasks.errors import RecipeError
-from trimtab.tasks.steer import check_length
+from trimtab.tasks.plans.steer import check_length
 
 
 def fails(*_, **__):

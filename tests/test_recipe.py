@@ -9,16 +9,16 @@ from pathlib import Path
 import pytest
 
 from trimtab.steering.errors import SteeringError
-from trimtab.tasks.condition_recipe import ConditionRecipe, labelled_rows
-from trimtab.tasks.data_files import ClassRow, PairRow, read_class, read_pairs, split_of
-from trimtab.tasks.examples import capability_items, examples_of, known_questions, neutral_texts
-from trimtab.tasks.files import DATA
-from trimtab.tasks.methods import methods
-from trimtab.tasks.recipe import DataError, Recipe, RecipeError, load_recipe, make_recipe, recipe_schema
-from trimtab.tasks.recipe_file import has_section, read_recipe
-from trimtab.tasks.recipe_models import LANGUAGES
-from trimtab.tasks.starter import write_starter
-from trimtab.tasks.validate import settings_of
+from trimtab.tasks.admin.methods import methods
+from trimtab.tasks.admin.starter import write_starter
+from trimtab.tasks.data.examples import capability_items, examples_of, known_questions, neutral_texts
+from trimtab.tasks.data.jsonl import ClassRow, PairRow, read_class, read_pairs, split_of
+from trimtab.tasks.data.shipped_files import DATA
+from trimtab.tasks.plans.validate import settings_of
+from trimtab.tasks.recipes.condition import ConditionRecipe, labelled_rows
+from trimtab.tasks.recipes.file import has_section, read_recipe
+from trimtab.tasks.recipes.recipe import DataError, Recipe, RecipeError, load_recipe, make_recipe, recipe_schema
+from trimtab.tasks.recipes.sections import LANGUAGES
 
 ALL = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
 OTHERS = ("condition", "features")  # sections of recipes of other kinds

@@ -27,13 +27,14 @@ from trimtab.steering.judge.verdict import (
     SitePoint,
     Verdict,
 )
-from trimtab.steering.price.result import KL, Dose, Interval, Price
-from trimtab.tasks.report import render, write_report
-from trimtab.tasks.reporting.html import el
-from trimtab.tasks.reporting.marking import marked
-from trimtab.tasks.reporting.numbers import estimate, number
-from trimtab.tasks.reporting.reading import best_placebo, read_verdict
-from trimtab.tasks.reporting.scale import Scale, linear, positive
+from trimtab.steering.price.result import KL, Dose, Price
+from trimtab.steering.statistics import Interval
+from trimtab.tasks.reporting.drawing.html import el
+from trimtab.tasks.reporting.drawing.marking import marked
+from trimtab.tasks.reporting.drawing.numbers import estimate, number
+from trimtab.tasks.reporting.drawing.scale import Scale, linear, positive
+from trimtab.tasks.reporting.drawing.verdict import best_placebo, read_verdict
+from trimtab.tasks.reporting.report import render, write_report
 from trimtab.tasks.reporting.seal import sealed, sealed_pages
 
 SECTIONS = (

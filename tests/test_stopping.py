@@ -17,7 +17,7 @@ from trimtab.flows.stopping import LINE
 PROGRAM = """
 import concurrent.futures, multiprocessing, pathlib, signal, subprocess, sys, time
 from trimtab.flows import cli
-from trimtab.tasks.processes import end_with_parent, without_interrupts
+from trimtab.tasks.jobs.processes import end_with_parent, without_interrupts
 
 def stubborn(folder):
     server = subprocess.Popen(["sleep", "600"])  # a worker's own child, as an embedded Prefect server is

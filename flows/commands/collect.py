@@ -7,11 +7,11 @@ from typing import Annotated
 import typer
 
 from trimtab.flows.collect import collect as collect_flow
-from trimtab.flows.commands.output import JSON, SET, echo, echo_fields, echo_json
-from trimtab.flows.commands.progress import shown_progress
+from trimtab.flows.commands._progress import shown_progress
+from trimtab.flows.commands._show import JSON, SET, echo, echo_fields, echo_json
+from trimtab.tasks.collecting.runners import RUNNERS, runner_of
 from trimtab.tasks.home import Home
-from trimtab.tasks.recipe import load_recipe
-from trimtab.tasks.runners import RUNNERS, runner_of
+from trimtab.tasks.recipes.recipe import load_recipe
 
 app = typer.Typer()
 

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from trimtab.flows.commands.output import echo, echo_fields, echo_json
-from trimtab.flows.commands.progress import shown_progress
+from trimtab.flows.commands._progress import shown_progress
+from trimtab.flows.commands._show import echo, echo_fields, echo_json
 from trimtab.flows.condition import condition
-from trimtab.tasks.catalog_views import details
-from trimtab.tasks.condition_recipe import ConditionRecipe, labelled_rows
 from trimtab.tasks.home import Home
-from trimtab.tasks.recipe_file import read_recipe
+from trimtab.tasks.recipes.condition import ConditionRecipe, labelled_rows
+from trimtab.tasks.recipes.file import read_recipe
+from trimtab.tasks.registry.views import details
 
 
 def run_condition(home: Home, recipe: Path, overrides: Sequence[str], dry_run: bool, as_json: bool) -> None:

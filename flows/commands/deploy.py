@@ -6,13 +6,13 @@ from typing import Annotated
 
 import typer
 
-from trimtab.flows.commands.output import JSON, SET, echo, echo_fields, echo_json
+from trimtab.flows.commands._show import JSON, SET, echo, echo_fields, echo_json
 from trimtab.flows.deploy import deploy as deploy_recipe
 from trimtab.flows.deploy import end_server, serve, work
-from trimtab.tasks.doctor import require_server
+from trimtab.tasks.admin.doctor import require_server
+from trimtab.tasks.admin.schedule import check_cron
 from trimtab.tasks.home import Home
-from trimtab.tasks.recipe import load_recipe
-from trimtab.tasks.schedule import check_cron
+from trimtab.tasks.recipes.recipe import load_recipe
 
 app = typer.Typer()
 

@@ -2,8 +2,8 @@
 
 import typer
 
-from trimtab.flows.commands.output import JSON, echo_json, echo_table
-from trimtab.tasks.doctor import examine
+from trimtab.flows.commands._show import JSON, echo_json, echo_table
+from trimtab.tasks.admin.doctor import examine
 from trimtab.tasks.home import Home
 
 app = typer.Typer()

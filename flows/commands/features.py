@@ -6,15 +6,15 @@ from typing import Annotated
 
 import typer
 
-from trimtab.flows.commands.output import JSON, echo, echo_fields, echo_json, echo_table
-from trimtab.flows.commands.progress import shown_progress
+from trimtab.flows.commands._progress import shown_progress
+from trimtab.flows.commands._show import JSON, echo, echo_fields, echo_json, echo_table
 from trimtab.flows.features import Decomposed
 from trimtab.flows.features import features as features_flow
-from trimtab.tasks.catalog_views import details
-from trimtab.tasks.feature_views import SORTS, feature_rows
-from trimtab.tasks.features_page import write_features_page
-from trimtab.tasks.features_recipe import load_features_recipe
+from trimtab.tasks.features.views import SORTS, feature_rows
 from trimtab.tasks.home import Home
+from trimtab.tasks.recipes.features import load_features_recipe
+from trimtab.tasks.registry.views import details
+from trimtab.tasks.reporting.features_report import write_features_page
 
 app = typer.Typer()
 

@@ -6,16 +6,16 @@ from typing import Annotated, Any
 
 import typer
 
-from trimtab.flows.commands.output import JSON, SET, echo, echo_fields, echo_json, echo_table
-from trimtab.flows.commands.progress import shown_progress
+from trimtab.flows.commands._progress import shown_progress
+from trimtab.flows.commands._show import JSON, SET, echo, echo_fields, echo_json, echo_table
 from trimtab.flows.localise import ablate as ablate_flow
 from trimtab.flows.localise import rank as rank_flow
 from trimtab.flows.localise import steer_heads
-from trimtab.tasks.ablate import AblateSettings, ranking_of
-from trimtab.tasks.catalog_views import details
-from trimtab.tasks.head_plan import HeadPlanSettings
-from trimtab.tasks.head_recipe import load_head_recipe
+from trimtab.tasks.heads.ablate import AblateSettings, ranking_of
+from trimtab.tasks.heads.plan import HeadPlanSettings
 from trimtab.tasks.home import Home
+from trimtab.tasks.recipes.heads import load_head_recipe
+from trimtab.tasks.registry.views import details
 
 app = typer.Typer()
 REF = Annotated[str, typer.Argument(metavar="RANKING", help="NAME[@VERSION|@ALIAS] of a ranking.")]

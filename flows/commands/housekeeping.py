@@ -5,10 +5,10 @@ from typing import Annotated
 
 import typer
 
-from trimtab.flows.commands.output import JSON, echo, echo_fields, echo_json, echo_table, size
-from trimtab.flows.commands.progress import shown_progress
+from trimtab.flows.commands._progress import shown_progress
+from trimtab.flows.commands._show import JSON, echo, echo_fields, echo_json, echo_table, size
 from trimtab.tasks.home import Home
-from trimtab.tasks.housekeeping import delete_version, garbage
+from trimtab.tasks.registry.housekeeping import delete_version, garbage
 
 app = typer.Typer()
 
@@ -56,7 +56,7 @@ def repair(
     as_json: JSON = False,
 ) -> None:
     """Collect lost or damaged rows of published captures again. Versions, and what was made from them, stay."""
-    tasks = importlib.import_module("trimtab.tasks.repair")  # brings torch, which delete and gc do without
+    tasks = importlib.import_module("trimtab.tasks.registry.repair")  # brings torch, which delete and gc do without
     with shown_progress(quiet=as_json):
         repairs = [one.to_json() for one in tasks.repair(Home.at(ctx.obj), ref)]
     if as_json:

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from trimtab.flows.commands.output import echo
-from trimtab.tasks.starter import write_starter
+from trimtab.flows.commands._show import echo
+from trimtab.tasks.admin.starter import write_starter
 
 app = typer.Typer()
 

@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from trimtab.flows.commands.output import JSON, echo, echo_json, echo_table
-from trimtab.tasks.methods import methods as all_methods
-from trimtab.tasks.recipe import recipe_schema
+from trimtab.flows.commands._show import JSON, echo, echo_json, echo_table
+from trimtab.tasks.admin.methods import methods as all_methods
+from trimtab.tasks.recipes.recipe import recipe_schema
 
 app = typer.Typer()
 

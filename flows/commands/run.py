@@ -6,18 +6,18 @@ from typing import Annotated
 
 import typer
 
+from trimtab.flows.commands._progress import shown_progress
+from trimtab.flows.commands._show import JSON, SET, echo, echo_fields, echo_json, shown
 from trimtab.flows.commands.condition import run_condition
 from trimtab.flows.commands.features import run_features
-from trimtab.flows.commands.output import JSON, SET, echo, echo_fields, echo_json, shown
-from trimtab.flows.commands.progress import shown_progress
 from trimtab.flows.produce import Produced, produce
-from trimtab.tasks.catalog_views import details
-from trimtab.tasks.condition_recipe import SECTION as CONDITION
-from trimtab.tasks.examples import check_judged
-from trimtab.tasks.features_recipe import SECTION as FEATURES
+from trimtab.tasks.data.examples import check_judged
 from trimtab.tasks.home import Home
-from trimtab.tasks.recipe import load_recipe
-from trimtab.tasks.recipe_file import has_section
+from trimtab.tasks.recipes.condition import SECTION as CONDITION
+from trimtab.tasks.recipes.features import SECTION as FEATURES
+from trimtab.tasks.recipes.file import has_section
+from trimtab.tasks.recipes.recipe import load_recipe
+from trimtab.tasks.registry.views import details
 
 app = typer.Typer()
 SHOWN_ANSWERS = 3

@@ -5,10 +5,10 @@ from typing import Annotated
 
 import typer
 
-from trimtab.flows.commands.output import JSON, echo, echo_json, shown
+from trimtab.flows.commands._show import JSON, echo, echo_json, shown
 from trimtab.tasks.errors import RecipeError
 from trimtab.tasks.home import Home
-from trimtab.tasks.steer import Steered, SteerSettings, steer_prompts
+from trimtab.tasks.plans.steer import Steered, SteerSettings, steer_prompts
 
 app = typer.Typer()
 NOTHING = "(nothing: the model ended its answer at once)"

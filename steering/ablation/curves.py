@@ -10,10 +10,10 @@ from jaxtyping import Float
 from trimtab.steering.ablation.multiple import benjamini_hochberg, holm, sign_flip_p
 from trimtab.steering.ablation.runs import Ablator
 from trimtab.steering.ablation.sets import matched_sets
-from trimtab.steering.ablation.units import Unit
+from trimtab.steering.causal.question import Question, prompts_of
+from trimtab.steering.causal.ranking import bootstrapped
+from trimtab.steering.causal.units import Unit
 from trimtab.steering.errors import BadQuestion, BadRanking
-from trimtab.steering.question import Question, prompts_of
-from trimtab.steering.ranking import bootstrapped
 
 BAND = (0.05, 0.95)
 

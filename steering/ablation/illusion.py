@@ -16,15 +16,14 @@ from torch import Tensor
 
 from trimtab.steering.ablation.operators import Operator
 from trimtab.steering.ablation.runs import Ablator
-from trimtab.steering.ablation.units import Unit, direction, unit_of
+from trimtab.steering.causal.patching import activations
+from trimtab.steering.causal.question import Question, prompts_of, question_batches
+from trimtab.steering.causal.units import Unit, direction, unit_of
 from trimtab.steering.errors import BadSite
-from trimtab.steering.judge.statistics import BOOTSTRAP, Bootstrap, mean_interval
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.projection import out_weight
 from trimtab.steering.model.site import Site
-from trimtab.steering.patching import activations
-from trimtab.steering.price.result import Interval
-from trimtab.steering.question import Question, prompts_of, question_batches
+from trimtab.steering.statistics import BOOTSTRAP, Bootstrap, Interval, mean_interval
 
 CUTOFF = 1e-3  # singular values below this share of the largest count as null
 TINY = 1e-6

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from trimtab.steering.errors import SteeringError
-from trimtab.steering.judge.statistics import cluster_numbers
+from trimtab.steering.statistics import cluster_numbers
 
 FLIPS = 20_000  # 270 heads at level 0.05 need p-values down to 0.0002
 

@@ -9,12 +9,11 @@ import numpy as np
 import torch
 
 from trimtab.steering.ablation.runs import Ablator, Set
+from trimtab.steering.causal.question import Question, question_batches
 from trimtab.steering.errors import BadQuestion
-from trimtab.steering.judge.statistics import BOOTSTRAP, Bootstrap, ratio_interval
 from trimtab.steering.model.tokens import Tokens
 from trimtab.steering.price.kl import kl_divergence, not_negative
-from trimtab.steering.price.result import Interval
-from trimtab.steering.question import Question, question_batches
+from trimtab.steering.statistics import BOOTSTRAP, Bootstrap, Interval, ratio_interval
 
 BUDGET = 256  # tokens of a pass: each keeps the logits of every token
 CUT = 48  # tokens of a text that are read

@@ -17,11 +17,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from trimtab.steering.causal.patching import activations
+from trimtab.steering.causal.question import Batch, Question, question_batches
 from trimtab.steering.errors import BadQuestion, UnknownName
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.site import Site
-from trimtab.steering.patching import activations
-from trimtab.steering.question import Batch, Question, question_batches
 
 PLAIN = ("zero", "mean", "resample", "corrupted", "uniform")
 REFERRING = ("mean", "resample")

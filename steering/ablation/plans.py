@@ -11,20 +11,20 @@ from torch import Tensor
 
 from trimtab.steering.ablation.runs import Ablator
 from trimtab.steering.ablation.sets import matched_sets
-from trimtab.steering.ablation.units import Unit
+from trimtab.steering.causal.patching import activations
+from trimtab.steering.causal.question import Question, prompts_of, question_batches
+from trimtab.steering.causal.units import Unit
 from trimtab.steering.errors import BadRanking
-from trimtab.steering.intervention import Intervention
-from trimtab.steering.judge.statistics import mean_interval, paired_difference, rank_p_value
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.site import Site
 from trimtab.steering.model.span import Span
 from trimtab.steering.moves.add import Add
 from trimtab.steering.moves.scale import Scale
-from trimtab.steering.patching import activations
-from trimtab.steering.plan import SteeringPlan
+from trimtab.steering.plans.intervention import Intervention
+from trimtab.steering.plans.plan import SteeringPlan
 from trimtab.steering.price.dose import Calibration, Dosing, dose_on
-from trimtab.steering.price.result import Dose, Interval
-from trimtab.steering.question import Question, prompts_of, question_batches
+from trimtab.steering.price.result import Dose
+from trimtab.steering.statistics import Interval, mean_interval, paired_difference, rank_p_value
 
 How = Literal["scale", "shift"]
 

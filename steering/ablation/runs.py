@@ -10,14 +10,14 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from trimtab.steering.ablation.operators import REFERRING, Operator, Reference, Replacement, replacement
-from trimtab.steering.ablation.units import Unit
+from trimtab.steering.causal.patching import Measure, metric
+from trimtab.steering.causal.question import PASS_BUDGET, Batch, Question, question_batches
+from trimtab.steering.causal.units import Unit
 from trimtab.steering.errors import BadSite
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.attention import Look, attending
 from trimtab.steering.model.hooks import Edit, hooked
 from trimtab.steering.model.site import Site
-from trimtab.steering.patching import Measure, metric
-from trimtab.steering.question import PASS_BUDGET, Batch, Question, question_batches
 
 Set = Sequence[Unit]
 

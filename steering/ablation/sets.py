@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from trimtab.steering.ablation.units import Unit
+from trimtab.steering.causal.units import Unit
 from trimtab.steering.errors import BadRanking
 
 FEWEST = 19  # below, no rank among random sets can reach p = 0.05

@@ -18,19 +18,19 @@ import numpy as np
 from trimtab.steering.ablation.multiple import holm, sign_flip_p
 from trimtab.steering.ablation.runs import Ablator
 from trimtab.steering.ablation.sets import matched_sets
-from trimtab.steering.ablation.units import Unit
+from trimtab.steering.causal.question import Question, metric_name, prompts_of
+from trimtab.steering.causal.units import Unit
 from trimtab.steering.errors import BadQuestion
-from trimtab.steering.judge.statistics import (
+from trimtab.steering.statistics import (
     BOOTSTRAP,
     Bootstrap,
+    Interval,
     cluster_numbers,
     mean_interval,
     paired_difference,
     rank_p_value,
     ratio_interval,
 )
-from trimtab.steering.price.result import Interval
-from trimtab.steering.question import Question, metric_name, prompts_of
 
 WORDS = ("necessary and sufficient", "necessary", "redundant", "interfering", "idle", "unclear")
 

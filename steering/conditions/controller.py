@@ -20,19 +20,19 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from trimtab.steering.batching import pad_left
-from trimtab.steering.conditions.gate import Rates, rates_of, threshold_for
+from trimtab.steering.conditions.fit_gate import Rates, rates_of, threshold_for
 from trimtab.steering.conditions.prompts import Labelled, Splits, readings
 from trimtab.steering.errors import SteeringError
 from trimtab.steering.gates.base import Gate, Seen
 from trimtab.steering.gates.controlled import Controlled, Network
-from trimtab.steering.generate import Decoding
 from trimtab.steering.model.anatomy import Anatomy
+from trimtab.steering.model.batching import pad_left
 from trimtab.steering.model.site import Site
 from trimtab.steering.model.tokens import Tokens
 from trimtab.steering.moves.gated import Gated
-from trimtab.steering.plan import SteeringPlan
+from trimtab.steering.plans.plan import SteeringPlan
 from trimtab.steering.price.kl import roll_out
+from trimtab.steering.running.writing import Decoding
 
 START = 0.25  # a new controller's factor for every intervention: the patch should cost the budget there
 

@@ -8,12 +8,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from trimtab.steering.capture import Selection, capture
 from trimtab.steering.errors import SteeringError
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.site import Site
 from trimtab.steering.model.span import LAST, PROMPT
 from trimtab.steering.model.tokens import Tokens
+from trimtab.steering.running.reading import Selection, capture
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,14 +10,13 @@ from typing import Any
 import numpy as np
 
 from trimtab.steering.conditions.prompts import Labelled
-from trimtab.steering.generate import Decoding
-from trimtab.steering.judge.statistics import mean_interval, ratio_interval
 from trimtab.steering.model.tokens import Tokens
-from trimtab.steering.plan import SteeringPlan
-from trimtab.steering.prefix import Scorer
+from trimtab.steering.plans.plan import SteeringPlan
 from trimtab.steering.price.kl import divergences, not_negative, roll_out, steered_from_base
-from trimtab.steering.price.result import Interval
 from trimtab.steering.price.rollouts import mean_divergence
+from trimtab.steering.running.scorer import Scorer
+from trimtab.steering.running.writing import Decoding
+from trimtab.steering.statistics import Interval, mean_interval, ratio_interval
 
 Score = Callable[[Tokens], float]
 TOUCHED = 1e-6  # nats: above the rounding of float32 logits, far below what any steering spends

@@ -15,12 +15,12 @@ from trimtab.steering.features.hierarchy import Level
 from trimtab.steering.features.matching import unit_columns
 from trimtab.steering.features.reading import Reading
 from trimtab.steering.features.snmf import transform
-from trimtab.steering.intervention import Intervention
 from trimtab.steering.model.anatomy import Fingerprint
 from trimtab.steering.model.site import Site
 from trimtab.steering.moves.add import Add
-from trimtab.steering.pack import Holding, Packed
-from trimtab.steering.plan import SteeringPlan
+from trimtab.steering.plans.intervention import Intervention
+from trimtab.steering.plans.pack import Holding, Packed
+from trimtab.steering.plans.plan import SteeringPlan
 
 FORMAT = 1
 KIND = "features"

@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from trimtab.steering.features.head import residual_directions, vocabulary_effects
 from trimtab.steering.features.matching import unit_columns
+from trimtab.steering.features.vocabulary import residual_directions, vocabulary_effects
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.site import Site
 

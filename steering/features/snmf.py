@@ -23,7 +23,7 @@ from torch import Tensor
 
 from trimtab.steering.errors import BadRows, SteeringError, UnknownName
 from trimtab.steering.features.blocks import Data, InMemory, as_rows, survey
-from trimtab.steering.features.start import STARTS, begin
+from trimtab.steering.features.init import STARTS, begin
 from trimtab.steering.features.updates import (
     FLOOR,
     norms,

@@ -11,9 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from trimtab.steering.contrast import Contrast
-from trimtab.steering.intervention import Intervention
 from trimtab.steering.model.site import Site
+from trimtab.steering.plans.contrast import Contrast
+from trimtab.steering.plans.intervention import Intervention
 
 SHARE = 0.5  # of a direction's squared length, in one coordinate
 MASSIVE = 10.0  # times the median coordinate, by root mean square

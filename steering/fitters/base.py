@@ -8,13 +8,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from trimtab.steering.contrast import Contrast, Pair
 from trimtab.steering.errors import BadRows
 from trimtab.steering.fitters._leading import MassiveCoordinate, leads_of, warning_of
-from trimtab.steering.intervention import Intervention
 from trimtab.steering.model.site import Site
 from trimtab.steering.moves.base import Move
-from trimtab.steering.plan import SteeringPlan
+from trimtab.steering.plans.contrast import Contrast, Pair
+from trimtab.steering.plans.intervention import Intervention
+from trimtab.steering.plans.plan import SteeringPlan
 
 
 class Fitter(ABC):

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 from transformers import PreTrainedModel
 
-from trimtab.steering.generate import Decoding, generate
-from trimtab.steering.judge.statistics import BOOTSTRAP, Bootstrap, mean_interval, paired_difference, share_interval
 from trimtab.steering.judge.verdict import Answering, AnsweringPoint
 from trimtab.steering.model.tokens import Tokens
-from trimtab.steering.plan import SteeringPlan
+from trimtab.steering.plans.plan import SteeringPlan
+from trimtab.steering.running.writing import Decoding, generate
+from trimtab.steering.statistics import BOOTSTRAP, Bootstrap, mean_interval, paired_difference, share_interval
 
 FEWEST = 2  # questions that the model answers, for an interval to exist
 _WORDS = """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen

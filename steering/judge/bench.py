@@ -7,18 +7,18 @@ from functools import cached_property
 
 import numpy as np
 
-from trimtab.steering.generate import Decoding
 from trimtab.steering.judge.effect import AnswerPair, Behaved, Margins, margins
 from trimtab.steering.judge.search import Search
 from trimtab.steering.judge.trial import JudgeSettings, Trial
 from trimtab.steering.judge.verdict import Contender, Effect
 from trimtab.steering.model.tokens import Tokens
-from trimtab.steering.plan import SteeringPlan
-from trimtab.steering.prefix import Scorer
-from trimtab.steering.price.damage import PricedOn, price_with
+from trimtab.steering.plans.plan import SteeringPlan
 from trimtab.steering.price.dose import Calibration, Dosing, dose_together
 from trimtab.steering.price.kl import kl_at, roll_out
+from trimtab.steering.price.price import PricedOn, price_with
 from trimtab.steering.price.result import Dose, Price
+from trimtab.steering.running.scorer import Scorer
+from trimtab.steering.running.writing import Decoding
 
 
 @dataclass(frozen=True, eq=False)

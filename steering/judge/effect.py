@@ -13,12 +13,11 @@ from functools import cached_property
 import numpy as np
 
 from trimtab.steering.errors import SteeringError
-from trimtab.steering.judge.statistics import BOOTSTRAP, Bootstrap, mean_interval, paired_difference
 from trimtab.steering.judge.verdict import Effect
 from trimtab.steering.model.tokens import Tokens
-from trimtab.steering.plan import SteeringPlan
-from trimtab.steering.prefix import Scorer
-from trimtab.steering.price.result import Interval
+from trimtab.steering.plans.plan import SteeringPlan
+from trimtab.steering.running.scorer import Scorer
+from trimtab.steering.statistics import BOOTSTRAP, Bootstrap, Interval, mean_interval, paired_difference
 
 
 @dataclass(frozen=True, eq=False)

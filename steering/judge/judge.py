@@ -10,10 +10,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from trimtab.steering.fitters._leading import leads_of, warning_of
-from trimtab.steering.generate import Decoding, generate
-from trimtab.steering.judge.ablation import AblationSettings, Asked, ablate, residual_direction
 from trimtab.steering.judge.answering import Examiner
 from trimtab.steering.judge.bench import Bench, Guesses, Judged, prompted_kl
+from trimtab.steering.judge.direction_ablation import AblationSettings, Asked, ablate, residual_direction
 from trimtab.steering.judge.effect import margins
 from trimtab.steering.judge.placebo import Placebo, flipped, placebos
 from trimtab.steering.judge.search import Choice
@@ -29,9 +28,10 @@ from trimtab.steering.judge.verdict import (
 from trimtab.steering.judge.wording import beats_random, sentence
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.tokens import Role, Tokens
-from trimtab.steering.plan import SteeringPlan
+from trimtab.steering.plans.plan import SteeringPlan
 from trimtab.steering.price.kl import divergences, steered_from_base
 from trimtab.steering.price.result import Dose, Price
+from trimtab.steering.running.writing import Decoding, generate
 
 CURVES = ("plan", "random")  # of each of these kinds, the first contender's curve is drawn
 

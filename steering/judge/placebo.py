@@ -14,14 +14,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from trimtab.steering.contrast import Contrast, Pair
 from trimtab.steering.errors import BadRows, SteeringError
 from trimtab.steering.fitters.base import Fitter
-from trimtab.steering.intervention import Intervention
 from trimtab.steering.model.site import Site
 from trimtab.steering.moves.base import Draw, Move
 from trimtab.steering.moves.gated import regated
-from trimtab.steering.plan import SteeringPlan
+from trimtab.steering.plans.contrast import Contrast, Pair
+from trimtab.steering.plans.intervention import Intervention
+from trimtab.steering.plans.plan import SteeringPlan
 
 Candidates = Mapping[str, SteeringPlan]
 

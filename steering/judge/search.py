@@ -18,12 +18,12 @@ from trimtab.steering.judge.effect import AnswerPair
 from trimtab.steering.judge.placebo import Candidates
 from trimtab.steering.judge.trial import Progress, SearchSettings
 from trimtab.steering.judge.verdict import SitePoint
-from trimtab.steering.plan import SteeringPlan
-from trimtab.steering.prefix import Scorer, gated
+from trimtab.steering.plans.plan import SteeringPlan
 from trimtab.steering.price.dose import Dosing, find_strength
 from trimtab.steering.price.kl import kl_divergence
 from trimtab.steering.price.response import Forecast, Labels, responses
-from trimtab.steering.scoring import Forced
+from trimtab.steering.running.scorer import Scorer, gated
+from trimtab.steering.running.scoring import Forced
 
 CREDITED = 0.7  # share of the budget below which a candidate gets no credit for what it did not spend
 KEPT_BYTES = 256 * 2**20  # base logits of the search pairs are held up to this size, and made anew beyond

@@ -5,19 +5,19 @@ from dataclasses import dataclass, field
 
 from transformers import PreTrainedModel
 
-from trimtab.steering.contrast import Contrast
 from trimtab.steering.errors import SteeringError
 from trimtab.steering.fitters.base import Fitter
-from trimtab.steering.generate import Decoding
 from trimtab.steering.judge.answering import AnsweringSettings, KnownAnswer
 from trimtab.steering.judge.behaviour import Behaviour
 from trimtab.steering.judge.effect import AnswerPair
 from trimtab.steering.judge.placebo import PlaceboCounts
-from trimtab.steering.judge.statistics import BOOTSTRAP, Bootstrap
 from trimtab.steering.model.tokens import Tokens
-from trimtab.steering.plan import SteeringPlan
-from trimtab.steering.price.damage import CapabilityItem
+from trimtab.steering.plans.contrast import Contrast
+from trimtab.steering.plans.plan import SteeringPlan
 from trimtab.steering.price.dose import check_budget
+from trimtab.steering.price.price import CapabilityItem
+from trimtab.steering.running.writing import Decoding
+from trimtab.steering.statistics import BOOTSTRAP, Bootstrap
 
 Progress = Callable[[str, int, int], None]
 

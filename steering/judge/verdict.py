@@ -3,7 +3,8 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from trimtab.steering.price.result import Dose, Interval, Price
+from trimtab.steering.price.result import Dose, Price
+from trimtab.steering.statistics import Interval
 
 
 @dataclass(frozen=True)

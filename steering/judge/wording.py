@@ -2,9 +2,8 @@
 
 from collections.abc import Sequence
 
-from trimtab.steering.judge.statistics import rank_p_value
 from trimtab.steering.judge.verdict import AnsweringPoint, Contender, Verdict
-from trimtab.steering.price.result import Interval
+from trimtab.steering.statistics import Interval, rank_p_value
 
 NULLS = ("random", "covariance")
 FEW_PROMPTS = 8  # below, intervals of skewed values hold the truth clearly less often than they say

@@ -9,17 +9,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from trimtab.steering.gradients import products, traced
-from trimtab.steering.head_gates import frozen
+from trimtab.steering.causal.gradients import products, traced
+from trimtab.steering.causal.head_scales import frozen
+from trimtab.steering.causal.patching import Side, gathered, whole_sites
+from trimtab.steering.causal.question import PASS_BUDGET, Batch, Question, question_batches
+from trimtab.steering.causal.ranking import Ranking
+from trimtab.steering.localisers._query_key import key_effects, query_effects
 from trimtab.steering.localisers.base import Localiser, heads, mlps
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.attention import Look, attending
 from trimtab.steering.model.hooks import Edit, hooked
 from trimtab.steering.model.site import Site
-from trimtab.steering.patching import Side, gathered, whole_sites
-from trimtab.steering.query_key import key_effects, query_effects
-from trimtab.steering.question import PASS_BUDGET, Batch, Question, question_batches
-from trimtab.steering.ranking import Ranking
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class AtPStar(Localiser):
 
     Source: Kramar et al. 2024 (arXiv 2403.00745). Queries and keys are nodes of their own (`extra`: `query`, `key`,
     each head's sum over tokens of |effect|, same averages), with the softmax computed exactly; the key form is derived
-    in steering/query_key.py (the unofficial code reads the query's cache for keys). Keys shared by several query heads
+    in `_query_key.py` (the unofficial code reads the query's cache for keys). Keys shared by several query heads
     are patched for each of these alone. `extra` holds `signed` too: the mean of I_l with its sign, to compare with
     signed effects. The slopes are those of the corrupted run (denoising).
 

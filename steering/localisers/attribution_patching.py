@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from trimtab.steering.causal.gradients import estimates
+from trimtab.steering.causal.patching import gathered
+from trimtab.steering.causal.question import PASS_BUDGET, Question, question_batches
+from trimtab.steering.causal.ranking import Ranking
 from trimtab.steering.errors import BadQuestion
-from trimtab.steering.gradients import estimates
 from trimtab.steering.localisers.base import POINTS, Localiser, units_at
 from trimtab.steering.model.anatomy import Anatomy
-from trimtab.steering.patching import gathered
-from trimtab.steering.question import PASS_BUDGET, Question, question_batches
-from trimtab.steering.ranking import Ranking
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from typing import ClassVar
 
 import numpy as np
 
+from trimtab.steering.causal.question import Batch, Question, check_questions, metric_name, prompts_of, question_batches
+from trimtab.steering.causal.ranking import Ranking, bootstrapped
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.site import Site
-from trimtab.steering.question import Batch, Question, check_questions, metric_name, prompts_of, question_batches
-from trimtab.steering.ranking import Ranking, bootstrapped
 
 __all__ = ["POINTS", "Batch", "Localiser", "Question", "Ranking", "heads", "mlps", "question_batches", "units_at"]
 

@@ -9,14 +9,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from trimtab.steering.causal.head_scales import frozen, gated, ones
+from trimtab.steering.causal.question import LOGPROB, Batch, Question
+from trimtab.steering.causal.ranking import Ranking, bootstrapped
 from trimtab.steering.errors import BadQuestion
-from trimtab.steering.gate_fit import Loss, Stage, fit_gates, start, usable
-from trimtab.steering.head_gates import frozen, gated, ones
+from trimtab.steering.localisers._gate_fit import Loss, Stage, fit_gates, start, usable
+from trimtab.steering.localisers._toggling import gated_logprobs
 from trimtab.steering.localisers.base import Localiser, heads
 from trimtab.steering.model.anatomy import Anatomy
-from trimtab.steering.question import LOGPROB, Batch, Question
-from trimtab.steering.ranking import Ranking, bootstrapped
-from trimtab.steering.toggling import gated_logprobs
 
 ROLES = ("facilitating", "interfering", "irrelevant", "inconsistent")
 UNIT_MEANING = "1: needed even when all gates are nudged to 0; 0: not needed"

@@ -9,16 +9,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from trimtab.steering.gradients import products
-from trimtab.steering.head_gates import frozen
+from trimtab.steering.causal.gradients import products
+from trimtab.steering.causal.head_scales import frozen
+from trimtab.steering.causal.patching import gathered, whole_sites
+from trimtab.steering.causal.question import PASS_BUDGET, Batch, Question, question_batches
+from trimtab.steering.causal.ranking import Ranking
+from trimtab.steering.causal.relevance import relevance_rules
 from trimtab.steering.localisers.base import Localiser, heads, mlps
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.hooks import Edit, hooked
 from trimtab.steering.model.site import Site
-from trimtab.steering.patching import gathered, whole_sites
-from trimtab.steering.question import PASS_BUDGET, Batch, Question, question_batches
-from trimtab.steering.ranking import Ranking
-from trimtab.steering.relevance import relevance_rules
 
 
 @dataclass(frozen=True)

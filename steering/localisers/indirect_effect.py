@@ -7,13 +7,13 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from trimtab.steering.causal.patching import Patch, activations, gathered, patched, whole_sites
+from trimtab.steering.causal.question import PASS_BUDGET, Batch, Question, question_batches
+from trimtab.steering.causal.ranking import Ranking
 from trimtab.steering.errors import UnknownName
 from trimtab.steering.localisers.base import Localiser, heads
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.site import Site
-from trimtab.steering.patching import Patch, activations, gathered, patched, whole_sites
-from trimtab.steering.question import PASS_BUDGET, Batch, Question, question_batches
-from trimtab.steering.ranking import Ranking
 
 MEASURES = ("probability", "metric")
 

@@ -4,19 +4,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from trimtab.steering.gradients import estimates
+from trimtab.steering.causal.gradients import estimates
+from trimtab.steering.causal.patching import gathered
+from trimtab.steering.causal.question import PASS_BUDGET, Question, question_batches
+from trimtab.steering.causal.ranking import Ranking
+from trimtab.steering.causal.relevance import relevance_rules
 from trimtab.steering.localisers.base import POINTS, Localiser, units_at
 from trimtab.steering.model.anatomy import Anatomy
-from trimtab.steering.patching import gathered
-from trimtab.steering.question import PASS_BUDGET, Question, question_batches
-from trimtab.steering.ranking import Ranking
-from trimtab.steering.relevance import relevance_rules
 
 
 @dataclass(frozen=True)
 class RelP(Localiser):
     """`c(n) = sum over tokens of (n(clean) - n(corrupted)) . rho(n)`, rho the backward signal of the corrupted run
-    under relevance rules (see steering/relevance.py).
+    under relevance rules (see steering/causal/relevance.py).
 
     Source: Jafari et al. 2025 (RelP, repository FarnoushRJ/RelP). Its defaults are the rules norm, activation and half;
     in its README and demo the activation rule is chosen too late and never acts, here a rule that does not act is an

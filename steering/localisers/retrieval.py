@@ -9,13 +9,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from trimtab.steering.causal.patching import gathered
+from trimtab.steering.causal.question import PASS_BUDGET, Batch, Question, question_batches
+from trimtab.steering.causal.ranking import Ranking
 from trimtab.steering.errors import BadQuestion
 from trimtab.steering.localisers.base import Localiser, heads
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.attention import Look, attending
-from trimtab.steering.patching import gathered
-from trimtab.steering.question import PASS_BUDGET, Batch, Question, question_batches
-from trimtab.steering.ranking import Ranking
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,14 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from trimtab.steering.causal.head_ablation import OPERATORS, ablated
+from trimtab.steering.causal.patching import gathered
+from trimtab.steering.causal.question import PASS_BUDGET, Batch, Question, question_batches
+from trimtab.steering.causal.ranking import Ranking
 from trimtab.steering.errors import UnknownName
-from trimtab.steering.head_ablation import OPERATORS, ablated
 from trimtab.steering.localisers.base import Localiser, heads
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.site import Site
-from trimtab.steering.patching import gathered
-from trimtab.steering.question import PASS_BUDGET, Batch, Question, question_batches
-from trimtab.steering.ranking import Ranking
 
 FORMS = ("query", "dataset")
 
@@ -32,7 +32,7 @@ class Ships(Localiser):
     where several share keys and values (the released code indexes key heads by query heads and works without sharing
     only). `sahara` grows a set of heads greedily by the dataset form.
 
-    operator: see steering/head_ablation.py; in the paper's data uniform attention found safety heads and zeroing did
+    operator: see `causal/head_ablation.py`; in the paper's data uniform attention found safety heads and zeroing did
     not. directions: how many singular vectors count (1 in the released code). budget: tokens of a forward pass. Costs
     one forward per head and question.
     """

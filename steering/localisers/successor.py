@@ -8,15 +8,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from trimtab.steering.causal.question import Question
+from trimtab.steering.causal.ranking import Ranking
+from trimtab.steering.causal.relevance import norms
 from trimtab.steering.errors import BadQuestion
 from trimtab.steering.localisers.base import Localiser, heads
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.hooks import Read, hooked
 from trimtab.steering.model.projection import out_weight
 from trimtab.steering.model.site import Site
-from trimtab.steering.question import Question
-from trimtab.steering.ranking import Ranking
-from trimtab.steering.relevance import norms
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from trimtab.steering.errors import SteeringError
 from trimtab.steering.model.tokens import Tokens
-from trimtab.steering.plan import SteeringPlan
-from trimtab.steering.prefix import Scorer
+from trimtab.steering.plans.plan import SteeringPlan
+from trimtab.steering.running.scorer import Scorer
 
 LOGIT_CHANGE = 0.05  # nats: large against float32 noise of logits (1e-5), small against where KL leaves its parabola
 ACCEPTED = (0.005, 0.5)

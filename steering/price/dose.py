@@ -14,14 +14,14 @@ from functools import cached_property
 from transformers import PreTrainedModel
 
 from trimtab.steering.errors import SteeringError
-from trimtab.steering.generate import Decoding
 from trimtab.steering.model.tokens import Tokens
-from trimtab.steering.plan import SteeringPlan
-from trimtab.steering.prefix import Scorer
+from trimtab.steering.plans.plan import SteeringPlan
 from trimtab.steering.price.closed_form import fisher_strength, fisher_variances
 from trimtab.steering.price.kl import divergences, roll_out, steered_from_base
 from trimtab.steering.price.result import Dose
 from trimtab.steering.price.rollouts import mean_divergence, rolled_divergences
+from trimtab.steering.running.scorer import Scorer
+from trimtab.steering.running.writing import Decoding
 
 ROLLOUTS = "rollouts"
 FORCED = "forced"

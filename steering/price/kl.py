@@ -18,13 +18,13 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from trimtab.steering.errors import SteeringError
-from trimtab.steering.generate import Decoding, generate
-from trimtab.steering.judge.statistics import BOOTSTRAP, Bootstrap, ratio_interval
 from trimtab.steering.model.tokens import Tokens
-from trimtab.steering.plan import SteeringPlan
-from trimtab.steering.prefix import Scorer, gated
-from trimtab.steering.price.result import KL, Interval
-from trimtab.steering.sampling import Sampling
+from trimtab.steering.plans.plan import SteeringPlan
+from trimtab.steering.price.result import KL
+from trimtab.steering.running.sampling import Sampling
+from trimtab.steering.running.scorer import Scorer, gated
+from trimtab.steering.running.writing import Decoding, generate
+from trimtab.steering.statistics import BOOTSTRAP, Bootstrap, Interval, ratio_interval
 
 STEERED_BASE = "steered||base"
 BASE_STEERED = "base||steered"

@@ -24,20 +24,20 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from trimtab.steering.batching import batches, pad_right
+from trimtab.steering.causal.gradients import traced
+from trimtab.steering.causal.head_scales import frozen
+from trimtab.steering.causal.patching import columns_of, whole_sites
 from trimtab.steering.errors import SteeringError
-from trimtab.steering.gradients import traced
-from trimtab.steering.head_gates import frozen
-from trimtab.steering.intervention import Intervention
 from trimtab.steering.model.anatomy import Anatomy
+from trimtab.steering.model.batching import batches, pad_right
 from trimtab.steering.model.site import Site
 from trimtab.steering.model.span import Positions, Span
 from trimtab.steering.model.tokens import Tokens
 from trimtab.steering.moves.add import Add
 from trimtab.steering.moves.base import Move, Turn
 from trimtab.steering.moves.gated import ungated
-from trimtab.steering.patching import columns_of, whole_sites
-from trimtab.steering.plan import SteeringPlan
+from trimtab.steering.plans.intervention import Intervention
+from trimtab.steering.plans.plan import SteeringPlan
 
 PASS_TOKENS = 512  # of one forward pass whose graph is kept
 _STEP = 1e-3  # strength over which a turn is differentiated

@@ -2,20 +2,8 @@
 
 from dataclasses import dataclass
 
-from trimtab.steering.sampling import Sampling
-
-
-@dataclass(frozen=True)
-class Interval:
-    """An estimate and its interval. level: coverage, for example 0.95. n: texts measured. clusters: independent units
-    among them, which were resampled whole: prompts (None in records from before they were counted)."""
-
-    mean: float
-    low: float
-    high: float
-    n: int
-    level: float = 0.95
-    clusters: int | None = None
+from trimtab.steering.running.sampling import Sampling
+from trimtab.steering.statistics import Interval
 
 
 @dataclass(frozen=True)

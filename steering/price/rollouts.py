@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trimtab.steering.generate import Decoding, Draw, decode
 from trimtab.steering.model.tokens import Tokens
-from trimtab.steering.plan import SteeringPlan, steer_rows
-from trimtab.steering.prefix import Scorer
+from trimtab.steering.plans.plan import SteeringPlan, steer_rows
 from trimtab.steering.price.kl import finished, kl_at
+from trimtab.steering.running.scorer import Scorer
+from trimtab.steering.running.writing import Decoding, Draw, decode
 
 ROWS = 64  # in one batch
 KEPT = 2**29  # bytes of logits held until the base model has read the text

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from trimtab.tasks.reporting.html import NO_ATTRIBUTES, Html, el
-from trimtab.tasks.reporting.numbers import shorten
+from trimtab.tasks.reporting.drawing.html import NO_ATTRIBUTES, Html, el
+from trimtab.tasks.reporting.drawing.numbers import shorten
 
 DATA = Path(__file__).parent / "data"
 DIGITS = 4
@@ -18,7 +18,7 @@ DIGITS = 4
 def page(
     about: Mapping[str, Any], readings: Sequence[Mapping[str, Any]], tree: Sequence[Any], curve: Sequence[Any]
 ) -> str:
-    """The whole document. about, readings, tree, curve: plain JSON, see `tasks/features_page.py`."""
+    """The whole document. about, readings, tree, curve: plain JSON, see `tasks/reporting/features_report.py`."""
     data = {"about": about, "features": readings, "tree": tree, "curve": curve}
     title = f"{about['ref']}: {len(readings)} features at {about['site']}"
     body = el(

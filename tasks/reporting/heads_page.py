@@ -6,15 +6,15 @@ from typing import Any
 
 import numpy as np
 
+from trimtab.steering.causal.ranking import Ranking
 from trimtab.steering.model.site import Site
-from trimtab.steering.ranking import Ranking
 from trimtab.tasks.reporting.charts import cumulative, heat
-from trimtab.tasks.reporting.html import Child, Html, code, details, el, note, p, table
-from trimtab.tasks.reporting.numbers import number, percent, plural
+from trimtab.tasks.reporting.drawing.html import Child, Html, code, details, el, note, p, table
+from trimtab.tasks.reporting.drawing.numbers import number, percent, plural
+from trimtab.tasks.reporting.drawing.svg import figure
 from trimtab.tasks.reporting.page import contents, document
 from trimtab.tasks.reporting.provenance import reproduce
 from trimtab.tasks.reporting.sections import Section, legend
-from trimtab.tasks.reporting.svg import figure
 
 ROLES = ("facilitating", "interfering", "irrelevant", "inconsistent")
 SHOWN = 20

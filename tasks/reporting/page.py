@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from trimtab.steering.judge.verdict import Verdict
-from trimtab.tasks.reporting.html import NO_ATTRIBUTES, Html, el, join
-from trimtab.tasks.reporting.numbers import shorten
+from trimtab.tasks.reporting.drawing.html import NO_ATTRIBUTES, Html, el, join
+from trimtab.tasks.reporting.drawing.numbers import shorten
+from trimtab.tasks.reporting.drawing.verdict import read_verdict
 from trimtab.tasks.reporting.provenance import provenance_section, words
-from trimtab.tasks.reporting.reading import read_verdict
 from trimtab.tasks.reporting.sections import (
     Section,
     ablated,

@@ -9,8 +9,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from trimtab.tasks.reporting.html import NO_ATTRIBUTES, Child, Html, code, details, el, note, table
-from trimtab.tasks.reporting.numbers import number, percent
+from trimtab.tasks.reporting.drawing.html import NO_ATTRIBUTES, Child, Html, code, details, el, note, table
+from trimtab.tasks.reporting.drawing.numbers import number, percent
 from trimtab.tasks.reporting.sections import Section
 
 NAMED = ("ref", "digest", "created", "model", "capture")

@@ -4,13 +4,14 @@ from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 
 from trimtab.steering.judge.verdict import AblationResult, Contender, Generation, SitePoint, Verdict
-from trimtab.steering.price.result import KL, Interval
+from trimtab.steering.price.result import KL
+from trimtab.steering.statistics import Interval
 from trimtab.tasks.reporting.charts import ablation, answering, curve, dose, forest, search, tokens
-from trimtab.tasks.reporting.html import NO_ATTRIBUTES, Child, Html, code, details, el, note, p, table
-from trimtab.tasks.reporting.marking import marked
-from trimtab.tasks.reporting.numbers import MISSING, NATS, estimate, finite, number, percent, plural, shorten
-from trimtab.tasks.reporting.reading import KINDS, in_order
-from trimtab.tasks.reporting.svg import HALF, figure
+from trimtab.tasks.reporting.drawing.html import NO_ATTRIBUTES, Child, Html, code, details, el, note, p, table
+from trimtab.tasks.reporting.drawing.marking import marked
+from trimtab.tasks.reporting.drawing.numbers import MISSING, NATS, estimate, finite, number, percent, plural, shorten
+from trimtab.tasks.reporting.drawing.svg import HALF, figure
+from trimtab.tasks.reporting.drawing.verdict import KINDS, in_order
 
 SHOWN_GENERATIONS = 6
 

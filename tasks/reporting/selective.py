@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from trimtab.steering.price.result import Interval
+from trimtab.steering.statistics import Interval
 from trimtab.tasks.reporting.charts import selective as charts
-from trimtab.tasks.reporting.html import NO_ATTRIBUTES, Html, details, el, note, p, table
-from trimtab.tasks.reporting.numbers import NATS, estimate, percent
+from trimtab.tasks.reporting.drawing.html import NO_ATTRIBUTES, Html, details, el, note, p, table
+from trimtab.tasks.reporting.drawing.numbers import NATS, estimate, percent
 from trimtab.tasks.reporting.page import contents, document
 from trimtab.tasks.reporting.provenance import reproduce
 from trimtab.tasks.reporting.sections import Section, legend

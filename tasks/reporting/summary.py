@@ -4,9 +4,9 @@ import math
 
 from trimtab.steering.judge.verdict import Verdict
 from trimtab.steering.judge.wording import enough
-from trimtab.steering.price.result import Interval
-from trimtab.tasks.reporting.html import NO_ATTRIBUTES, Child, Html, el
-from trimtab.tasks.reporting.numbers import (
+from trimtab.steering.statistics import Interval
+from trimtab.tasks.reporting.drawing.html import NO_ATTRIBUTES, Child, Html, el
+from trimtab.tasks.reporting.drawing.numbers import (
     MISSING,
     NATS,
     bracket,
@@ -18,7 +18,7 @@ from trimtab.tasks.reporting.numbers import (
     plural,
     shorten,
 )
-from trimtab.tasks.reporting.reading import KINDS, PLACEBOS, RANDOM, best_placebo, plan_of
+from trimtab.tasks.reporting.drawing.verdict import KINDS, PLACEBOS, RANDOM, best_placebo, plan_of
 
 # the smallest p that R random directions can show is 1 / (R + 1)
 RANDOM_FOR_FIVE_PERCENT = 19

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from trimtab.store import schema
+from trimtab.store.captures import schema
 
 TINY = runpy.run_path(str(Path(__file__).resolve().parents[2] / "benchmarks" / "tiny.py"))
 

@@ -3,16 +3,16 @@
 import numpy as np
 import pytest
 
-from trimtab.steering.capture import Selection
+from trimtab.steering.running.reading import Selection
 from trimtab.store import ActivationStore, Location
-from trimtab.store.reader import Readable
-from trimtab.tasks.capture import capture_recipe, collection_of
+from trimtab.store.captures.reader import Readable
+from trimtab.tasks.collecting.capture import capture_recipe, collection_of
+from trimtab.tasks.collecting.reuse import copy_known
+from trimtab.tasks.collecting.spool import Spool
+from trimtab.tasks.data.prompts import digest_of, texts_of
 from trimtab.tasks.home import Home
 from trimtab.tasks.models import model_of
-from trimtab.tasks.prompts import digest_of, texts_of
-from trimtab.tasks.recipe import load_recipe
-from trimtab.tasks.reuse import copy_known
-from trimtab.tasks.spool import Spool
+from trimtab.tasks.recipes.recipe import load_recipe
 
 SMALL = 150_000
 

@@ -9,20 +9,20 @@ import numpy as np
 import pytest
 import torch
 
-from trimtab.steering.capture import capture
 from trimtab.steering.model.site import Site
+from trimtab.steering.running.reading import capture
 from trimtab.store import ActivationStore, Location
 from trimtab.store.errors import Invalid, StoreError
-from trimtab.tasks import filling
-from trimtab.tasks.capture import capture_recipe, collection_of, selection_of, spool_folder
-from trimtab.tasks.filling import Committer, fill
+from trimtab.tasks.collecting import filling
+from trimtab.tasks.collecting.capture import capture_recipe, collection_of, selection_of, spool_folder
+from trimtab.tasks.collecting.filling import Committer, fill
+from trimtab.tasks.collecting.spool import Spool, index_of
+from trimtab.tasks.data.prompts import digest_of, texts_of
+from trimtab.tasks.data.seen import Seen
 from trimtab.tasks.home import Home
 from trimtab.tasks.models import model_of
 from trimtab.tasks.progress import watched
-from trimtab.tasks.prompts import digest_of, texts_of
-from trimtab.tasks.recipe import load_recipe
-from trimtab.tasks.seen import Seen
-from trimtab.tasks.spool import Spool, index_of
+from trimtab.tasks.recipes.recipe import load_recipe
 
 SMALL = 250_000  # bytes of a region: a dozen of them
 
@@ -136,10 +136,11 @@ RUN = """
 import json, resource, sys
 import torch
 torch.set_num_threads(1)
-from trimtab.store import ActivationStore, schema
-from trimtab.tasks.capture import capture_recipe
+from trimtab.store import ActivationStore
+from trimtab.store.captures import schema
+from trimtab.tasks.collecting.capture import capture_recipe
 from trimtab.tasks.home import Home
-from trimtab.tasks.recipe import load_recipe
+from trimtab.tasks.recipes.recipe import load_recipe
 schema.SMALLEST_CHUNK_BYTES = 2**14
 recipe = load_recipe(sys.argv[1])
 made = capture_recipe(recipe, Home.at(sys.argv[2]), 2**22)

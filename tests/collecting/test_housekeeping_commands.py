@@ -8,7 +8,7 @@ import pytest
 from trimtab.flows.cli import main
 from trimtab.tasks.errors import RecipeError
 from trimtab.tasks.home import Home
-from trimtab.tasks.housekeeping import age_of
+from trimtab.tasks.registry.housekeeping import age_of
 
 
 @pytest.fixture

@@ -8,13 +8,13 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from trimtab.store import ActivationStore
-from trimtab.tasks import checkpoints
-from trimtab.tasks.capture import capture_recipe, collection_of
-from trimtab.tasks.checkpoints import folder_digest
+from trimtab.tasks.collecting.capture import capture_recipe, collection_of
 from trimtab.tasks.errors import RecipeError
 from trimtab.tasks.home import Home
 from trimtab.tasks.models import model_of
-from trimtab.tasks.recipe import load_recipe
+from trimtab.tasks.recipes import checkpoints
+from trimtab.tasks.recipes.checkpoints import folder_digest
+from trimtab.tasks.recipes.recipe import load_recipe
 
 MIDDLE = "model.layers.1.mlp.down_proj.weight"
 SMALL = 250_000
@@ -43,7 +43,7 @@ def test_one_number_makes_another_capture_in_the_same_process(tiny_recipe, tmp_p
 def test_a_recipe_read_before_the_change_is_refused_at_every_step(tiny_recipe, tmp_path, monkeypatch):
     recipe, home = load_recipe(tiny_recipe), Home.at(tmp_path / "home")
     work = collection_of(recipe, home, SMALL)
-    monkeypatch.setattr("trimtab.tasks.capture.collection_of", lambda *_: work)
+    monkeypatch.setattr("trimtab.tasks.collecting.capture.collection_of", lambda *_: work)
     change(tiny_recipe)
     for step in (model_of, lambda _: capture_recipe(recipe, home)):
         with pytest.raises(RecipeError, match="another model than when the recipe was read"):

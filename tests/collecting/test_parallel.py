@@ -10,13 +10,13 @@ from prefect import flow
 from trimtab.flows.collect import collect_shares
 from trimtab.store import ActivationStore, Location
 from trimtab.store.errors import Mismatch, StoreError
-from trimtab.tasks import runners
-from trimtab.tasks.capture import capture_recipe
+from trimtab.tasks.collecting import runners
+from trimtab.tasks.collecting.capture import capture_recipe
+from trimtab.tasks.collecting.regions import CapturePlan, finish_task, plan_task, regions_task, shares_of
+from trimtab.tasks.collecting.rounds import outcome
 from trimtab.tasks.errors import RecipeError
 from trimtab.tasks.home import Home
-from trimtab.tasks.recipe import load_recipe
-from trimtab.tasks.regions import CapturePlan, finish_task, plan_task, regions_task, shares_of
-from trimtab.tasks.rounds import outcome
+from trimtab.tasks.recipes.recipe import load_recipe
 
 SMALL = 250_000
 

@@ -1,6 +1,6 @@
 """Progress without a terminal: a line at the start, then every half minute, with rate and time left."""
 
-from trimtab.flows.commands.progress import _Lines
+from trimtab.flows.commands._progress import _Lines
 
 
 def test_lines(capsys):

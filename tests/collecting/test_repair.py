@@ -12,12 +12,12 @@ from trimtab.flows.cli import main
 from trimtab.store import ActivationStore
 from trimtab.store.errors import Corrupt, Mismatch, StoreError
 from trimtab.store.verify import verify
-from trimtab.tasks import capture as capture_module
-from trimtab.tasks.capture import capture_recipe
-from trimtab.tasks.fit import fit_recipe
+from trimtab.tasks.collecting import capture as capture_module
+from trimtab.tasks.collecting.capture import capture_recipe
 from trimtab.tasks.home import Home
-from trimtab.tasks.recipe import load_recipe
-from trimtab.tasks.repair import repair
+from trimtab.tasks.plans.fit import fit_recipe
+from trimtab.tasks.recipes.recipe import load_recipe
+from trimtab.tasks.registry.repair import repair
 
 REGION = "capture.region_mb=1"
 

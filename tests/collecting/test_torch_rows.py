@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from trimtab.store import ActivationStore, Where
-from trimtab.store.reader import Epoch
-from trimtab.tasks.capture import capture_recipe
+from trimtab.store.captures.reader import Epoch
+from trimtab.tasks.collecting.capture import capture_recipe
+from trimtab.tasks.collecting.torch_rows import Rows, loader
 from trimtab.tasks.home import Home
-from trimtab.tasks.recipe import load_recipe
-from trimtab.tasks.torch_rows import Rows, loader
+from trimtab.tasks.recipes.recipe import load_recipe
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from trimtab.steering.conditions.controller import ControllerSettings, Taught, frozen, gated_by, train_controller
-from trimtab.steering.conditions.gate import (
+from trimtab.steering.conditions.fit_gate import (
     GateSettings,
     fit_gate,
     held_out_auroc,
@@ -18,18 +18,18 @@ from trimtab.steering.conditions.prompts import Labelled, Splits
 from trimtab.steering.conditions.selectivity import Arena
 from trimtab.steering.errors import BadRows, SteeringError, UnknownName
 from trimtab.steering.gates.linear import Linear
-from trimtab.steering.generate import Decoding
-from trimtab.steering.intervention import Intervention
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.site import Site
 from trimtab.steering.model.span import ANSWER
 from trimtab.steering.model.tokens import Role, Tokens
 from trimtab.steering.moves.add import Add
 from trimtab.steering.moves.gated import Gated
-from trimtab.steering.plan import SteeringPlan
-from trimtab.steering.prefix import Scorer
+from trimtab.steering.plans.intervention import Intervention
+from trimtab.steering.plans.plan import SteeringPlan
 from trimtab.steering.price.dose import Calibration, Dosing, dose_on
 from trimtab.steering.price.kl import base_from_steered, divergences, steered_from_base
+from trimtab.steering.running.scorer import Scorer
+from trimtab.steering.running.writing import Decoding
 
 SITES = [Site("resid_post", 0), Site("resid_post", 1)]
 

@@ -12,7 +12,7 @@ from prefect.context import FlowRunContext
 from prefect.states import Cancelling
 
 from trimtab import flows
-from trimtab.tasks import cancelling
+from trimtab.tasks.jobs import cancelling
 
 
 @pytest.mark.prefect

@@ -9,15 +9,15 @@ from reports import command_in
 from tests.end_to_end.conftest import ROOT, inside, settings
 from trimtab.steering.errors import SteeringError
 from trimtab.steering.moves.gated import Gated
-from trimtab.steering.plan import SteeringPlan
+from trimtab.steering.plans.plan import SteeringPlan
 from trimtab.store import Catalog
 from trimtab.store.errors import StoreError
-from trimtab.tasks.condition import condition_recipe
-from trimtab.tasks.condition_recipe import ConditionRecipe
 from trimtab.tasks.errors import RecipeError
 from trimtab.tasks.home import Home
-from trimtab.tasks.plan_recipe import recipe_of_plan
-from trimtab.tasks.recipe_file import read_recipe
+from trimtab.tasks.plans.condition import condition_recipe
+from trimtab.tasks.recipes.condition import ConditionRecipe
+from trimtab.tasks.recipes.file import read_recipe
+from trimtab.tasks.recipes.of_plan import recipe_of_plan
 
 pytestmark = [pytest.mark.slow, pytest.mark.prefect]
 SMALL = ["judge.prompts=6", "judge.tokens=8", "condition.false_positive_rate=0.5"]

@@ -18,9 +18,9 @@ from trimtab.steering import SteeringPlan
 from trimtab.steering.fitters.mean_difference import MeanDifference
 from trimtab.store import ActivationStore, Catalog, StoreError
 from trimtab.store.verify import verify
-from trimtab.tasks.fit import contrast_of
 from trimtab.tasks.home import Home
-from trimtab.tasks.recipe import load_recipe
+from trimtab.tasks.plans.fit import contrast_of
+from trimtab.tasks.recipes.recipe import load_recipe
 
 pytestmark = [pytest.mark.slow]
 

@@ -8,20 +8,20 @@ from trimtab.steering.errors import BadPlan, BadSite, SteeringError
 from trimtab.steering.features.choosing import Candidate, Grid, chosen, rank_curve
 from trimtab.steering.features.detection import auroc, detect, sentence_scores
 from trimtab.steering.features.feature_set import FeatureSet
-from trimtab.steering.features.head import final_norm, residual_directions, vocabulary_effects
 from trimtab.steering.features.hierarchy import Level, branches, build_levels, deep_activations
 from trimtab.steering.features.reading import TokenTable, read_features, relabelled, token_effects
 from trimtab.steering.features.snmf import SNMF, fit_snmf
-from trimtab.steering.features.steering import through_out
+from trimtab.steering.features.to_residual import through_out
+from trimtab.steering.features.vocabulary import final_norm, residual_directions, vocabulary_effects
 from trimtab.steering.fitters.snmf import SNMFFeature
-from trimtab.steering.intervention import Intervention
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.hooks import hooked
 from trimtab.steering.model.site import Site
 from trimtab.steering.moves.add import Add
 from trimtab.steering.moves.scale import Scale
-from trimtab.steering.pack import Packed, load_plan, save_plan
-from trimtab.steering.plan import SteeringPlan
+from trimtab.steering.plans.intervention import Intervention
+from trimtab.steering.plans.pack import Packed, load_plan, save_plan
+from trimtab.steering.plans.plan import SteeringPlan
 
 IDS = torch.tensor([[7, 3, 52, 11, 30, 3]])
 D, K = 24, 5

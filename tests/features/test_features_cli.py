@@ -13,22 +13,22 @@ from trimtab.flows.cli import main
 from trimtab.steering.features.feature_set import FeatureSet
 from trimtab.steering.model.load import embedded_folder
 from trimtab.steering.model.tokens import PromptFormat, tokenize
-from trimtab.tasks import features_rows
-from trimtab.tasks import steer as steer_task
-from trimtab.tasks.choose_features import choose_features
+from trimtab.tasks.admin.offline import needs_hub
+from trimtab.tasks.collecting.features_capture import capture_sentences
+from trimtab.tasks.data.sentences import sentences_of
 from trimtab.tasks.errors import DataError, RecipeError
-from trimtab.tasks.feature_views import feature_details, feature_rows, split_ref, tree_of
-from trimtab.tasks.features_capture import capture_sentences
-from trimtab.tasks.features_page import write_features_page
-from trimtab.tasks.features_recipe import SECTION, load_features_recipe, make_features_recipe
-from trimtab.tasks.features_rows import StoredBlocks, fit_rows, rows_in
-from trimtab.tasks.fit_features import fit_features
+from trimtab.tasks.features import rows as features_rows
+from trimtab.tasks.features.choose import choose_features
+from trimtab.tasks.features.fit import fit_features
+from trimtab.tasks.features.rows import StoredBlocks, fit_rows, rows_in
+from trimtab.tasks.features.views import feature_details, feature_rows, split_ref, tree_of
 from trimtab.tasks.home import Home
 from trimtab.tasks.models import model_of
-from trimtab.tasks.offline import needs_hub
-from trimtab.tasks.recipe_file import has_section
+from trimtab.tasks.plans import steer as steer_task
+from trimtab.tasks.recipes.features import SECTION, load_features_recipe, make_features_recipe
+from trimtab.tasks.recipes.file import has_section
 from trimtab.tasks.reporting.features_page import page
-from trimtab.tasks.sentences import sentences_of
+from trimtab.tasks.reporting.features_report import write_features_page
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 CONCEPTS = ("days", "food")

@@ -14,17 +14,17 @@ from trimtab.steering.ablation.operators import Operator, Reference
 from trimtab.steering.ablation.plans import head_plan, judge_heads, plan_metric
 from trimtab.steering.ablation.runs import Ablator
 from trimtab.steering.ablation.sets import matched_sets
-from trimtab.steering.ablation.units import head_units, subspace, unit_of
+from trimtab.steering.causal.head_scales import gated, ones
+from trimtab.steering.causal.patching import Patch, activations, patched
+from trimtab.steering.causal.question import Batch, Question
+from trimtab.steering.causal.units import head_units, subspace, unit_of
 from trimtab.steering.errors import BadQuestion, BadRanking, BadSite, SteeringError, UnknownName
-from trimtab.steering.head_gates import gated, ones
+from trimtab.steering.localisers._toggling import gated_logprobs
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.site import Site
-from trimtab.steering.patching import Patch, activations, patched
-from trimtab.steering.prefix import Scorer
 from trimtab.steering.price.dose import Calibration
-from trimtab.steering.price.result import Interval
-from trimtab.steering.question import Batch, Question
-from trimtab.steering.toggling import gated_logprobs
+from trimtab.steering.running.scorer import Scorer
+from trimtab.steering.statistics import Interval
 
 UNITS = ("z.1.3", "kv.1.0", "mlp_out.1", "attn_out.1", "block.1", "mlp_post.1.5", "z.1")
 

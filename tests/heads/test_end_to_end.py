@@ -8,9 +8,9 @@ from ground_truth import as_rows, questions, saved
 from reports import command_in
 
 from trimtab.flows.cli import main
-from trimtab.steering.plan import SteeringPlan
-from trimtab.steering.ranking import Ranking
-from trimtab.store.lineage import lineage
+from trimtab.steering.causal.ranking import Ranking
+from trimtab.steering.plans.plan import SteeringPlan
+from trimtab.store.catalog.lineage import lineage
 from trimtab.store.verify import verify
 from trimtab.tasks.home import Home
 

@@ -16,10 +16,10 @@ from ground_truth import (
 
 from trimtab.steering.ablation.operators import Operator
 from trimtab.steering.ablation.runs import Ablator
-from trimtab.steering.ablation.units import head_units, unit_of
 from trimtab.steering.ablation.verdict import Standard, judge_set
+from trimtab.steering.causal.question import question_batches
+from trimtab.steering.causal.units import head_units, unit_of
 from trimtab.steering.model.anatomy import Anatomy
-from trimtab.steering.question import question_batches
 
 STANDARD = Standard(random=39)
 

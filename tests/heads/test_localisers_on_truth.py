@@ -6,15 +6,15 @@ import pytest
 import torch
 from ground_truth import ACTIVE, BACKUP, IDLE, INDUCTION, INTERFERING, PREVIOUS, ground_truth, questions
 
-from trimtab.steering.gate_fit import Stage, fit_gates, start
-from trimtab.steering.head_gates import frozen, gated
+from trimtab.steering.causal.head_scales import frozen, gated
+from trimtab.steering.causal.question import Batch
 from trimtab.steering.localisers import LOCALISERS
+from trimtab.steering.localisers._gate_fit import Stage, fit_gates, start
+from trimtab.steering.localisers._toggling import toggle_curves
 from trimtab.steering.localisers.activation_patching import ActivationPatching
 from trimtab.steering.localisers.base import heads
 from trimtab.steering.localisers.causal_head_gating import ROLES, CausalHeadGating, roles
 from trimtab.steering.model.anatomy import Anatomy
-from trimtab.steering.question import Batch
-from trimtab.steering.toggling import toggle_curves
 
 
 @pytest.fixture(scope="module")

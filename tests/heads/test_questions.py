@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from trimtab.steering.model.load import embedded_folder
+from trimtab.tasks.data.questions import questions_of, read_questions
 from trimtab.tasks.errors import DataError
-from trimtab.tasks.head_recipe import load_head_recipe, make_head_recipe
-from trimtab.tasks.questions import questions_of, read_questions
+from trimtab.tasks.recipes.heads import load_head_recipe, make_head_recipe
 
 TASKS = sorted((Path(__file__).parents[2] / "recipes" / "tasks").glob("*.jsonl"))
 RECIPES = sorted((Path(__file__).parents[2] / "recipes" / "heads").glob("*.yaml"))

@@ -3,17 +3,17 @@
 import pytest
 import torch
 
-from trimtab.steering.contrast import Contrast, Pair
 from trimtab.steering.errors import SteeringError
-from trimtab.steering.intervention import Intervention
-from trimtab.steering.judge.ablation import AblationSettings, Asked, ablate, ablation_plan, residual_direction
+from trimtab.steering.judge.direction_ablation import AblationSettings, Asked, ablate, ablation_plan, residual_direction
 from trimtab.steering.judge.effect import AnswerPair
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.hooks import hooked
 from trimtab.steering.model.site import Site
 from trimtab.steering.moves.add import Add
-from trimtab.steering.plan import SteeringPlan
-from trimtab.steering.prefix import Scorer
+from trimtab.steering.plans.contrast import Contrast, Pair
+from trimtab.steering.plans.intervention import Intervention
+from trimtab.steering.plans.plan import SteeringPlan
+from trimtab.steering.running.scorer import Scorer
 
 
 def test_nothing_of_the_direction_is_left_anywhere(tiny, make_text):

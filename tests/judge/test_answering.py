@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from trimtab.steering.generate import Decoding, generate
-from trimtab.steering.intervention import Intervention
 from trimtab.steering.judge.answering import AnsweringSettings, Examiner, KnownAnswer, holds
 from trimtab.steering.model.site import Site
 from trimtab.steering.model.span import ANSWER
 from trimtab.steering.moves.add import Add
-from trimtab.steering.plan import SteeringPlan
+from trimtab.steering.plans.intervention import Intervention
+from trimtab.steering.plans.plan import SteeringPlan
+from trimtab.steering.running.writing import Decoding, generate
 
 LIMIT, END = 12, 7
 SETTINGS = AnsweringSettings(questions=8, tokens=LIMIT, factors=(0.0, 1.0))

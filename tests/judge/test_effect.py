@@ -6,7 +6,7 @@ import torch
 
 from trimtab.steering.errors import SteeringError
 from trimtab.steering.judge.effect import AnswerPair, Behaved, Margins, margins, prompt_groups
-from trimtab.steering.prefix import Scorer
+from trimtab.steering.running.scorer import Scorer
 
 
 @pytest.fixture

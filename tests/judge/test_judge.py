@@ -7,10 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from trimtab.steering.contrast import Contrast, Pair
 from trimtab.steering.errors import SteeringError
 from trimtab.steering.fitters.mean_difference import MeanDifference
-from trimtab.steering.generate import Decoding
 from trimtab.steering.judge.answering import AnsweringSettings, KnownAnswer
 from trimtab.steering.judge.behaviour import Lexicon
 from trimtab.steering.judge.effect import AnswerPair
@@ -29,9 +27,11 @@ from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.site import Site
 from trimtab.steering.model.span import ANSWER
 from trimtab.steering.model.tokens import Tokens
-from trimtab.steering.price.damage import CapabilityItem
+from trimtab.steering.plans.contrast import Contrast, Pair
 from trimtab.steering.price.kl import rollout_kl
-from trimtab.steering.price.result import Interval
+from trimtab.steering.price.price import CapabilityItem
+from trimtab.steering.running.writing import Decoding
+from trimtab.steering.statistics import Interval
 
 WANTED, UNWANTED, REQUEST = range(8), range(8, 16), 60
 SETTINGS = JudgeSettings(

@@ -5,7 +5,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from trimtab.steering.contrast import Contrast, Pair
 from trimtab.steering.errors import BadRows, SteeringError
 from trimtab.steering.fitters.mean_difference import MeanDifference
 from trimtab.steering.gates.first import First
@@ -22,7 +21,8 @@ from trimtab.steering.model.site import Site
 from trimtab.steering.model.span import ANSWER
 from trimtab.steering.moves.ablate import Ablate
 from trimtab.steering.moves.gated import Gated
-from trimtab.steering.plan import SteeringPlan
+from trimtab.steering.plans.contrast import Contrast, Pair
+from trimtab.steering.plans.plan import SteeringPlan
 
 SITES = (Site("resid_post", 0), Site("resid_post", 2))
 

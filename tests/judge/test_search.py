@@ -7,21 +7,21 @@ import pytest
 import torch
 from scipy.stats import binom, kstest
 
-from trimtab.steering.contrast import Contrast
 from trimtab.steering.fitters.mean_difference import MeanDifference
-from trimtab.steering.intervention import Intervention
 from trimtab.steering.judge.effect import AnswerPair
 from trimtab.steering.judge.placebo import Candidates, PlaceboCounts, placebos
 from trimtab.steering.judge.search import Search, best_forecasts, best_site, glanced
-from trimtab.steering.judge.statistics import rank_p_value
 from trimtab.steering.judge.trial import SearchSettings
 from trimtab.steering.judge.verdict import SitePoint
 from trimtab.steering.model.site import Site
 from trimtab.steering.model.span import ANSWER
 from trimtab.steering.moves.add import Add
-from trimtab.steering.plan import SteeringPlan
-from trimtab.steering.prefix import Scorer
+from trimtab.steering.plans.contrast import Contrast
+from trimtab.steering.plans.intervention import Intervention
+from trimtab.steering.plans.plan import SteeringPlan
 from trimtab.steering.price.response import Forecast, LinearResponse
+from trimtab.steering.running.scorer import Scorer
+from trimtab.steering.statistics import rank_p_value
 
 BUDGET, WIDTH, TRIALS = 0.3, 8, 200
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from trimtab.steering.errors import SteeringError
-from trimtab.steering.judge.statistics import (
+from trimtab.steering.statistics import (
     Bootstrap,
     mean_interval,
     paired_difference,

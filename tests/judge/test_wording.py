@@ -14,7 +14,8 @@ from trimtab.steering.judge.verdict import (
     Verdict,
 )
 from trimtab.steering.judge.wording import beats_random, pairs_of, rank_p, sentence
-from trimtab.steering.price.result import KL, Dose, Interval, Price
+from trimtab.steering.price.result import KL, Dose, Price
+from trimtab.steering.statistics import Interval
 
 
 def around(mean: float, half: float = 0.05) -> Interval:

@@ -15,7 +15,6 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from trimtab.steering.gates.first import First
-from trimtab.steering.intervention import Intervention
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.hooks import hooked
 from trimtab.steering.model.proof import readable_points
@@ -30,7 +29,8 @@ from trimtab.steering.moves.clamp import Clamp
 from trimtab.steering.moves.gated import Gated
 from trimtab.steering.moves.scale import Scale
 from trimtab.steering.moves.slerp import Slerp
-from trimtab.steering.plan import SteeringPlan
+from trimtab.steering.plans.intervention import Intervention
+from trimtab.steering.plans.plan import SteeringPlan
 
 BLOCK = 1
 IDS = torch.tensor([[7, 3, 52, 11, 30, 3, 18, 44, 9]])

@@ -13,7 +13,6 @@ from torch import nn
 from transformers import LlamaForSequenceClassification, LlamaModel
 
 from trimtab.steering.errors import UnsupportedModel
-from trimtab.steering.intervention import Intervention
 from trimtab.steering.model import anatomy as anatomy_module
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.families import FAMILIES
@@ -22,7 +21,8 @@ from trimtab.steering.model.projection import out_weight
 from trimtab.steering.model.proof import prove, readable_points
 from trimtab.steering.model.site import Site
 from trimtab.steering.moves.add import Add
-from trimtab.steering.plan import SteeringPlan
+from trimtab.steering.plans.intervention import Intervention
+from trimtab.steering.plans.plan import SteeringPlan
 
 HEAD = Site("z", 1, 3)
 

@@ -12,16 +12,16 @@ import pytest
 import torch
 from transformers import DynamicCache
 
-from trimtab.steering.capture import capture
 from trimtab.steering.errors import BadSpan, SilentNoOp, SteeringError
-from trimtab.steering.intervention import Intervention
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.proof import readable_points
 from trimtab.steering.model.site import Site
 from trimtab.steering.model.span import Span
 from trimtab.steering.model.tokens import Tokens
 from trimtab.steering.moves.ablate import Ablate
-from trimtab.steering.plan import SteeringPlan
+from trimtab.steering.plans.intervention import Intervention
+from trimtab.steering.plans.plan import SteeringPlan
+from trimtab.steering.running.reading import capture
 
 IDS, NEW = torch.tensor([[7, 3, 52, 11, 30, 3]]), torch.tensor([[9, 21, 4]])
 SPANS = ("prompt", "generated", "last", "after:7")

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from trimtab.steering.errors import BadPlan, BadSpan
-from trimtab.steering.folding import fold
 from trimtab.steering.model.site import Site
-from trimtab.steering.plan import SteeringPlan, steer_rows
+from trimtab.steering.plans.fold import fold
+from trimtab.steering.plans.plan import SteeringPlan, steer_rows
 
 SPANS = ("all", "prompt", "generated", "answer", "last", "first:4", "after:4", "after:7")
 ROWS = ([7, 3, 52, 11, 30, 3], [18, 44, 9], [5, 6, 33, 21])

@@ -10,16 +10,16 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from trimtab.steering.errors import BadPlan, CannotFold
-from trimtab.steering.folding import fold, fold_changes
 from trimtab.steering.gates.first import First
-from trimtab.steering.intervention import Intervention
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.load import load_model
 from trimtab.steering.model.site import Site
 from trimtab.steering.moves import MOVES
 from trimtab.steering.moves.add import Add
 from trimtab.steering.moves.gated import Gated
-from trimtab.steering.plan import SteeringPlan
+from trimtab.steering.plans.fold import fold, fold_changes
+from trimtab.steering.plans.intervention import Intervention
+from trimtab.steering.plans.plan import SteeringPlan
 
 
 def refusal(anatomy: Anatomy, site: Site, move) -> str | None:

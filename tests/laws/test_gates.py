@@ -21,15 +21,15 @@ from trimtab.steering.gates.decay import Decay
 from trimtab.steering.gates.first import First
 from trimtab.steering.gates.linear import Linear
 from trimtab.steering.gates.ramp import Ramp
-from trimtab.steering.intervention import Intervention
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.hooks import hooked
 from trimtab.steering.model.site import Site
 from trimtab.steering.model.span import Span
 from trimtab.steering.moves.add import Add
 from trimtab.steering.moves.gated import Gated
-from trimtab.steering.pack import Packed
-from trimtab.steering.plan import SteeringPlan
+from trimtab.steering.plans.intervention import Intervention
+from trimtab.steering.plans.pack import Packed
+from trimtab.steering.plans.plan import SteeringPlan
 
 SITE, DEEP = Site("resid_post", 1), Site("resid_post", 2)
 PROMPTS = torch.tensor([[7, 3, 52, 11, 30], [9, 41, 8, 22, 6], [3, 3, 17, 60, 44], [12, 5, 33, 2, 19]])

@@ -24,15 +24,15 @@ from transformers import (
 )
 
 from trimtab.steering.errors import SilentNoOp, SteeringError
-from trimtab.steering.generate import Decoding, Draw, decode, generate
-from trimtab.steering.intervention import Intervention
+from trimtab.steering.governing.governor import Governor
+from trimtab.steering.governing.mixing import govern
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.site import Site
 from trimtab.steering.model.tokens import Tokens
 from trimtab.steering.moves.add import Add
-from trimtab.steering.plan import SteeringPlan
-from trimtab.steering.price.governor import Governor
-from trimtab.steering.price.mixing import govern
+from trimtab.steering.plans.intervention import Intervention
+from trimtab.steering.plans.plan import SteeringPlan
+from trimtab.steering.running.writing import Decoding, Draw, decode, generate
 
 PADS = torch.tensor([0, 3, 2])  # of the prompts below
 DRAWN = {"do_sample": True, "top_k": 0}

@@ -7,13 +7,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from trimtab.steering.capture import Selection, capture
 from trimtab.steering.errors import CannotFold, UnsupportedModel
-from trimtab.steering.folding import fold
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.proof import prove
 from trimtab.steering.model.site import Site
 from trimtab.steering.model.tokens import Tokens
+from trimtab.steering.plans.fold import fold
+from trimtab.steering.running.reading import Selection, capture
 
 
 def test_the_row_is_proved_and_the_swapped_one_is_not(like):

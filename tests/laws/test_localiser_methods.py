@@ -6,11 +6,16 @@ import numpy as np
 import pytest
 import torch
 
+from trimtab.steering.causal.gradients import estimates, products, slopes
+from trimtab.steering.causal.head_ablation import ablated
+from trimtab.steering.causal.head_scales import frozen, gated, ones
+from trimtab.steering.causal.patching import Patch, activations, patched, whole_sites
+from trimtab.steering.causal.question import Batch, Question
+from trimtab.steering.causal.relevance import activations_of, norms, relevance_rules
 from trimtab.steering.errors import BadQuestion, BadRanking, SilentNoOp, UnknownName, UnsupportedModel
-from trimtab.steering.gate_fit import Stage, fit_gates, start
-from trimtab.steering.gradients import estimates, products, slopes
-from trimtab.steering.head_ablation import ablated
-from trimtab.steering.head_gates import frozen, gated, ones
+from trimtab.steering.localisers._gate_fit import Stage, fit_gates, start
+from trimtab.steering.localisers._query_key import key_effects, query_effects
+from trimtab.steering.localisers._toggling import gated_logprobs, toggle_curves
 from trimtab.steering.localisers.activation_patching import ActivationPatching
 from trimtab.steering.localisers.atp_star import AtPStar
 from trimtab.steering.localisers.attention_sink import AttentionSink
@@ -29,11 +34,6 @@ from trimtab.steering.model.attention import attending
 from trimtab.steering.model.projection import out_weight
 from trimtab.steering.model.site import Site
 from trimtab.steering.model.tokens import Role, Tokens
-from trimtab.steering.patching import Patch, activations, patched, whole_sites
-from trimtab.steering.query_key import key_effects, query_effects
-from trimtab.steering.question import Batch, Question
-from trimtab.steering.relevance import activations_of, norms, relevance_rules
-from trimtab.steering.toggling import gated_logprobs, toggle_curves
 
 CPU = torch.device("cpu")
 FEW = ["llama", "gpt2", "gemma2", "qwen3", "mistral"]

@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 import torch
 
+from trimtab.steering.causal.head_scales import frozen, gated, ones
+from trimtab.steering.causal.question import Batch, Question, question_batches
+from trimtab.steering.causal.ranking import Ranking, bootstrapped, overlap
 from trimtab.steering.errors import BadQuestion, BadRanking, SteeringError, UnknownName
-from trimtab.steering.head_gates import frozen, gated, ones
 from trimtab.steering.localisers import LOCALISERS
 from trimtab.steering.localisers.base import heads, mlps
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.hooks import hooked
 from trimtab.steering.model.site import Site
 from trimtab.steering.model.tokens import Role, Tokens
-from trimtab.steering.question import Batch, Question, question_batches
-from trimtab.steering.ranking import Ranking, bootstrapped, overlap
 
 CPU = torch.device("cpu")
 FEW = ["llama", "gpt2", "gemma2", "qwen3", "mixtral", "opt"]  # grouped heads, soft cap, query norms, experts, ReLU

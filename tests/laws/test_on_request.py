@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from trimtab.steering.capture import capture
 from trimtab.steering.errors import BadSite, UnsupportedModel
 from trimtab.steering.model import on_request
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.on_request import pattern, result, router
 from trimtab.steering.model.site import Site
 from trimtab.steering.model.tokens import Tokens
+from trimtab.steering.running.reading import capture
 
 IDS = np.random.default_rng(0).integers(2, 57, 11)
 TEXT = Tokens(IDS, 11, np.zeros(11, np.uint8), np.zeros(11, bool))

@@ -13,15 +13,15 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from trimtab.steering.errors import BadMove, BadPlan, BadSite, BadSpan, SteeringError, UnknownName
-from trimtab.steering.intervention import Intervention
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.site import POINTS, WITHOUT_BLOCK, Site
 from trimtab.steering.model.span import COUNTED, PLAIN, Span
 from trimtab.steering.moves import MOVES
 from trimtab.steering.moves.add import Add
 from trimtab.steering.moves.clamp import Clamp
-from trimtab.steering.pack import Packed, load_plan, save_plan
-from trimtab.steering.plan import SteeringPlan
+from trimtab.steering.plans.intervention import Intervention
+from trimtab.steering.plans.pack import Packed, load_plan, save_plan
+from trimtab.steering.plans.plan import SteeringPlan
 
 blocks = st.integers(0, 99)
 sites = st.sampled_from([p for p in POINTS if p not in WITHOUT_BLOCK]).flatmap(

@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from trimtab.steering.folding import fold
-from trimtab.steering.intervention import Intervention
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.site import Site
 from trimtab.steering.model.span import Span
 from trimtab.steering.moves.add import Add
-from trimtab.steering.pack import load_plan, save_plan
-from trimtab.steering.plan import SteeringPlan
+from trimtab.steering.plans.fold import fold
+from trimtab.steering.plans.intervention import Intervention
+from trimtab.steering.plans.pack import load_plan, save_plan
+from trimtab.steering.plans.plan import SteeringPlan
 
 pytestmark = pytest.mark.real_model
 

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from trimtab.steering.errors import SteeringError
-from trimtab.steering.intervention import Intervention
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.proof import readable_points
 from trimtab.steering.model.site import Site
@@ -14,10 +13,11 @@ from trimtab.steering.model.span import Span
 from trimtab.steering.model.tokens import Tokens
 from trimtab.steering.moves import MOVES
 from trimtab.steering.moves.add import Add
-from trimtab.steering.plan import SteeringPlan
-from trimtab.steering.prefix import Scorer
+from trimtab.steering.plans.intervention import Intervention
+from trimtab.steering.plans.plan import SteeringPlan
 from trimtab.steering.price.dose import FORCED, Calibration
 from trimtab.steering.price.response import Labels, LinearResponse, drawn_labels, responses
+from trimtab.steering.running.scorer import Scorer
 
 SPANS = ("answer", "all", "generated", "prompt", "first:4")
 SMALL = 2e-6  # nats per token: where finite differences are taken

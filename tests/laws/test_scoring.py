@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from trimtab.steering.intervention import Intervention
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.site import Site
 from trimtab.steering.model.span import Span
 from trimtab.steering.model.tokens import Tokens
 from trimtab.steering.moves.add import Add
-from trimtab.steering.plan import SteeringPlan
-from trimtab.steering.prefix import Scorer
-from trimtab.steering.scoring import forced_logits
+from trimtab.steering.plans.intervention import Intervention
+from trimtab.steering.plans.plan import SteeringPlan
+from trimtab.steering.running.scorer import Scorer
+from trimtab.steering.running.scoring import forced_logits
 
 
 def texts() -> list[Tokens]:

@@ -9,9 +9,9 @@ import torch
 
 from trimtab.steering.errors import BadRows, SteeringError, UnknownName
 from trimtab.steering.features.blocks import InMemory
+from trimtab.steering.features.init import STARTS
 from trimtab.steering.features.matching import matched_cosines
 from trimtab.steering.features.snmf import SNMF, explained_variance, fit_snmf, transform
-from trimtab.steering.features.start import STARTS
 from trimtab.steering.features.streaming import fit_streaming
 from trimtab.steering.features.updates import winners
 

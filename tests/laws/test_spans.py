@@ -8,13 +8,13 @@ import torch
 from torch.nn.functional import embedding
 
 from trimtab.steering.errors import BadSpan
-from trimtab.steering.intervention import Intervention
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.hooks import hooked
 from trimtab.steering.model.site import Site
 from trimtab.steering.model.span import Span
 from trimtab.steering.moves.add import Add
-from trimtab.steering.plan import SteeringPlan
+from trimtab.steering.plans.intervention import Intervention
+from trimtab.steering.plans.plan import SteeringPlan
 
 PROMPT, TOKENS = 6, 9
 STEERED = {

@@ -7,7 +7,7 @@ from torch import nn
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.site import Site
 from trimtab.steering.moves import MOVES
-from trimtab.steering.plan import SteeringPlan, steer_rows
+from trimtab.steering.plans.plan import SteeringPlan, steer_rows
 
 PROMPT = 7  # of nine tokens
 VISIBLE = 1e-3  # logits have standard deviation 1; every effect below is 20 times this, rounding a tenth

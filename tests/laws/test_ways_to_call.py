@@ -15,13 +15,13 @@ from transformers import AutoModelForSequenceClassification, DynamicCache
 
 from trimtab.steering.errors import SteeringError
 from trimtab.steering.gates.linear import Linear
-from trimtab.steering.intervention import Intervention
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.site import Site
 from trimtab.steering.model.span import Span
 from trimtab.steering.moves.add import Add
 from trimtab.steering.moves.gated import Gated
-from trimtab.steering.plan import SteeringPlan
+from trimtab.steering.plans.intervention import Intervention
+from trimtab.steering.plans.plan import SteeringPlan
 
 DOC = Path(__file__).parents[2] / "docs" / "ways-to-call.md"
 IDS, N = torch.tensor([[7, 3, 52, 11, 30, 3]]), 4

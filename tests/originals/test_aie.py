@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import torch
 
+from trimtab.steering.causal.question import Question
 from trimtab.steering.localisers.indirect_effect import IndirectEffect
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.tokens import Role, Tokens
-from trimtab.steering.question import Question
 
 CLEAN = ((7, 3, 52, 11, 30), (8, 3, 52, 9), (17, 4, 23, 9, 1, 2))
 SHUFFLED = ((7, 52, 3, 11, 30), (8, 52, 3, 9), (17, 23, 4, 9, 2, 2))

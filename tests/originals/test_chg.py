@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 import torch
 
-from trimtab.steering.gate_fit import Stage, fit_gates, start
-from trimtab.steering.head_gates import frozen, gated
+from trimtab.steering.causal.head_scales import frozen, gated
+from trimtab.steering.causal.question import Batch, Question
+from trimtab.steering.localisers._gate_fit import Stage, fit_gates, start
 from trimtab.steering.localisers.causal_head_gating import ROLES, roles
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.tokens import Role, Tokens
-from trimtab.steering.question import Batch, Question
 
 LAMBDA, CLIP = 0.1, 4.0
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from trimtab.steering.causal.question import Question
 from trimtab.steering.localisers.ships import Ships
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.tokens import Role, Tokens
-from trimtab.steering.question import Question
 
 EPSILON = 1e-5
 PROMPTS = ((7, 3, 52, 11, 30), (8, 3, 52), (17, 4, 23, 9, 1, 2), (41, 40, 12, 13))

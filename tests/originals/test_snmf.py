@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from trimtab.steering.features.blocks import Data, InMemory, survey
+from trimtab.steering.features.init import begin
 from trimtab.steering.features.snmf import SNMF, fit_snmf
-from trimtab.steering.features.start import begin
 from trimtab.steering.features.updates import norms, solved_features, split, updated_activations, winners
 
 N, D, K, KEEP = 30, 20, 4, 5

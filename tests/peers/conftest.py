@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from trimtab.steering.batching import pad_right
 from trimtab.steering.model.anatomy import Anatomy
+from trimtab.steering.model.batching import pad_right
 from trimtab.steering.model.site import Site
 from trimtab.steering.model.tokens import PromptFormat, Tokens, tokenize
 

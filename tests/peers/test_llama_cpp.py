@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import torch
 
-from trimtab.steering.intervention import Intervention
 from trimtab.steering.model.site import Site
 from trimtab.steering.moves.add import Add
-from trimtab.steering.plan import SteeringPlan
+from trimtab.steering.plans.intervention import Intervention
+from trimtab.steering.plans.plan import SteeringPlan
 
 FOLDER = Path(os.environ.get("TRIMTAB_GOLDENS") or Path(__file__).parents[3] / "shared" / "goldens")
 FILE = FOLDER / "llama_cpp_control_vector.npz"

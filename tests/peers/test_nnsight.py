@@ -7,8 +7,8 @@ pytest.importorskip("nnsight", reason="nnsight is not installed; BENCHMARKS.md s
 
 from nnsight import NNsight
 
-from trimtab.steering.capture import capture
 from trimtab.steering.model.site import Site
+from trimtab.steering.running.reading import capture
 
 
 def test_residuals_and_heads_are_equal_to_the_bit(subject):

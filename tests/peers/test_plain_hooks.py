@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from trimtab.steering.capture import Selection, capture
-from trimtab.steering.generate import Decoding, generate
-from trimtab.steering.intervention import Intervention
 from trimtab.steering.model.site import Site
 from trimtab.steering.moves.add import Add
-from trimtab.steering.plan import SteeringPlan
+from trimtab.steering.plans.intervention import Intervention
+from trimtab.steering.plans.plan import SteeringPlan
+from trimtab.steering.running.reading import Selection, capture
+from trimtab.steering.running.writing import Decoding, generate
 
 POINTS = ("resid_pre", "resid_mid", "resid_post", "z", "attn_out", "mlp_out", "mlp_post")
 NEW_TOKENS = 12

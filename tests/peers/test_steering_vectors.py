@@ -8,11 +8,11 @@ pytest.importorskip("steering_vectors", reason="steering-vectors is not installe
 
 from steering_vectors import SteeringVector
 
-from trimtab.steering.intervention import Intervention
 from trimtab.steering.model.site import Site
 from trimtab.steering.model.span import ALL, GENERATED, Span
 from trimtab.steering.moves.add import Add
-from trimtab.steering.plan import SteeringPlan
+from trimtab.steering.plans.intervention import Intervention
+from trimtab.steering.plans.plan import SteeringPlan
 
 NEW_TOKENS = 12
 

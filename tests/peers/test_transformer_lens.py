@@ -15,12 +15,12 @@ pytest.importorskip("transformer_lens", reason="TransformerLens is not installed
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoTokenizer
 
-from trimtab.steering.capture import capture
-from trimtab.steering.intervention import Intervention
 from trimtab.steering.model.load import embedded_folder
 from trimtab.steering.model.site import Site
 from trimtab.steering.moves.add import Add
-from trimtab.steering.plan import SteeringPlan
+from trimtab.steering.plans.intervention import Intervention
+from trimtab.steering.plans.plan import SteeringPlan
+from trimtab.steering.running.reading import capture
 
 NAMES = {
     "resid_pre": "hook_resid_pre",

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from trimtab.steering.errors import SteeringError
-from trimtab.steering.prefix import Scorer
 from trimtab.steering.price.closed_form import (
     asc_bound,
     asc_published,
@@ -16,6 +15,7 @@ from trimtab.steering.price.closed_form import (
     logit_variance,
 )
 from trimtab.steering.price.kl import divergences, kl_divergence, steered_from_base
+from trimtab.steering.running.scorer import Scorer
 
 
 class Toy:

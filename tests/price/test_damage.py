@@ -9,12 +9,12 @@ import torch
 
 from trimtab.steering.errors import SteeringError
 from trimtab.steering.gates.linear import Linear
-from trimtab.steering.generate import Decoding
 from trimtab.steering.model.site import Site
 from trimtab.steering.moves.gated import Gated
-from trimtab.steering.prefix import Scorer
-from trimtab.steering.price.damage import CapabilityItem, PricedOn, capability, neutral_damage, price_plan
 from trimtab.steering.price.kl import base_from_steered, divergences, neutral_kl
+from trimtab.steering.price.price import CapabilityItem, PricedOn, capability, neutral_damage, price_plan
+from trimtab.steering.running.scorer import Scorer
+from trimtab.steering.running.writing import Decoding
 
 
 def surprise(model, text) -> np.ndarray:

@@ -7,16 +7,16 @@ import pytest
 import torch
 
 from trimtab.steering.errors import SteeringError
-from trimtab.steering.generate import Decoding
-from trimtab.steering.intervention import Intervention
 from trimtab.steering.model.site import Site
 from trimtab.steering.moves.ablate import Ablate
 from trimtab.steering.moves.add import Add
-from trimtab.steering.plan import SteeringPlan
-from trimtab.steering.prefix import Scorer
+from trimtab.steering.plans.intervention import Intervention
+from trimtab.steering.plans.plan import SteeringPlan
 from trimtab.steering.price.dose import FORCED, Calibration, Dosing, dose, dose_on, dose_together, find_strength
 from trimtab.steering.price.kl import rollout_divergences, rollout_kl
 from trimtab.steering.price.rollouts import rolled_divergences
+from trimtab.steering.running.scorer import Scorer
+from trimtab.steering.running.writing import Decoding
 
 
 class Curve:

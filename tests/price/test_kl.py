@@ -6,9 +6,6 @@ import torch
 from transformers import GenerationConfig
 
 from trimtab.steering.errors import SteeringError
-from trimtab.steering.generate import Decoding, Draw
-from trimtab.steering.judge.statistics import Bootstrap
-from trimtab.steering.prefix import Scorer
 from trimtab.steering.price import kl as kl_module
 from trimtab.steering.price.dose import Calibration, Dosing, dose_on
 from trimtab.steering.price.kl import (
@@ -24,7 +21,10 @@ from trimtab.steering.price.kl import (
     summarise,
 )
 from trimtab.steering.price.rollouts import rolled_divergences
-from trimtab.steering.sampling import Sampling
+from trimtab.steering.running.sampling import Sampling
+from trimtab.steering.running.scorer import Scorer
+from trimtab.steering.running.writing import Decoding, Draw
+from trimtab.steering.statistics import Bootstrap
 
 
 def brute(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:

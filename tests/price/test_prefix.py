@@ -7,8 +7,8 @@ import torch
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.hooks import hooked
 from trimtab.steering.model.tokens import Tokens
-from trimtab.steering.prefix import Scorer
-from trimtab.steering.scoring import forced_logits
+from trimtab.steering.running.scorer import Scorer
+from trimtab.steering.running.scoring import forced_logits
 
 
 def sharing(texts: list[Tokens]) -> list[Tokens]:

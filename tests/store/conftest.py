@@ -145,7 +145,7 @@ def samples() -> Callable[[int, int], Sample]:
 def forkserver() -> multiprocessing.context.ForkServerContext:
     """Processes that begin with everything imported (10 ms instead of 2 s), and with no thread of ours."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["trimtab.store.activations", "trimtab.store.catalog", "pytest"])
+    context.set_forkserver_preload(["trimtab.store.captures.activations", "trimtab.store.catalog.catalog", "pytest"])
     return context
 
 

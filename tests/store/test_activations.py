@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trimtab.store import ActivationStore, ArraySpec, Capture, Location, TokenIndex
+from trimtab.store.captures.schema import region_edges
+from trimtab.store.captures.writing import all_finite, bfloat16_bits, finite, from_bfloat16
 from trimtab.store.errors import Corrupt, Invalid, Mismatch, NotFound, StoreError
-from trimtab.store.schema import region_edges
-from trimtab.store.writing import all_finite, bfloat16_bits, finite, from_bfloat16
 
 
 def test_what_was_written_is_read(sample, store) -> None:

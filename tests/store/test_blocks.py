@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from trimtab.store import ArraySpec
-from trimtab.store.blocks import decode, encode, packed_width
+from trimtab.store.captures.blocks import decode, encode, packed_width
+from trimtab.store.captures.hdf5 import export_hdf5
 from trimtab.store.errors import Invalid
-from trimtab.store.hdf5 import export_hdf5
 from trimtab.store.verify import verify_capture
 
 SPECS = (

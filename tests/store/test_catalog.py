@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from trimtab.store import Catalog
+from trimtab.store.catalog.refs import Ref
 from trimtab.store.digests import canonical, json_digest, plain
 from trimtab.store.errors import Invalid, NotFound, StoreError
-from trimtab.store.refs import Ref
 
 ARRAYS = {"site.0/vector": np.arange(6, dtype=np.float32).reshape(2, 3), "flag": np.array(True)}
 

@@ -12,7 +12,8 @@ import pytest
 COMPILER = shutil.which("cc") or shutil.which("gcc")
 CLOCKS = """
 import os, sys, time
-from trimtab.store import Catalog, clocks
+from trimtab.store import Catalog
+from trimtab.store import clocks
 from trimtab.store.errors import ClockSkew
 catalog = Catalog(sys.argv[1])
 for i, shift in enumerate((2, 0, 1, 2, 0)):  # another machine: 2 s ahead, this one, ...

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from trimtab.store import ActivationStore
+from trimtab.store.captures.hdf5 import export_hdf5, import_hdf5
+from trimtab.store.captures.layout import UNCHECKED
 from trimtab.store.errors import Corrupt, StoreError
-from trimtab.store.hdf5 import export_hdf5, import_hdf5
-from trimtab.store.layout import UNCHECKED
 from trimtab.store.verify import verify_capture
 
 INDEX = ("offsets", "token_id", "position", "role", "special", "label", "pair", "split")

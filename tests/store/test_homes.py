@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from trimtab.store import ActivationStore, Catalog, Location, housekeeping
-from trimtab.store.captures import Captures
+from trimtab.store.catalog.places import Captures
 from trimtab.store.errors import Conflict, Corrupt, NotFound
 from trimtab.store.housekeeping import collect_garbage, delete
 from trimtab.store.verify import verify

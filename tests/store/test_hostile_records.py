@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 from trimtab.flows.cli import main
-from trimtab.store import Catalog, nodes
-from trimtab.store.artifact import seal
+from trimtab.store import Catalog
+from trimtab.store.catalog import nodes
+from trimtab.store.catalog.artifact import seal
+from trimtab.store.catalog.payload import LazyArrays
 from trimtab.store.errors import Conflict, Corrupt
 from trimtab.store.location import BRANCH
-from trimtab.store.payload import LazyArrays
 
 FIELDS = (
     "name", "version", "kind", "digest", "created", "arrays", "header", "parents", "recipe", "metrics", "libraries",

@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 
-from trimtab.store import ActivationStore, TokenIndex, index
+from trimtab.store import ActivationStore, TokenIndex
+from trimtab.store.captures import index
+from trimtab.store.captures.index import Column, GrowingIndex
+from trimtab.store.captures.schema import INDEX_PROMPT, INDEX_ROW
 from trimtab.store.digests import array_digest, json_digest, pieces_digest, texts_digest
 from trimtab.store.errors import Mismatch
-from trimtab.store.index import Column, GrowingIndex
-from trimtab.store.schema import INDEX_PROMPT, INDEX_ROW
 
 ARRAYS = ("offsets", *INDEX_ROW, *INDEX_PROMPT)
 RECORDED = "553c043f138d6f634ebc9a882c643089164905ee4a8043389e332970843bdbc6"  # of `sample`, in format 1

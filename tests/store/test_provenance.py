@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from trimtab.store import ActivationStore, ArraySpec, Capture, Catalog, TokenIndex
+from trimtab.store.captures.hdf5 import export_hdf5, import_hdf5
+from trimtab.store.catalog.lineage import lineage
 from trimtab.store.errors import Corrupt, Invalid, NotFound, StoreError
-from trimtab.store.hdf5 import export_hdf5, import_hdf5
-from trimtab.store.lineage import lineage
 from trimtab.store.verify import verify, verify_capture
 
 

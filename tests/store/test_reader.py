@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from trimtab.store import ActivationStore, ArraySpec, Capture, Role, TokenIndex, Where
-from trimtab.store.chunks import ahead
+from trimtab.store.captures.chunks import ahead
+from trimtab.store.captures.moments import Statistics
+from trimtab.store.captures.writing import from_bfloat16
 from trimtab.store.errors import Invalid, Mismatch, NotFound
-from trimtab.store.moments import Statistics
-from trimtab.store.writing import from_bfloat16
 
 SITE = "resid_post.2"
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from trimtab.store import ActivationStore, ArraySpec, Capture, TokenIndex
-from trimtab.store.quantiles import Quantiles
-from trimtab.store.reader import Epoch
+from trimtab.store.captures.quantiles import Quantiles
+from trimtab.store.captures.reader import Epoch
 
 ROWS, CHUNK, BUFFER = 6000, 50, 1500
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from trimtab.store import Catalog, housekeeping
-from trimtab.store.captures import Captures
+from trimtab.store.catalog.places import Captures
 from trimtab.store.errors import NotFound
 from trimtab.store.housekeeping import collect_garbage, delete
 from trimtab.store.verify import verify

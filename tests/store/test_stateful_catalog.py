@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from trimtab.store import Catalog
+from trimtab.store.catalog.lineage import lineage
 from trimtab.store.errors import Conflict, NotFound, StoreError
-from trimtab.store.lineage import lineage
 
 DEEP = os.environ.get("HYPOTHESIS_PROFILE") == "deep"
 NAMES, ALIASES = ("a", "b"), ("prod", "test")

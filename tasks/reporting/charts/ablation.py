@@ -1,11 +1,11 @@
 """What asking for the behaviour gains, what is left without the direction, and without random directions."""
 
 from trimtab.steering.judge.verdict import AblationResult
-from trimtab.steering.price.result import Interval
-from trimtab.tasks.reporting.html import NO_ATTRIBUTES, Html, el
-from trimtab.tasks.reporting.numbers import NATS, bounds, estimate, finite, number, percent
-from trimtab.tasks.reporting.scale import Scale, linear
-from trimtab.tasks.reporting.svg import (
+from trimtab.steering.statistics import Interval
+from trimtab.tasks.reporting.drawing.html import NO_ATTRIBUTES, Html, el
+from trimtab.tasks.reporting.drawing.numbers import NATS, bounds, estimate, finite, number, percent
+from trimtab.tasks.reporting.drawing.scale import Scale, linear
+from trimtab.tasks.reporting.drawing.svg import (
     HALF,
     Frame,
     circle,

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 
 from trimtab.steering.judge.verdict import Answering, AnsweringPoint
-from trimtab.steering.price.result import Interval
-from trimtab.tasks.reporting.html import Html, el
-from trimtab.tasks.reporting.numbers import bounds, estimate, number, percent
-from trimtab.tasks.reporting.scale import Scale, linear, positive
-from trimtab.tasks.reporting.svg import (
+from trimtab.steering.statistics import Interval
+from trimtab.tasks.reporting.drawing.html import Html, el
+from trimtab.tasks.reporting.drawing.numbers import bounds, estimate, number, percent
+from trimtab.tasks.reporting.drawing.scale import Scale, linear, positive
+from trimtab.tasks.reporting.drawing.svg import (
     HALF,
     circle,
     diamond,

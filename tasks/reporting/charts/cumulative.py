@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from trimtab.tasks.reporting.html import Html, el
-from trimtab.tasks.reporting.numbers import finite, number
-from trimtab.tasks.reporting.scale import Scale, linear
-from trimtab.tasks.reporting.svg import (
+from trimtab.tasks.reporting.drawing.html import Html, el
+from trimtab.tasks.reporting.drawing.numbers import finite, number
+from trimtab.tasks.reporting.drawing.scale import Scale, linear
+from trimtab.tasks.reporting.drawing.svg import (
     HALF,
     circle,
     diamond,
@@ -24,7 +24,7 @@ from trimtab.tasks.reporting.svg import (
 
 
 def draw(curve: Mapping[str, Any], width: int, label: str) -> Html:
-    """curve: sizes, mean, low, high, band_low, band_high, lists of one length; see `tasks/ablate.py`."""
+    """curve: sizes, mean, low, high, band_low, band_high, lists of one length; see `tasks/heads/ablate.py`."""
     frame = framed(width, 300 if width > HALF else 270, (36, 16, 46, 52))
     sizes = [float(k) for k in curve["sizes"]]
     values = finite([x for name in ("mean", "low", "high", "band_low", "band_high") for x in curve[name]])

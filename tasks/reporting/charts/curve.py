@@ -3,11 +3,10 @@
 from collections.abc import Sequence
 
 from trimtab.steering.judge.verdict import CurvePoint, Verdict
-from trimtab.tasks.reporting.html import Html, el
-from trimtab.tasks.reporting.numbers import NATS, bounds, estimate, finite, number, shorten
-from trimtab.tasks.reporting.reading import KINDS, kind_of
-from trimtab.tasks.reporting.scale import Scale, linear, positive
-from trimtab.tasks.reporting.svg import (
+from trimtab.tasks.reporting.drawing.html import Html, el
+from trimtab.tasks.reporting.drawing.numbers import NATS, bounds, estimate, finite, number, shorten
+from trimtab.tasks.reporting.drawing.scale import Scale, linear, positive
+from trimtab.tasks.reporting.drawing.svg import (
     HALF,
     Frame,
     circle,
@@ -23,6 +22,7 @@ from trimtab.tasks.reporting.svg import (
     y_axis,
     zero_line,
 )
+from trimtab.tasks.reporting.drawing.verdict import KINDS, kind_of
 
 LABELS = 170  # pixels right of a wide plot, for the names of the lines
 SPACING = 16.0

@@ -1,10 +1,10 @@
 """How the strength was found: the KL of every verification, in order, against the budget."""
 
 from trimtab.steering.price.result import Dose
-from trimtab.tasks.reporting.html import NO_ATTRIBUTES, Html, el
-from trimtab.tasks.reporting.numbers import NATS, finite, number
-from trimtab.tasks.reporting.scale import Scale, positive
-from trimtab.tasks.reporting.svg import (
+from trimtab.tasks.reporting.drawing.html import NO_ATTRIBUTES, Html, el
+from trimtab.tasks.reporting.drawing.numbers import NATS, finite, number
+from trimtab.tasks.reporting.drawing.scale import Scale, positive
+from trimtab.tasks.reporting.drawing.svg import (
     HALF,
     Frame,
     circle,

@@ -5,12 +5,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from trimtab.steering.judge.verdict import Contender
-from trimtab.steering.price.result import Interval
-from trimtab.tasks.reporting.html import NO_ATTRIBUTES, Html, el
-from trimtab.tasks.reporting.numbers import NATS, bounds, estimate, finite, like, number, shorten
-from trimtab.tasks.reporting.reading import KINDS
-from trimtab.tasks.reporting.scale import Scale, linear
-from trimtab.tasks.reporting.svg import (
+from trimtab.steering.statistics import Interval
+from trimtab.tasks.reporting.drawing.html import NO_ATTRIBUTES, Html, el
+from trimtab.tasks.reporting.drawing.numbers import NATS, bounds, estimate, finite, like, number, shorten
+from trimtab.tasks.reporting.drawing.scale import Scale, linear
+from trimtab.tasks.reporting.drawing.svg import (
     NARROW,
     Frame,
     circle,
@@ -23,6 +22,7 @@ from trimtab.tasks.reporting.svg import (
     text,
     x_axis,
 )
+from trimtab.tasks.reporting.drawing.verdict import KINDS
 
 PACK_FROM = 5  # more of one kind than this share a row of thin lines; their names are in the table
 PITCH = 6.5  # pixels between two of those lines

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
-from trimtab.tasks.reporting.html import NO_ATTRIBUTES, Html, el
-from trimtab.tasks.reporting.numbers import number
-from trimtab.tasks.reporting.svg import Frame, drawing, framed, hover, rect, text
+from trimtab.tasks.reporting.drawing.html import NO_ATTRIBUTES, Html, el
+from trimtab.tasks.reporting.drawing.numbers import number
+from trimtab.tasks.reporting.drawing.svg import Frame, drawing, framed, hover, rect, text
 
 Place = tuple[int, int]  # block, head
 MOST = 26.0  # pixels of a cell

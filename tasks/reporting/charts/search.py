@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from trimtab.steering.errors import BadSite, UnknownName
 from trimtab.steering.judge.verdict import SitePoint
 from trimtab.steering.model.site import Site
-from trimtab.tasks.reporting.html import NO_ATTRIBUTES, Html, el
-from trimtab.tasks.reporting.numbers import NATS, finite, number
-from trimtab.tasks.reporting.scale import Scale, linear
-from trimtab.tasks.reporting.svg import (
+from trimtab.tasks.reporting.drawing.html import NO_ATTRIBUTES, Html, el
+from trimtab.tasks.reporting.drawing.numbers import NATS, finite, number
+from trimtab.tasks.reporting.drawing.scale import Scale, linear
+from trimtab.tasks.reporting.drawing.svg import (
     Frame,
     circle,
     drawing,

@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trimtab.steering.model.site import Site
-from trimtab.steering.price.result import Interval
-from trimtab.tasks.reporting.html import Html, el
-from trimtab.tasks.reporting.numbers import bounds, estimate
-from trimtab.tasks.reporting.scale import Scale, linear
-from trimtab.tasks.reporting.svg import (
+from trimtab.steering.statistics import Interval
+from trimtab.tasks.reporting.drawing.html import Html, el
+from trimtab.tasks.reporting.drawing.numbers import bounds, estimate
+from trimtab.tasks.reporting.drawing.scale import Scale, linear
+from trimtab.tasks.reporting.drawing.svg import (
     HALF,
     circle,
     diamond,

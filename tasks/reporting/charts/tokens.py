@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 
 from trimtab.steering.price.result import KL
-from trimtab.tasks.reporting.html import NO_ATTRIBUTES, Html, el
-from trimtab.tasks.reporting.numbers import NATS, finite, number, percent, plural
-from trimtab.tasks.reporting.scale import Scale
-from trimtab.tasks.reporting.svg import HALF, Frame, drawing, framed, hover, line, rect, text, x_axis, y_axis
+from trimtab.tasks.reporting.drawing.html import NO_ATTRIBUTES, Html, el
+from trimtab.tasks.reporting.drawing.numbers import NATS, finite, number, percent, plural
+from trimtab.tasks.reporting.drawing.scale import Scale
+from trimtab.tasks.reporting.drawing.svg import HALF, Frame, drawing, framed, hover, line, rect, text, x_axis, y_axis
 
 BINS = 40
 DECADES = 5  # below the largest token by more than this, a cost is drawn at the left edge

@@ -1,0 +1,139 @@
+"""ls, show, captures, lineage, verify, promote: what the catalog holds."""
+
+import importlib
+from typing import Annotated, Any
+
+import typer
+
+from trimtab.flows.commands._show import JSON, echo, echo_fields, echo_json, echo_table, echo_tree, size
+from trimtab.tasks.home import Home
+from trimtab.tasks.registry import views
+
+app = typer.Typer()
+REF = Annotated[str, typer.Argument(metavar="NAME[@VERSION|@ALIAS]", help="Without @, the latest version.")]
+SHORT = 12
+
+
+@app.command()
+def ls(
+    ctx: typer.Context,
+    every: Annotated[bool, typer.Option("--all", "-a", help="Every version, not just the newest.")] = False,
+    kind: Annotated[str | None, typer.Option(help="Only this kind: plan, capture, verdict, ranking, ...")] = None,
+    as_json: JSON = False,
+) -> None:
+    """What is in the catalog."""
+    home = Home.at(ctx.obj)
+    rows = views.listing(home, every, kind)
+    if as_json:
+        return echo_json(rows)
+    if not rows:
+        return echo(f"nothing is published in {home.url} yet; `trimtab run RECIPE` publishes", err=True)
+    cells = ((r["ref"], r["kind"], r["aliases"], r["created"][:16], r["digest"][:SHORT], r["headline"]) for r in rows)
+    echo_table(("ref", "kind", "aliases", "created", "digest", ""), cells)
+
+
+@app.command()
+def show(
+    ctx: typer.Context,
+    ref: REF,
+    feature: Annotated[int | None, typer.Option(metavar="N", help="One feature of a feature set.")] = None,
+    as_json: JSON = False,
+) -> None:
+    """One version: header, price, verdict, parents, recipe."""
+    if feature is not None:
+        one = importlib.import_module("trimtab.flows.commands._show_feature")  # brings torch, which lists do without
+        return one.show_feature(Home.at(ctx.obj), ref, feature, as_json)
+    found = views.details(Home.at(ctx.obj), ref)
+    if as_json:
+        return echo_json(found)
+    echo_fields(_summary(found))
+    if isinstance(found["metrics"], dict):
+        echo("\nmetrics (KL and effect in nats per token)")
+        echo_fields({f"  {name}": value for name, value in found["metrics"].items()})
+    if isinstance(found["recipe"], dict):
+        echo("\nrecipe")
+        echo_fields(_flat(found["recipe"]))
+    echo("\n`--json` shows everything, header and libraries too", err=True)
+
+
+@app.command()
+def captures(ctx: typer.Context, as_json: JSON = False) -> None:
+    """The collected activations: what, how much, where."""
+    home = Home.at(ctx.obj)
+    rows = views.captures(home)
+    if as_json:
+        return echo_json(rows)
+    if not rows:
+        return echo(f"no capture in {home.url} yet; `trimtab collect RECIPE` makes one", err=True)
+    cells = (
+        (r["ref"], r["points"], r["sites"], r["prompts"], r["rows"], size(r["bytes"]), _checks(r), r["location"])
+        for r in rows
+    )
+    echo_table(("ref", "points", "sites", "texts", "rows", "size", "checked", "where"), cells)
+
+
+def _checks(row: dict[str, Any]) -> str:
+    """When damaged rows are noticed: a capture of an earlier version has no checksums."""
+    return "when read" if row["checksum"] else "by verify"
+
+
+@app.command()
+def lineage(ctx: typer.Context, ref: REF, as_json: JSON = False) -> None:
+    """From a version back to activations, prompts and model."""
+    tree = views.lineage_of(Home.at(ctx.obj), ref)
+    return echo_json(tree) if as_json else echo_tree(tree)
+
+
+@app.command()
+def verify(ctx: typer.Context, as_json: JSON = False) -> int:
+    """Recompute every digest and say what is not as it was published. Exit code 1 when something is not."""
+    home = Home.at(ctx.obj)
+    found = views.findings(home)
+    bad = [finding for finding in found if not finding["ok"]]
+    if as_json:
+        echo_json(found)
+    else:
+        for finding in bad:
+            echo(f"BAD  {finding['thing']}: {finding['wrong']}; {finding['cure']}")
+        echo(f"{len(found) - len(bad)} of {len(found)} things in {home.url} are as they were published")
+    return 1 if bad else 0
+
+
+@app.command()
+def promote(
+    ctx: typer.Context,
+    ref: REF,
+    alias: Annotated[str, typer.Argument(help="For example prod.")],
+    as_json: JSON = False,
+) -> None:
+    """Let NAME@ALIAS mean a version; the move is recorded."""
+    move = views.promote(Home.at(ctx.obj), ref, alias)
+    if as_json:
+        return echo_json(move)
+    before = f" (was @{move['before']})" if move["before"] is not None else ""
+    echo(f"{move['name']}@{alias} is {move['name']}@{move['after']}{before}")
+
+
+def _summary(found: dict[str, Any]) -> dict[str, object]:
+    return {
+        "ref": found["ref"],
+        "kind": found["kind"],
+        "aliases": found["aliases"],
+        "created": found["created"],
+        "digest": found["digest"],
+        "arrays": [f"{name} {'x'.join(map(str, entry['shape']))}" for name, entry in found["arrays"].items()][:8],
+        "parents": [parent["ref"] for parent in found["parents"]],
+    }
+
+
+def _flat(value: dict[str, Any], before: str = "  ") -> dict[str, object]:
+    """Sections of a recipe as dotted names; files by name, what was not given left out."""
+    found: dict[str, object] = {}
+    for name, inner in value.items():
+        if isinstance(inner, dict) and set(inner) == {"path", "sha256"}:
+            found[before + name] = f"{inner['path']} (sha256 {inner['sha256'][:SHORT]})"
+        elif isinstance(inner, dict):
+            found |= _flat(inner, f"{before}{name}.")
+        elif inner is not None:
+            found[before + name] = inner
+    return found

@@ -1,0 +1,82 @@
+"""Gradients of the metric at sites, and the first-order estimate of patching that they give."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from trimtab.steering.causal.head_scales import frozen
+from trimtab.steering.causal.patching import Side, activations, columns_of, whole_sites
+from trimtab.steering.causal.question import Batch
+from trimtab.steering.model.anatomy import Anatomy
+from trimtab.steering.model.hooks import hooked
+from trimtab.steering.model.site import Site
+
+
+@dataclass(frozen=True, eq=False)
+class Slopes:
+    """At whole sites, `[b s d]`: values: what passed there. slopes: derivative of each row's metric. metric: `[b]`."""
+
+    values: Mapping[Site, Tensor]
+    slopes: Mapping[Site, Tensor]
+    metric: Tensor
+
+
+@contextmanager
+def traced(anatomy: Anatomy, sites: Sequence[Site]) -> Iterator[dict[Site, Tensor]]:
+    """While the block runs, every pass leaves the tensors of these sites in the dict, as parts of the graph: their
+    gradients can be asked for. Values are unchanged to the bit."""
+    held: dict[Site, Tensor] = {}
+
+    def keep(site: Site):
+        def edit(h: Tensor) -> Tensor:
+            held[site] = h.view_as(h) if h.requires_grad else h.detach().clone().requires_grad_()
+            return held[site]
+
+        return edit
+
+    with hooked(anatomy, edits=[(site, keep(site)) for site in sites]):
+        yield held
+
+
+def slopes(
+    anatomy: Anatomy,
+    batch: Batch,
+    sites: Sequence[Site],
+    side: Side = "clean",
+    surgery: AbstractContextManager | None = None,
+) -> Slopes:
+    """One forward and one backward. surgery: changes what the backward pass does while this one runs (RelP)."""
+    with frozen(anatomy.model), surgery or nullcontext(), traced(anatomy, sites) as held:
+        metric = batch.metric(batch.logits(anatomy.model, side))
+        found = torch.autograd.grad(metric.sum(), [held[site] for site in sites])
+    values = {site: held[site].detach() for site in sites}
+    return Slopes(values, dict(zip(sites, found, strict=True)), metric.detach())
+
+
+def estimates(
+    anatomy: Anatomy,
+    batch: Batch,
+    units: Sequence[Site],
+    side: Side = "corrupted",
+    surgery: AbstractContextManager | None = None,
+) -> Float[Tensor, "units b"]:
+    """`sum over tokens of (clean - corrupted) . slope on one side`, per unit: the first-order estimate of denoising
+    (slopes of the corrupted run) or noising (of the clean run)."""
+    sites = whole_sites(units)
+    here = slopes(anatomy, batch, sites, side, surgery)
+    there, _ = activations(anatomy, batch, sites, "clean" if side == "corrupted" else "corrupted")
+    sign = 1 if side == "corrupted" else -1
+    gaps = {site: sign * (there[site] - here.values[site]) for site in sites}
+    return products(anatomy, units, gaps, here.slopes)
+
+
+def products(
+    anatomy: Anatomy, units: Sequence[Site], gaps: Mapping[Site, Tensor], slopes: Mapping[Site, Tensor]
+) -> Float[Tensor, "units b"]:
+    """`sum over tokens and the unit's width of gap x slope`, float32, from whole sites' `[b s d]`."""
+    whole = {site: gaps[site].float() * slopes[site].float() for site in gaps}
+    return torch.stack([whole[unit.whole][..., columns_of(anatomy, unit)].sum((1, 2)) for unit in units])

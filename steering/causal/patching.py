@@ -1,0 +1,111 @@
+"""Patching: run questions with one unit's activation replaced, many units as rows of one forward pass."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from trimtab.steering.causal.question import PASS_BUDGET, Batch
+from trimtab.steering.model.anatomy import Anatomy
+from trimtab.steering.model.hooks import Edit, hooked
+from trimtab.steering.model.site import Site
+
+Side = Literal["clean", "corrupted"]
+Measure = Callable[[Batch, Float[Tensor, "n v"]], Float[Tensor, "rows"]]
+
+
+@dataclass(frozen=True, eq=False)
+class Patch:
+    """values: what takes a unit's place, by whole site, `[b s d]`. side: the run that is patched. last_only: replace at
+    the last prompt token alone, instead of every token."""
+
+    values: Mapping[Site, Tensor]
+    side: Side = "clean"
+    last_only: bool = False
+
+
+def metric(batch: Batch, logits: Float[Tensor, "n v"]) -> Float[Tensor, "rows"]:
+    """The default measure: `Batch.metric`, nats."""
+    return batch.metric(logits)
+
+
+def whole_sites(units: Sequence[Site]) -> tuple[Site, ...]:
+    """The sites that hold the units, heads together, each once: `z.7.3` -> `z.7`."""
+    return tuple(dict.fromkeys(unit.whole for unit in units))
+
+
+def activations(
+    anatomy: Anatomy, batch: Batch, sites: Sequence[Site], side: Side = "clean"
+) -> tuple[dict[Site, Float[Tensor, "b s d"]], Float[Tensor, "n v"]]:
+    """What passes at whole sites, and the logits, of the clean or the corrupted prompts."""
+    seen: dict[Site, Tensor] = {}
+    reads = [(site, lambda h, site=site: seen.__setitem__(site, h.detach())) for site in sites]
+    with torch.no_grad(), hooked(anatomy, reads=reads):
+        logits = batch.logits(anatomy.model, side)
+    return seen, logits
+
+
+def patched(
+    anatomy: Anatomy,
+    batch: Batch,
+    units: Sequence[Site],
+    patch: Patch,
+    measure: Measure = metric,
+    budget: int = PASS_BUDGET,
+) -> Float[Tensor, "units b"]:
+    """The measure with each unit alone replaced by its part of the patch's values. budget: tokens of a pass."""
+    fit, found = max(1, budget // batch.clean.numel()), []
+    for at in range(0, len(units), fit):
+        part = units[at : at + fit]
+        rows = batch.tiled(len(part))
+        places = last_columns(rows) if patch.last_only else None
+        with torch.no_grad(), hooked(anatomy, edits=_replacing(anatomy, part, patch, places)):
+            found.append(measure(rows, rows.logits(anatomy.model, patch.side)).reshape(len(part), -1))
+    return torch.cat(found)
+
+
+def last_columns(batch: Batch) -> Tensor:
+    """`[rows s 1]`, true at each row's last prompt token."""
+    columns = torch.arange(batch.clean.shape[1], device=batch.last.device)
+    return (columns == batch.last[:, None])[..., None]
+
+
+def columns_of(anatomy: Anatomy, unit: Site) -> slice:
+    """Where a unit's numbers stand in its whole site's vector."""
+    if unit.head is None:
+        return slice(None)
+    return slice(unit.head * anatomy.d_head, (unit.head + 1) * anatomy.d_head)
+
+
+def gathered(numbers: Sequence[tuple[Batch, Float[Tensor, "units b"]]], questions: int) -> np.ndarray:
+    """Batches' results as `[questions units]` float64, in the questions' order."""
+    found = np.empty((questions, len(numbers[0][1])))
+    for batch, values in numbers:
+        found[list(batch.numbers)] = values.T.double().cpu().numpy()
+    return found
+
+
+def _replacing(anatomy: Anatomy, units: Sequence[Site], patch: Patch, places: Tensor | None) -> list[tuple[Site, Edit]]:
+    """One edit per whole site; copy c of the rows gets unit c's values."""
+    by_site: dict[Site, list[tuple[int, slice]]] = {}
+    for copy, unit in enumerate(units):
+        by_site.setdefault(unit.whole, []).append((copy, columns_of(anatomy, unit)))
+
+    def edit_for(site: Site) -> Edit:
+        values = patch.values[site]
+
+        def edit(h: Tensor) -> Tensor:
+            h, rows = h.clone(), len(values)
+            for copy, columns in by_site[site]:
+                mine = slice(copy * rows, (copy + 1) * rows)
+                new, old = values[..., columns].to(h.dtype), h[mine, :, columns]
+                h[mine, :, columns] = new if places is None else torch.where(places[mine], new, old)
+            return h
+
+        return edit
+
+    return [(site, edit_for(site)) for site in by_site]

@@ -1,0 +1,154 @@
+"""Ranking: what a localiser says of every unit (head, MLP, ...), as numbers with a meaning. Packs like a plan."""
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from scipy.special import ndtr, stdtrit
+
+from trimtab.steering.errors import BadRanking
+from trimtab.steering.model.site import Site
+from trimtab.steering.plans.pack import Holding, Packed
+from trimtab.steering.statistics import cluster_numbers
+
+FORMAT = 1
+DRAWS = 1000
+
+
+@dataclass(frozen=True, eq=False)
+class Ranking:
+    """One number per unit.
+
+    method: the localiser's name. meaning: what a value says, with its sign and unit, in plain words. units: `z.7.3`,
+    `mlp_out.4`, ... values: `[n]` float32. low, high: `[n]` 95% intervals, or None. labels: one word per unit, or None.
+    extra: further arrays by name; `per_question` is `[questions n]`, per seed arrays are `[seeds n]`. questions: how
+    many were asked. settings: the localiser's fields, JSON.
+    """
+
+    method: str
+    meaning: str
+    units: tuple[Site, ...]
+    values: np.ndarray
+    low: np.ndarray | None = None
+    high: np.ndarray | None = None
+    labels: tuple[str, ...] | None = None
+    extra: Mapping[str, np.ndarray] = field(default_factory=dict)
+    questions: int = 0
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("values", "low", "high", "labels"):
+            held = getattr(self, name)
+            if held is not None and len(held) != len(self.units):
+                raise BadRanking(f"ranking by {self.method}: {len(self.units)} units, but {len(held)} {name}")
+        if len(set(self.units)) != len(self.units):
+            raise BadRanking(f"ranking by {self.method}: some of its {len(self.units)} units stand there twice")
+
+    def top(self, k: int, point: str | None = "z", magnitude: bool = False) -> tuple[Site, ...]:
+        """The k units with the largest values, best first. point: only units of this point (None: all). magnitude:
+        by absolute value. Units without a value (nan) are left out. Ties keep the units' order."""
+        chosen = [i for i, unit in enumerate(self.units) if point in (None, unit.point) and np.isfinite(self.values[i])]
+        key = np.abs(self.values) if magnitude else self.values
+        return tuple(self.units[i] for i in sorted(chosen, key=lambda i: -float(key[i]))[:k])
+
+    def value(self, unit: Site) -> float:
+        """The value of one unit. Raises BadRanking when it was not ranked."""
+        if unit not in self.units:
+            raise BadRanking(f"{unit} is not among the {len(self.units)} units ranked by {self.method}")
+        return float(self.values[self.units.index(unit)])
+
+    def only(self, point: str) -> "Ranking":
+        """The same for the units of one point, `extra` arrays along units cut as well."""
+        chosen = np.array([i for i, unit in enumerate(self.units) if unit.point == point], dtype=int)
+        n = len(self.units)
+        cut = {name: a[..., chosen] if a.ndim and a.shape[-1] == n else a for name, a in self.extra.items()}
+        return replace(
+            self,
+            units=tuple(self.units[i] for i in chosen),
+            values=self.values[chosen],
+            low=None if self.low is None else self.low[chosen],
+            high=None if self.high is None else self.high[chosen],
+            labels=None if self.labels is None else tuple(self.labels[i] for i in chosen),
+            extra=cut,
+        )
+
+    def grid(self, name: str | None = None) -> np.ndarray:
+        """Heads as `[n_layers n_heads]`: the values, or an `extra` array of one number per unit; nan where unranked."""
+        numbers = self.values if name is None else self.extra[name]
+        heads = [(unit.block or 0, unit.head, i) for i, unit in enumerate(self.units) if unit.head is not None]
+        if not heads:
+            raise BadRanking(f"ranking by {self.method} has no heads, so there is no grid of blocks and heads")
+        made = np.full((1 + max(b for b, _, _ in heads), 1 + max(h for _, h, _ in heads)), np.nan, np.float32)
+        for block, head, i in heads:
+            made[block, head] = numbers[i]
+        return made
+
+    def pack(self) -> Packed:
+        """Arrays and a JSON header: what a file or the catalog keeps."""
+        arrays = {"values": self.values, "low": self.low, "high": self.high}
+        held = {name: np.asarray(a, np.float32) for name, a in arrays.items() if a is not None}
+        held |= {f"extra/{name}": np.asarray(a, np.float32) for name, a in self.extra.items()}
+        header = {
+            "format": FORMAT,
+            "kind": "ranking",
+            "method": self.method,
+            "meaning": self.meaning,
+            "units": [str(unit) for unit in self.units],
+            "labels": None if self.labels is None else list(self.labels),
+            "questions": self.questions,
+            "settings": dict(self.settings),
+        }
+        return Packed(held, header)
+
+    @classmethod
+    def unpack(cls, packed: Holding) -> "Ranking":
+        """From anything with `.arrays` and `.header`. Raises BadRanking when it is not a ranking of this format."""
+        arrays, header = packed.arrays, packed.header
+        if header.get("kind") != "ranking" or header.get("format") != FORMAT:
+            raise BadRanking(
+                f"this is not a ranking of format {FORMAT}: kind {header.get('kind')!r}, format "
+                f"{header.get('format')!r}; a higher format was written by a newer trimtab"
+            )
+        labels = header["labels"]
+        return cls(
+            method=header["method"],
+            meaning=header["meaning"],
+            units=tuple(Site.parse(unit) for unit in header["units"]),
+            values=arrays["values"],
+            low=arrays.get("low"),
+            high=arrays.get("high"),
+            labels=None if labels is None else tuple(labels),
+            extra={name[len("extra/") :]: a for name, a in arrays.items() if name.startswith("extra/")},
+            questions=header["questions"],
+            settings=header["settings"],
+        )
+
+
+def bootstrapped(
+    per_row: np.ndarray, draws: int = DRAWS, seed: int = 0, clusters: Sequence[Hashable] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Low and high `[n]` ends of the 95% percentile interval of the mean over rows of `[rows n]`, all units resampled
+    together (so differences between units stay paired). clusters: `[rows]` labels of rows that belong together and are
+    resampled whole, such as questions on one prompt. One row or cluster has no interval: both ends are nan.
+
+    The quantiles are those that make the interval as wide as Student's t where values are normal (Hesterberg 2015,
+    "What teachers should know about the bootstrap", section 5.3): the plain ones are too narrow for few rows.
+    """
+    numbers = cluster_numbers(range(len(per_row)) if clusters is None else clusters)
+    sizes, n = np.bincount(numbers), per_row.shape[1]
+    groups = len(sizes)
+    if groups < 2:
+        return np.full(n, np.nan, np.float32), np.full(n, np.nan, np.float32)
+    totals = np.zeros((groups, n))
+    np.add.at(totals, numbers, per_row.astype(np.float64))
+    counts = np.random.default_rng(seed).multinomial(groups, np.full(groups, 1 / groups), size=draws)
+    means = counts @ totals / (counts @ sizes)[:, None]
+    tail = float(ndtr(stdtrit(groups - 1, 0.025) * np.sqrt(groups / (groups - 1))))
+    low, high = np.quantile(means, [tail, 1 - tail], axis=0)
+    return low.astype(np.float32), high.astype(np.float32)
+
+
+def overlap(first: Sequence[Site], second: Sequence[Site]) -> float:
+    """Share of `first` that is in `second`: top-k recall when both have k units."""
+    return len(set(first) & set(second)) / len(first)

@@ -1,0 +1,103 @@
+"""Toggling: is a role that was read off fitted gates true on questions the fit never saw?
+
+Heads are sorted by the score of one role; the first k are set to 0 and, apart from that, to 1, inside each seed's
+fitted G+. `log P(answer | set to 0) - log P(answer | set to 1)` should fall below 0 for facilitating heads, stay near 0
+for irrelevant ones and rise above 0 for interfering ones, until those are used up (Nam et al. 2025, section 4).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from trimtab.steering.causal.head_scales import gated
+from trimtab.steering.causal.question import PASS_BUDGET, Question, check_questions, question_batches
+from trimtab.steering.causal.ranking import Ranking, bootstrapped
+from trimtab.steering.errors import BadRanking
+from trimtab.steering.localisers._gate_fit import usable
+from trimtab.steering.model.anatomy import Anatomy
+
+SCORES = ("facilitation", "interference", "irrelevance")
+EXPECTED = {"facilitation": "below 0", "interference": "above 0", "irrelevance": "0"}
+
+
+@dataclass(frozen=True, eq=False)
+class ToggleCurve:
+    """One role's curve. sizes: how many heads were toggled. difference: `[sizes questions]` log-probability of the
+    answer with the heads off minus with them on, nats per token, mean over seeds. held: `[seeds]` heads with a score of
+    0.5 or more: beyond that size the curve says nothing about the role."""
+
+    score: str
+    sizes: tuple[int, ...]
+    difference: np.ndarray
+    held: np.ndarray
+
+    @property
+    def mean(self) -> np.ndarray:
+        return self.difference.mean(1)
+
+    @property
+    def interval(self) -> tuple[np.ndarray, np.ndarray]:
+        """Low and high `[sizes]`: 95% bootstrap over questions."""
+        return bootstrapped(self.difference.T)
+
+
+def toggle_curves(
+    anatomy: Anatomy, ranking: Ranking, questions: Sequence[Question], sizes: Sequence[int], budget: int = PASS_BUDGET
+) -> tuple[ToggleCurve, ...]:
+    """One curve per role, on held-out questions, over the seeds that fitted. ranking: of causal head gating, with every
+    seed's gates. budget: tokens of a forward pass. Raises BadRanking when the gates are missing or a size exceeds the
+    heads."""
+    check_questions(questions)
+    plus, minus = _fitted(anatomy, ranking)
+    if max(sizes) > plus[0].numel():
+        raise BadRanking(f"{max(sizes)} heads cannot be toggled, the model has {plus[0].numel()}")
+    scores = {"facilitation": minus, "interference": 1 - plus, "irrelevance": plus * (1 - minus)}
+    found = []
+    for name in SCORES:
+        gates = _toggled(scores[name], plus, sizes)
+        logprobs = gated_logprobs(anatomy, gates, questions, budget)
+        off, on = logprobs.reshape(2, len(sizes), len(plus), len(questions))
+        held = (scores[name].flatten(1) >= 0.5).sum(1).cpu().numpy()
+        found.append(ToggleCurve(name, tuple(sizes), (off - on).mean(1), held))
+    return tuple(found)
+
+
+def _fitted(anatomy: Anatomy, ranking: Ranking) -> tuple[Tensor, Tensor]:
+    if not {"g_plus", "g_minus"} <= ranking.extra.keys():
+        raise BadRanking(f"toggling needs the gates of causal_head_gating; this ranking is by {ranking.method}")
+    shape, device = (-1, anatomy.n_layers, anatomy.n_heads), next(anatomy.model.parameters()).device
+    plus, minus = (torch.from_numpy(np.array(ranking.extra[name])).reshape(shape) for name in ("g_plus", "g_minus"))
+    used = usable(ranking.extra.get("fitted", np.ones(len(plus))))
+    return plus[used].to(device), minus[used].to(device)
+
+
+def _toggled(score: Tensor, plus: Tensor, sizes: Sequence[int]) -> Float[Tensor, "sets layers heads"]:
+    """G+ with each seed's first k heads by the score set to 0, for every size and seed; then the same set to 1."""
+    order = score.flatten(1).argsort(1, descending=True)
+    sets = [torch.zeros_like(order, dtype=torch.bool).scatter(1, order[:, :k], True).reshape_as(plus) for k in sizes]
+    off = torch.stack([plus.masked_fill(chosen, 0.0) for chosen in sets])
+    on = torch.stack([plus.masked_fill(chosen, 1.0) for chosen in sets])
+    return torch.cat([off, on]).flatten(0, 1)
+
+
+def gated_logprobs(
+    anatomy: Anatomy,
+    gates: Float[Tensor, "sets layers heads"],
+    questions: Sequence[Question],
+    budget: int = PASS_BUDGET,
+) -> np.ndarray:
+    """`[sets questions]` mean log-probability per answer token under every set of gates, nats."""
+    found, device = np.empty((len(gates), len(questions))), next(anatomy.model.parameters()).device
+    for batch in question_batches(questions, device, budget):
+        fit = max(1, budget // batch.clean.numel())
+        for at in range(0, len(gates), fit):
+            part = gates[at : at + fit]
+            rows = batch.tiled(len(part))
+            with torch.no_grad(), gated(anatomy, part.repeat_interleave(batch.rows, 0)):
+                logprobs = rows.logprob(rows.logits(anatomy.model))
+            found[at : at + fit, list(batch.numbers)] = logprobs.reshape(len(part), -1).double().cpu().numpy()
+    return found

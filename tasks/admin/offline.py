@@ -1,0 +1,60 @@
+"""Whether a command may need the model hub. Asked before transformers is imported, because the hub's client reads its
+offline switch only then; so this file imports nothing heavy."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+
+from trimtab.store import Catalog, StoreError
+from trimtab.tasks.home import Home
+from trimtab.tasks.recipes.of_plan import base_values
+
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+
+
+def needs_hub(arguments: Sequence[str], home: str | None) -> bool:
+    """True when a recipe, a `--set model=...` or an artifact among the arguments names a hub id.
+
+    Wrong files and references are no errors here: the command itself says what is wrong with them.
+    """
+    return any(_is_hub(name) for argument in arguments for name in (_set(argument), _named(argument, home)))
+
+
+def _is_hub(name: object) -> bool:
+    return isinstance(name, str) and bool(HUB_ID.fullmatch(name))
+
+
+def _set(argument: str) -> str:
+    key, _, value = argument.partition("=")
+    return value if key in ("model", "model.id") else ""
+
+
+def _named(argument: str, home: str | None) -> object:
+    if Path(argument).suffix in (".yaml", ".yml"):
+        return _of_recipe(Path(argument))
+    name = re.fullmatch(r"([a-z0-9._-]+(@[\w.-]+)?)(:\d+)?", argument)
+    return _of_artifact(name[1], home) if name else None
+
+
+def _of_recipe(path: Path) -> object:
+    if not path.is_file():  # a pipe has no end
+        return None
+    try:
+        return _model_id(yaml.safe_load(path.read_text("utf-8-sig")))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, yaml.YAMLError):
+        return None
+
+
+def _of_artifact(ref: str, home: str | None) -> object:
+    try:
+        catalog: Catalog = Home.at(home).catalog
+        return _model_id(base_values(catalog.get(ref)))
+    except (OSError, StoreError):
+        return None
+
+
+def _model_id(recipe: object) -> object:
+    model = recipe.get("model") if isinstance(recipe, dict) else None
+    return model.get("id") if isinstance(model, dict) else model

@@ -1,0 +1,181 @@
+"""Capture: the recipe's texts through the model into an activation store. Resumes where it was stopped; a finished
+capture is recognised by the digest of what was asked, and costs no forward pass."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from prefect import task
+
+from trimtab.steering.model.anatomy import Anatomy
+from trimtab.steering.model.site import Site
+from trimtab.steering.model.span import Span
+from trimtab.steering.running.reading import Selection
+from trimtab.store import ActivationStore, ArraySpec, Artifact, Capture
+from trimtab.store.errors import Mismatch, NotFound
+from trimtab.tasks.collecting.filling import Collection, fill
+from trimtab.tasks.collecting.reuse import copy_known
+from trimtab.tasks.collecting.spool import Spool
+from trimtab.tasks.data.prompts import each_text
+from trimtab.tasks.home import Home
+from trimtab.tasks.models import fingerprints, model_of
+from trimtab.tasks.recipes.recipe import Recipe
+from trimtab.tasks.references import CaptureReference
+
+
+@task(name="capture")
+def capture_task(recipe: Recipe, home: str) -> CaptureReference:
+    """See `capture_recipe`."""
+    return capture_recipe(recipe, Home.at(home))
+
+
+def capture_recipe(recipe: Recipe, home: Home, region_bytes: int | None = None) -> CaptureReference:
+    """Collect what the recipe asks for and publish it as `<name>.capture`. Memory does not grow with the data.
+
+    A capture that was published under this stage key is returned as it is, without loading a model. Raises
+    SteeringError (sites, spans), StoreError (another capture in the way, a full disk, values the dtype cannot hold).
+    """
+    known = published(recipe, home)
+    if known is not None:
+        return known
+    work = collection_of(recipe, home, region_bytes)
+    copy_known(work, home)
+    counted = fill(work, work.store.pending_regions())
+    return publish_capture(recipe, home, work.store.finish(), (counted.computed, work.texts.tokens))
+
+
+def published(recipe: Recipe, home: Home) -> CaptureReference | None:
+    """The capture that was published for this recipe before; None when there is none, or when its rows are lost.
+
+    Raises Corrupt when its rows are there but cannot be used.
+    """
+    known = home.catalog.find(recipe.stage("capture"))
+    if known is None:
+        return None
+    try:
+        store = home.captures.open(known)
+    except NotFound:
+        return None  # collected again, under the same version
+    return CaptureReference(known.ref, known.digest, True, store.location.url, store.snapshot_id)
+
+
+def collection_of(recipe: Recipe, home: Home, region_bytes: int | None = None) -> Collection:
+    """Model loaded, texts tokenised, store laid out (or opened, when this capture was begun before).
+
+    Raises StoreError when the disk cannot hold the capture.
+    """
+    anatomy, texts, asked = _prepared(recipe, home)
+    specs = specs_of(anatomy, _sites(anatomy, recipe), recipe)
+    store = ActivationStore.create(
+        home.capture(asked.digest), asked, texts.index, specs, region_bytes or recipe.capture.region_bytes
+    )
+    return Collection(store, anatomy, texts, selection_of(recipe))
+
+
+def collection_at(recipe: Recipe, home: Home, url: str) -> Collection:
+    """The same for a worker: the store was laid out by somebody else.
+
+    Raises Mismatch when model, texts or settings here are not those that it was laid out for.
+    """
+    anatomy, texts, asked = _prepared(recipe, home)
+    store = ActivationStore.open(url)
+    if store.capture.digest != asked.digest:
+        lines = "; ".join(store.capture.differences(asked))
+        raise Mismatch(
+            f"{url} was laid out for another capture than this worker sees ({lines}; 'here' is what is stored): "
+            f"give every worker the same model, data files, versions and threads"
+        )
+    return Collection(store, anatomy, texts, selection_of(recipe))
+
+
+def _prepared(recipe: Recipe, home: Home) -> tuple[Anatomy, Spool, Capture]:
+    model, tokenizer = model_of(recipe.model)
+    anatomy = Anatomy.of(model)
+    texts = Spool(each_text(recipe, tokenizer), selection_of(recipe), spool_folder(home))
+    asked = asked_of(recipe, texts.digest, _sites(anatomy, recipe))
+    known = home.catalog.find(recipe.stage("capture"))
+    return anatomy, texts, asked if known is None else asked_again(known, asked)
+
+
+def _sites(anatomy: Anatomy, recipe: Recipe) -> tuple[Site, ...]:
+    return anatomy.sites(recipe.capture.points, recipe.capture.block_numbers(anatomy.n_layers))
+
+
+def spool_folder(home: Home) -> Path | None:
+    """Texts lie beside the home while they are used: the system's temporary folder is often memory, and small."""
+    if home.root.scheme != "file":
+        return None
+    folder = Path(home.root.root)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def selection_of(recipe: Recipe) -> Selection:
+    """Which rows of a text the recipe keeps."""
+    return Selection(Span.parse(recipe.capture.span), recipe.capture.pool)
+
+
+def asked_of(recipe: Recipe, prompts: str, sites: Sequence[Site]) -> Capture:
+    """What was asked, complete enough that two runs with one digest give the same rows. prompts: the texts' digest."""
+    pool = {} if recipe.capture.pool is None else {"pool": recipe.capture.pool}  # older captures know no such field
+    return Capture(
+        {
+            **fingerprints(recipe.model),
+            "prompts": prompts,
+            "sites": [str(site) for site in sites],
+            "span": recipe.capture.span,
+            "dtype": recipe.capture.dtype,
+            "threads": torch.get_num_threads(),
+            **pool,
+        }
+    )
+
+
+def specs_of(anatomy: Anatomy, sites: Sequence[Site], recipe: Recipe) -> list[ArraySpec]:
+    """One array per site: `z` as head x d_head, everything else as one vector."""
+
+    def shape(site: Site) -> tuple[int, ...]:
+        return (anatomy.n_heads, anatomy.d_head) if site.point == "z" else (anatomy.width(site),)
+
+    return [ArraySpec.of(str(site), shape(site), recipe.capture.dtype) for site in sites]
+
+
+def publish_capture(recipe: Recipe, home: Home, store: ActivationStore, tokens: tuple[int, int]) -> CaptureReference:
+    """Make the capture a version of `<name>.capture`; its rows stay where they are. Rows that were lost and collected
+    again keep the version they had. Raises Mismatch when they are others than those, RecipeError when the weights were
+    changed."""
+    recipe.model.check_unchanged()
+    key = recipe.stage("capture")
+    artifact = home.catalog.find(key)
+    if artifact is None:
+        header = home.captures.record(store)
+        artifact = home.catalog.publish(
+            f"{recipe.name}.capture", "capture", {}, header, recipe=recipe.to_json(), key=key
+        )
+    same_rows(artifact, store)
+    return CaptureReference(artifact.ref, artifact.digest, False, store.location.url, store.snapshot_id, *tokens)
+
+
+def asked_again(artifact: Artifact, asked: Capture) -> Capture:
+    """What a published capture was asked for, when that is asked again; later versions may have added fields.
+
+    Raises Mismatch naming what differs.
+    """
+    before = Capture(artifact.header["capture"])
+    lines = before.differences(Capture({name: asked.fields.get(name) for name in before.fields}))
+    if lines:
+        raise Mismatch(
+            f"{artifact.ref} cannot be collected again as it was ({'; '.join(lines)}; 'here' is what was published): "
+            f"bring back what differs, or collect under another name"
+        )
+    return before
+
+
+def same_rows(artifact: Artifact, store: ActivationStore) -> None:
+    """Raises Mismatch when a store does not hold the rows of a published capture."""
+    if artifact.header["digest"] == store.digest:
+        return
+    raise Mismatch(
+        f"the rows at {store.location.url} are not those that {artifact.ref} was published with, although the same was "
+        f"asked: this machine or its libraries compute otherwise; collect where it was collected, or under another name"
+    )

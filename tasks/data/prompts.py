@@ -1,0 +1,93 @@
+"""Prompts: the recipe's examples as marked tokens, each with its class, pair and split."""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from trimtab.steering.model.tokens import PromptFormat, Tokens, tokenize
+from trimtab.tasks.data.examples import Example, each_example
+from trimtab.tasks.data.jsonl import Prompt
+from trimtab.tasks.recipes.recipe import Recipe
+
+
+@dataclass(frozen=True, eq=False)
+class Text:
+    """One text to run: an example (label, pair, split) and its tokens."""
+
+    tokens: Tokens
+    example: Example
+
+    @property
+    def source(self) -> str:
+        """The prompt as the data file has it, for people to read."""
+        return shown(self.example.prompt)
+
+
+def form_of(recipe: Recipe, system: str | None = None) -> PromptFormat:
+    """How the recipe's prompts become text; `system` goes before what the recipe itself says to the model."""
+    said = [part for part in (system, recipe.data.system) if part]
+    return PromptFormat(chat=recipe.data.chat, system="\n\n".join(said) or None)
+
+
+def texts_of(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> list[Text]:
+    """Every text of the recipe's data: positive before negative within a pair, in the order of the files."""
+    return list(each_text(recipe, tokenizer))
+
+
+def each_text(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Iterator[Text]:
+    """The texts of `texts_of`, one in memory at a time."""
+    form = form_of(recipe)
+    for example in each_example(recipe.data):
+        yield Text(tokens_of(tokenizer, example, form), example)
+
+
+def tokens_of(tokenizer: PreTrainedTokenizerBase, example: Example, form: PromptFormat) -> Tokens:
+    """One example's tokens."""
+    return tokenize(tokenizer, example.prompt, example.completion, form)
+
+
+def digest_of(texts: Iterable[Text]) -> str:
+    """sha256 over token ids, prompt lengths, labels, pairs and splits."""
+    digest = hashlib.sha256()
+    for text in texts:
+        feed(digest, text.tokens, text.example.label, text.example.pair, text.example.split)
+    return digest.hexdigest()
+
+
+def feed(digest: "hashlib._Hash", tokens: Tokens, label: int, pair: int, split: str) -> None:
+    """One more text of `digest_of`."""
+    digest.update(f"{tokens.prompt_length},{label},{pair},{split};".encode())
+    digest.update(np.ascontiguousarray(tokens.ids, dtype="<i8").tobytes())
+
+
+def couples(texts: Sequence[Text], split: str) -> list[tuple[Text, Text]]:
+    """Positive and negative texts of a split, by pair. Those of class files stand together where they answer one
+    prompt; the rest are coupled in their order, and are no pairs."""
+    mine = [text for text in texts if text.example.split == split]
+    positive, negative = ([text for text in mine if text.example.label * side > 0] for side in (1, -1))
+    if mine and mine[0].example.pair >= 0:
+        return list(zip(positive, negative, strict=True))
+    return _coupled(positive, negative)
+
+
+def _coupled(positive: Sequence[Text], negative: Sequence[Text]) -> list[tuple[Text, Text]]:
+    answers: dict[bytes, list[Text]] = {}
+    for text in negative:
+        answers.setdefault(text.tokens.prompt.ids.tobytes(), []).append(text)
+    to_same = [answers.get(text.tokens.prompt.ids.tobytes()) for text in positive]
+    partners = [same.pop(0) if same else None for same in to_same]
+    rest = chain.from_iterable(answers.values())
+    both = [
+        (text, next(rest, None) if partner is None else partner)
+        for text, partner in zip(positive, partners, strict=True)
+    ]
+    return [(first, second) for first, second in both if second is not None]
+
+
+def shown(prompt: Prompt) -> str:
+    """A prompt for people: the last message of a chat."""
+    return prompt if isinstance(prompt, str) else str(prompt[-1]["content"])

@@ -1,0 +1,263 @@
+"""Ablate: a published ranking to a verdict on its top heads, on the questions that it was not made on: necessity and
+sufficiency beside random sets, cumulative curves, what it costs neutral text, and other tasks."""
+
+import hashlib
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from prefect import task
+from transformers import PreTrainedTokenizerBase
+
+from trimtab.steering.ablation.curves import Curve, OneByOne, curves, one_by_one, specificity
+from trimtab.steering.ablation.off_target import off_target
+from trimtab.steering.ablation.operators import Operator
+from trimtab.steering.ablation.runs import Ablator
+from trimtab.steering.ablation.sets import FEWEST, matched_sets
+from trimtab.steering.ablation.verdict import Standard, judge_set
+from trimtab.steering.causal.question import Question
+from trimtab.steering.causal.ranking import Ranking
+from trimtab.steering.causal.units import Unit, head_units, unit_of
+from trimtab.steering.errors import BadQuestion
+from trimtab.steering.model.anatomy import Anatomy
+from trimtab.steering.model.tokens import PromptFormat, tokenize
+from trimtab.store import Artifact
+from trimtab.tasks.data.examples import neutral_texts
+from trimtab.tasks.data.jsonl import canonical
+from trimtab.tasks.data.questions import questions_of
+from trimtab.tasks.errors import RecipeError
+from trimtab.tasks.home import Home
+from trimtab.tasks.models import model_of
+from trimtab.tasks.progress import report
+from trimtab.tasks.recipes.heads import HeadRecipe, make_head_recipe
+from trimtab.tasks.recipes.sections import JudgeSpec
+from trimtab.tasks.references import Reference
+from trimtab.tasks.timing import seconds_since
+
+FORMAT = 1
+OPTIONS = ("top", "operator", "random", "questions")  # of the command line, beside --heads
+STEPS = ("verdict", "curves", "one by one", "off target", "other tasks")
+BESIDE = 4  # random sets beside the off-target cost
+SIZES = (0, 1, 2, 3, 5, 10, 20, 40)
+
+
+@dataclass(frozen=True)
+class AblateSettings:
+    """top: heads of the ranking, best first. operator: see `operators.py`. random: matched sets, for the verdict;
+    curve_random: for each point of the curves. company: how many of the next heads in the ranking are asked whether
+    they stand in for the set. questions: at most this many of the held-out half. heads: also every
+    head alone, with Holm and Benjamini-Hochberg. neutral: texts for the off-target cost."""
+
+    top: int = 10
+    operator: str = "mean"
+    random: int = 99
+    curve_random: int = 9
+    company: int = 10
+    questions: int = 24
+    heads: bool = False
+    neutral: int = 12
+    sizes: tuple[int, ...] = field(default=SIZES)
+
+    def __post_init__(self) -> None:
+        Operator.parse(self.operator)
+        if self.top < 1 or self.random < 0 or self.questions < 2:
+            raise RecipeError(f"--top {self.top}, --random {self.random}, --questions {self.questions}: give 1 head, 0 "
+                              f"random sets and 2 questions at least")  # fmt: skip
+        if 0 < self.random < FEWEST:
+            raise RecipeError(f"--random {self.random}: no rank among so few can reach p = 0.05; give {FEWEST}, or 0")
+
+    @property
+    def options(self) -> list[str]:
+        """Of `trimtab ablate`, whatever is not its default."""
+        told = [(name, getattr(self, name)) for name in OPTIONS if getattr(self, name) != getattr(AblateSettings, name)]
+        return [word for name, value in told for word in (f"--{name}", str(value))] + ["--heads"] * self.heads
+
+
+@task(name="ablate")
+def ablate_task(ranking: str, home: str, settings: AblateSettings) -> Reference:
+    """See `ablate_ranking`."""
+    return ablate_ranking(ranking, Home.at(home), settings)
+
+
+def ablate_ranking(ranking: str, home: Home, settings: AblateSettings) -> Reference:
+    """Publishes `<name>.ablation`, whose parent is the ranking. The same settings on the same ranking are not run
+    again. Raises RecipeError for a reference that is no ranking made by `trimtab rank`."""
+    artifact = ranking_of(home, ranking)
+    key = f"ablate/{_digest({'format': FORMAT, 'of': artifact.digest, 'settings': asdict(settings)})}"
+    known = home.catalog.find(key)
+    if known is not None:
+        return Reference(known.ref, known.digest, True)
+    started = time.monotonic()
+    recipe = make_head_recipe(artifact.recipe)
+    trial = trial_of(recipe, Ranking.unpack(artifact), settings)
+    header, arrays = measured(trial, recipe, settings)
+    verdict = header["verdict"]
+    made = home.catalog.publish(
+        f"{recipe.name}.ablation",
+        "ablation",
+        arrays,
+        header,
+        parents=[artifact.ref],
+        recipe=artifact.recipe,
+        metrics={
+            "word": verdict["word"],
+            "necessity": verdict["necessity"]["share"],
+            "sufficiency": verdict["sufficiency"]["share"],
+            "off_target": header["off_target"]["mean"] if header["off_target"] else None,
+            "sentence": verdict["sentence"],
+            **seconds_since(started),
+        },
+        key=key,
+    )
+    return Reference(made.ref, made.digest)
+
+
+def ranking_of(home: Home, ref: str) -> Artifact:
+    """The artifact of a ranking. Raises RecipeError when it is another kind."""
+    artifact = home.catalog.get(ref)
+    if artifact.kind != "ranking":
+        raise RecipeError(
+            f"{artifact.ref} is of kind {artifact.kind}, not a ranking; `trimtab ls --kind ranking` lists them"
+        )
+    return artifact
+
+
+@dataclass(frozen=True, eq=False)
+class HeadTrial:
+    """anatomy: of the model. ablator: with its reference from the ranking half. order: ranked heads, best first.
+    questions: of the held-out half."""
+
+    anatomy: Anatomy
+    tokenizer: PreTrainedTokenizerBase
+    ablator: Ablator
+    order: Sequence[Unit]
+    universe: Sequence[Unit]
+    questions: Sequence[Question]
+
+
+def trial_of(recipe: HeadRecipe, ranking: Ranking, settings: AblateSettings) -> HeadTrial:
+    """Everything that is measured with."""
+    model, tokenizer = model_of(recipe.model)
+    anatomy = Anatomy.of(model)
+    first, second = recipe.halves()
+    universe = head_units(anatomy)
+    heads = ranking.top(len(universe))
+    if settings.top > len(heads):
+        raise RecipeError(f"--top {settings.top}: the ranking has {len(heads)} heads")
+    reference = questions_of(tokenizer, first[: max(recipe.rank.questions, 2)])
+    return HeadTrial(
+        anatomy,
+        tokenizer,
+        Ablator.of(anatomy, settings.operator, reference, universe),
+        [unit_of(anatomy, site) for site in heads],
+        universe,
+        questions_of(tokenizer, second[: settings.questions]),
+    )
+
+
+def measured(
+    trial: HeadTrial, recipe: HeadRecipe, settings: AblateSettings
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Header and arrays of the artifact."""
+    chosen = trial.order[: settings.top]
+    _progress(0)
+    standard, company = Standard(random=settings.random), trial.order[settings.top : settings.top + settings.company]
+    verdict = judge_set(trial.ablator, trial.questions, chosen, trial.universe, standard, company)
+    _progress(1)
+    drawn = _curves(trial, settings)
+    _progress(2)
+    alone = one_by_one(trial.ablator, trial.questions, trial.universe) if settings.heads else None
+    _progress(3)
+    cost = _off_target(trial, recipe, chosen, settings)
+    _progress(4)
+    others = _others(trial, recipe, chosen, settings)
+    _progress(5)
+    header = {
+        "kind": "ablation",
+        "format": FORMAT,
+        "settings": asdict(settings),
+        "verdict": _plain(verdict),
+        "curves": {curve.name: _curve_json(curve) for curve in drawn},
+        "off_target": cost,
+        "others": others,
+        "heads": None if alone is None else _heads_json(alone),
+        "questions": len(trial.questions),
+    }
+    arrays = {f"curve/{c.name}": c.metric.astype(np.float32) for c in drawn}
+    if alone is not None:
+        arrays["drop"] = alone.drop.astype(np.float32)
+    return header, arrays
+
+
+def _curves(trial: HeadTrial, settings: AblateSettings) -> tuple[Curve, Curve]:
+    most = min(len(trial.order), len(trial.universe) // 3)  # beyond, random sets would be nearly the same set
+    sizes = sorted({k for k in (*settings.sizes, settings.top) if k <= most})
+    return curves(trial.ablator, trial.questions, trial.order, trial.universe, sizes, settings.curve_random)
+
+
+def _off_target(trial: HeadTrial, recipe: HeadRecipe, chosen: Sequence[Unit], settings: AblateSettings):
+    if trial.ablator.operator.name in ("resample", "corrupted") or settings.neutral < 2:
+        return None  # they have nothing to put into neutral text
+    texts = neutral_texts(JudgeSpec(neutral=recipe.neutral))[: settings.neutral]
+    tokens = [tokenize(trial.tokenizer, text, form=PromptFormat(chat=False)) for text in texts]
+    beside = matched_sets(trial.universe, chosen, BESIDE)
+    return _plain(off_target(trial.ablator, tokens, [list(chosen), *beside]))
+
+
+def _others(
+    trial: HeadTrial, recipe: HeadRecipe, chosen: Sequence[Unit], settings: AblateSettings
+) -> dict[str, float | None]:
+    """Share lost of this task and of the others without the set, None where the model does not do a task at all; each
+    task has a reference of its own."""
+    if not recipe.others:
+        return {}
+    names, ablators, tasks = [recipe.task.path], [trial.ablator], [list(trial.questions)]
+    for file in recipe.others:
+        first, second = recipe.halves(file.path)
+        reference, asked = (questions_of(trial.tokenizer, rows[: settings.questions]) for rows in (first, second))
+        names.append(file.path)
+        ablators.append(Ablator.of(trial.anatomy, settings.operator, reference, trial.universe))
+        tasks.append(asked)
+    found: dict[str, float | None] = {}
+    for name, ablator, asked in zip(names, ablators, tasks, strict=True):
+        try:
+            found[_stem(name)] = float(specificity([ablator], [asked], [list(chosen)])[0, 0])
+        except BadQuestion:
+            found[_stem(name)] = None
+    return found
+
+
+def _curve_json(curve: Curve) -> dict[str, Any]:
+    (low, high), (under, over) = curve.interval, curve.band
+    lists = {"mean": curve.mean, "low": low, "high": high, "band_low": under, "band_high": over}
+    return {"sizes": list(curve.sizes), **{name: [_number(x) for x in values] for name, values in lists.items()}}
+
+
+def _heads_json(found: OneByOne) -> dict[str, Any]:
+    return {
+        "units": list(found.units),
+        **{name: [float(x) for x in getattr(found, name)] for name in ("p", "holm", "bh")},
+        "drop": [float(x) for x in found.drop.mean(0)],
+    }
+
+
+def _plain(value: Any) -> Any:
+    return asdict(value)
+
+
+def _number(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def _stem(path: str) -> str:
+    return path.rpartition("/")[2].removesuffix(".jsonl")
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(canonical(value).encode()).hexdigest()
+
+
+def _progress(done: int) -> None:
+    report("ablating heads", done, len(STEPS))

@@ -1,0 +1,86 @@
+"""Fit: rows of a capture become a plan with one intervention at every captured site of the point asked for."""
+
+import warnings
+from collections.abc import Sequence
+
+import torch
+from prefect import task
+
+from trimtab.steering.fitters import FITTERS
+from trimtab.steering.fitters._leading import Lead, MassiveCoordinate, leads_of, warning_of
+from trimtab.steering.fitters.base import Fitter
+from trimtab.steering.model.anatomy import Fingerprint
+from trimtab.steering.model.site import Site
+from trimtab.steering.model.span import Span
+from trimtab.steering.plans.contrast import Contrast, Pair
+from trimtab.steering.plans.intervention import Intervention
+from trimtab.steering.plans.plan import SteeringPlan
+from trimtab.store import ActivationStore
+from trimtab.tasks.home import Home
+from trimtab.tasks.progress import report
+from trimtab.tasks.recipes.recipe import Recipe
+from trimtab.tasks.references import CaptureReference, Reference
+
+STAGE = "fitting"
+
+
+@task(name="fit")
+def fit_task(recipe: Recipe, home: str, capture: CaptureReference, fitter: str) -> Reference:
+    """See `fit_recipe`."""
+    return fit_recipe(recipe, Home.at(home), capture, fitter)
+
+
+def fit_recipe(recipe: Recipe, home: Home, capture: CaptureReference, fitter: str) -> Reference:
+    """Fit one method on the fit split and publish `<name>.<fitter>`: a plan whose interventions are the candidates."""
+    key = f"{recipe.stage('fit')}/{fitter}"
+    known = home.catalog.find(key)
+    if known is not None:
+        return Reference(known.ref, known.digest, True)
+    store = ActivationStore.open(capture.url)
+    fields = dict(recipe.fit.fields) if fitter == recipe.fit.fitter else {}
+    steps, leads = _fitted(FITTERS[fitter](**fields), store, recipe)
+    plan = SteeringPlan(steps, Fingerprint(**store.capture.fields["model"])).spanning(Span.parse(recipe.fit.span))
+    packed = plan.pack()
+    said = {"warnings": [warning_of(fitter, leads)]} if leads else {}
+    for warning in said.get("warnings", []):
+        warnings.warn(warning, MassiveCoordinate, stacklevel=2)
+    artifact = home.catalog.publish(
+        f"{recipe.name}.{fitter}",
+        "candidates",
+        packed.arrays,
+        {**packed.header, **said},
+        parents=[capture.ref],
+        recipe=recipe.to_json(),
+        key=key,
+    )
+    return Reference(artifact.ref, artifact.digest)
+
+
+def _fitted(fitter: Fitter, store: ActivationStore, recipe: Recipe) -> tuple[tuple[Intervention, ...], list[Lead]]:
+    """One intervention per site, and where a massive coordinate leads; the rows of one site are in memory at a time."""
+    sites, found, leads = sites_of(store, recipe.fit.point), list[Intervention](), list[Lead]()
+    for number, site in enumerate(sites):
+        report(STAGE, number, len(sites))
+        contrast = contrast_of(store, recipe, "fit", [site])
+        steps = fitter.interventions(contrast)
+        found += steps
+        leads += leads_of(steps, contrast)
+    report(STAGE, len(sites), len(sites))
+    return tuple(found), leads
+
+
+def sites_of(store: ActivationStore, point: str) -> list[Site]:
+    """The captured sites of one point, by block."""
+    return sorted(site for site in map(Site.parse, store.sites) if site.point == point)
+
+
+def contrast_of(store: ActivationStore, recipe: Recipe, split: str, sites: Sequence[Site] | None = None) -> Contrast:
+    """Positive and negative rows of one split at the recipe's point, pooled as it says; special tokens left out."""
+    chosen = sites_of(store, recipe.fit.point) if sites is None else sites
+    pool = None if recipe.fit.pool == "tokens" else recipe.fit.pool
+    pairs, paired = {}, False
+    for site in chosen:
+        rows = store.contrast([str(site)], pool=pool, split=split)
+        positive, negative = (torch.from_numpy(x.reshape(len(x), -1)).float() for x in rows[str(site)])
+        pairs[site], paired = Pair(positive, negative), rows.paired
+    return Contrast(pairs, paired)

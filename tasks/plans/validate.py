@@ -1,0 +1,204 @@
+"""Validate: candidate vectors to a verdict at the recipe's KL budget, published as `<name>.verdict` with the dosed
+plan inside."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from prefect import task
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from trimtab.steering.fitters import FITTERS
+from trimtab.steering.judge.answering import KnownAnswer
+from trimtab.steering.judge.behaviour import Behaviour, Brevity, Language, Lexicon
+from trimtab.steering.judge.effect import AnswerPair
+from trimtab.steering.judge.judge import dosed_plan, judge
+from trimtab.steering.judge.placebo import PlaceboCounts
+from trimtab.steering.judge.search import Search
+from trimtab.steering.judge.trial import AblationChoice, DoseSettings, JudgeSettings, PriceSettings, Texts, Trial
+from trimtab.steering.model.tokens import PromptFormat, tokenize
+from trimtab.steering.plans.intervention import Intervention
+from trimtab.steering.plans.plan import SteeringPlan
+from trimtab.steering.price.price import CapabilityItem
+from trimtab.steering.running.scorer import Scorer
+from trimtab.steering.running.writing import Decoding
+from trimtab.store import ActivationStore
+from trimtab.tasks.data.examples import capability_items, function_words, known_questions, neutral_texts, read_lexicon
+from trimtab.tasks.data.prompts import Text, couples, form_of, texts_of, tokens_of
+from trimtab.tasks.home import Home
+from trimtab.tasks.models import model_of
+from trimtab.tasks.plans.fit import contrast_of
+from trimtab.tasks.progress import report
+from trimtab.tasks.recipes.recipe import Recipe
+from trimtab.tasks.references import CaptureReference, Reference
+from trimtab.tasks.timing import seconds_since
+
+PLAIN = PromptFormat(chat=False)
+
+
+@task(name="validate")
+def validate_task(recipe: Recipe, home: str, capture: CaptureReference, candidates: Sequence[Reference]) -> Reference:
+    """See `validate_recipe`."""
+    return validate_recipe(recipe, Home.at(home), capture, candidates)
+
+
+def validate_recipe(
+    recipe: Recipe, home: Home, capture: CaptureReference, candidates: Sequence[Reference]
+) -> Reference:
+    """Judge the first fitter's candidates, with those of the others as rivals at the same price.
+
+    A verdict with the same stage key is returned as it is. Raises SteeringError when texts give no interval.
+    """
+    known = home.catalog.find(recipe.stage("validate"))
+    if known is not None:
+        return Reference(known.ref, known.digest, True)
+    started = time.monotonic()
+    trial = trial_of(recipe, home, capture, candidates)
+    verdict = judge(trial, report)
+    plan = dosed_plan(trial, verdict).pack()
+    header = {
+        "kind": "verdict",
+        "verdict": verdict.to_json(),
+        "plan": dict(plan.header),
+    }
+    artifact = home.catalog.publish(
+        f"{recipe.name}.verdict",
+        "verdict",
+        plan.arrays,
+        header,
+        parents=[candidate.ref for candidate in candidates],
+        recipe=recipe.to_json(),
+        metrics=seconds_since(started),
+        key=recipe.stage("validate"),
+    )
+    return Reference(artifact.ref, artifact.digest)
+
+
+def trial_of(recipe: Recipe, home: Home, capture: CaptureReference, candidates: Sequence[Reference]) -> Trial:
+    """Everything the judge needs, from the recipe, the capture and the candidates' vectors."""
+    model, tokenizer = model_of(recipe.model)
+    texts = judged_texts(recipe, tokenizer)
+    settings = settings_of(recipe)
+    by_fitter = {
+        fitter: _by_site(SteeringPlan.unpack(home.catalog.get(reference.ref)))
+        for fitter, reference in zip(recipe.fit.fitters, candidates, strict=True)
+    }
+    ours = by_fitter.pop(recipe.fit.fitter)
+    return Trial(
+        plan=recipe.name,
+        model=model,
+        candidates=ours,
+        fitter=FITTERS[recipe.fit.fitter](**recipe.fit.fields),
+        fitter_name=recipe.fit.fitter,
+        contrast=contrast_of(ActivationStore.open(capture.url), recipe, "fit"),
+        texts=texts,
+        budget=recipe.budget.kl,
+        decode=lambda ids: str(tokenizer.decode(list(ids), skip_special_tokens=True)),
+        behaviour=behaviour_of(recipe),
+        rivals={fitter: _best(model, plans, texts, settings, recipe.budget.kl) for fitter, plans in by_fitter.items()},
+        request=recipe.judge.system_prompt or "",
+        settings=settings,
+    )
+
+
+def judged_texts(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Texts:
+    """The select and report pairs, the report pairs again with the words that ask for the behaviour, neutral text and
+    capability items."""
+    texts = texts_of(recipe, tokenizer)
+    report_pairs = couples(texts, "report")
+    asked: list[AnswerPair] = []
+    if recipe.judge.system_prompt and recipe.data.chat:
+        asking = form_of(recipe, recipe.judge.system_prompt)
+        asked = [AnswerPair(*(tokens_of(tokenizer, t.example, asking) for t in pair)) for pair in report_pairs]
+    return Texts(
+        select=[_pair(couple) for couple in couples(texts, "select")],
+        report=[_pair(couple) for couple in report_pairs],
+        neutral=[tokenize(tokenizer, text, form=PLAIN) for text in neutral_texts(recipe.judge)],
+        asked=asked,
+        capability=_capability(recipe, tokenizer),
+        known=_known(recipe, tokenizer),
+    )
+
+
+def settings_of(recipe: Recipe) -> JudgeSettings:
+    """The judge's settings from the recipe's section. Doses are calibrated on half as many prompts as the price is
+    taken on, each of the placebos needs several; on answers as long, because KL changes along an answer."""
+    how = recipe.judge
+    calibration = decoding_of(recipe)
+    return JudgeSettings(
+        dose=DoseSettings(max(how.prompts // 2, 2), calibration, tolerance=recipe.budget.tolerance),
+        price=PriceSettings(prompts=how.prompts, decoding=replace(calibration, seed=1000)),
+        ablation=AblationChoice(pairs=10 if how.system_prompt else 0),
+        placebos=PlaceboCounts(
+            how.placebos.random, how.placebos.covariance, how.placebos.shuffled, int(how.placebos.flip)
+        ),
+        placebo_pairs=40,
+        curve=how.curve,
+        seed=recipe.seed,
+    )
+
+
+def decoding_of(recipe: Recipe) -> Decoding:
+    """How the recipe's roll-outs are drawn."""
+    how = recipe.budget.sampling
+    return Decoding(recipe.judge.tokens, how.temperature, top_k=how.top_k, top_p=how.top_p)
+
+
+def behaviour_of(recipe: Recipe) -> Behaviour | None:
+    """The scorer of generated text that the recipe asks for."""
+    asked = recipe.judge.behaviour
+    if asked is None:
+        return None
+    if asked.lexicon is not None:
+        words = read_lexicon(asked.lexicon)
+        return Lexicon(words["positive"], words["negative"])
+    if asked.language is not None:
+        known = function_words()
+        others = [word for language, found in known.items() if language != asked.language for word in found]
+        return Language(known[asked.language], others)
+    return Brevity()
+
+
+def _best(
+    model: PreTrainedModel, plans: Mapping[str, SteeringPlan], texts: Texts, settings: JudgeSettings, budget: float
+) -> SteeringPlan:
+    """A rival's best site by the same search that chooses ours."""
+    cut = [pair.shortened(settings.completion_tokens) for pair in texts.select]
+    search = Search(Scorer(model), cut, budget, settings.search, settings.seed)
+    return search([plans], report)[0].plan
+
+
+def _by_site(plan: SteeringPlan) -> dict[str, SteeringPlan]:
+    def alone(step: Intervention) -> SteeringPlan:
+        return SteeringPlan((step,), plan.model)
+
+    return {str(step.site): alone(step) for step in plan.interventions}
+
+
+def _pair(couple: tuple[Text, Text]) -> AnswerPair:
+    return AnswerPair(couple[0].tokens, couple[1].tokens)
+
+
+def _capability(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> list[CapabilityItem]:
+    form = form_of(recipe)
+    return [
+        CapabilityItem(
+            tokenize(tokenizer, item.question, item.correct, form),
+            tokenize(tokenizer, item.question, item.incorrect, form),
+        )
+        for item in capability_items(recipe.judge)
+    ]
+
+
+def _known(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> list[KnownAnswer]:
+    """The questions with known answers, each also with the system prompt that asks for the behaviour."""
+    form, request = form_of(recipe), recipe.judge.system_prompt
+    asking = form_of(recipe, request) if request and recipe.data.chat else None
+    return [
+        KnownAnswer(
+            tokenize(tokenizer, known.question, form=form),
+            known.answer,
+            None if asking is None else tokenize(tokenizer, known.question, form=asking),
+        )
+        for known in known_questions(recipe.judge)
+    ]

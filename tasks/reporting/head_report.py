@@ -1,0 +1,46 @@
+"""The report of a ranking or an ablation: one HTML file, `reports/<name>@<version>.html`."""
+
+from pathlib import Path
+
+from prefect import task
+
+from trimtab.steering.causal.ranking import Ranking
+from trimtab.store.catalog.lineage import lineage
+from trimtab.tasks.errors import RecipeError
+from trimtab.tasks.heads.ablate import ranking_of
+from trimtab.tasks.home import Home
+from trimtab.tasks.recipes.heads import make_head_recipe
+from trimtab.tasks.reporting.heads_page import page
+from trimtab.tasks.reporting.report import write_page
+from trimtab.tasks.timing import seconds_of
+
+
+@task(name="head report")
+def head_report_task(home: str, ref: str, command: str | None = None) -> str:
+    """See `head_report`."""
+    return str(head_report(Home.at(home), ref, command))
+
+
+def head_report(home: Home, ref: str, command: str | None = None) -> Path:
+    """Write the page of a ranking, or of an ablation with its ranking. command: to reproduce it. Raises RecipeError for
+    another kind."""
+    artifact = home.catalog.get(ref)
+    if artifact.kind not in ("ranking", "ablation"):
+        raise RecipeError(f"{artifact.ref} is a {artifact.kind}; only rankings and ablations have this report")
+    tested = artifact.kind == "ablation"
+    ranked = ranking_of(home, artifact.parents[0].ref) if tested else artifact
+    recipe = make_head_recipe(ranked.recipe)
+    about = {
+        "name": recipe.name,
+        "ref": artifact.ref,
+        "digest": artifact.digest,
+        "model": recipe.model.id,
+        "task": Path(recipe.task.path).stem,
+        "questions": str(ranked.header["questions"]),
+        "seconds to rank": str(seconds_of(ranked)),
+        **({} if command is None else {"command": command}),
+        "versions": ", ".join(f"{name} {number}" for name, number in artifact.libraries.items()),
+        "lineage": str(lineage(home.catalog, artifact.ref)),
+    }
+    text = page(Ranking.unpack(ranked), artifact.header if tested else None, about)
+    return write_page(text, home.reports / f"{artifact.ref}.html")
