@@ -17,8 +17,9 @@ from ratio import setting
 
 from trimtab.steering.plans.intervention import Intervention
 from trimtab.steering.plans.plan import SteeringPlan
+from trimtab.steering.price.calibration import FORCED, Calibration
 from trimtab.steering.price.closed_form import fisher_strength, fisher_variances
-from trimtab.steering.price.dose import FORCED, Calibration, Dosing, find_strength
+from trimtab.steering.price.strength import find_strength
 from trimtab.steering.running.scorer import Scorer
 from trimtab.tasks.data.prompts import texts_of
 from trimtab.tasks.home import Home
@@ -73,7 +74,7 @@ def block(calibration: Calibration, plan: SteeringPlan, step: Intervention) -> t
         return measured[strength]
 
     ratios = [kl(fisher_strength(variances, budget)) / budget for budget in BUDGETS]
-    found = find_strength(kl, 0.1, fisher_strength(variances, 0.1), Dosing(TOLERANCE))
+    found = find_strength(kl, 0.1, fisher_strength(variances, 0.1), TOLERANCE)
     return ratios, slopes + 2 * len(found.history), 2 * bisected(kl, 0.1)
 
 

@@ -29,10 +29,11 @@ from trimtab.steering.features.snmf import SNMF, explained_variance, fit_snmf, t
 from trimtab.steering.features.streaming import fit_streaming
 from trimtab.steering.judge.effect import AnswerPair, Margins
 from trimtab.steering.model.tokens import PromptFormat, tokenize
-from trimtab.steering.price.dose import Calibration, Decoding, Dosing, dose_on
+from trimtab.steering.price.calibration import Calibration
+from trimtab.steering.price.dose import Dosing, dose_on
 from trimtab.steering.price.result import Dose
 from trimtab.steering.running.scorer import Scorer
-from trimtab.steering.running.writing import generate
+from trimtab.steering.running.writing import Decoding, generate
 from trimtab.steering.statistics import Interval
 from trimtab.store import ActivationStore
 from trimtab.tasks.collecting.features_capture import capture_sentences

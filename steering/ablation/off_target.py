@@ -11,8 +11,9 @@ import torch
 from trimtab.steering.ablation.runs import Ablator, Set
 from trimtab.steering.causal.question import Question, question_batches
 from trimtab.steering.errors import BadQuestion
+from trimtab.steering.model.divergence import kl_divergence
 from trimtab.steering.model.tokens import Tokens
-from trimtab.steering.price.kl import kl_divergence, not_negative
+from trimtab.steering.price.kl import not_negative
 from trimtab.steering.statistics import BOOTSTRAP, Bootstrap, Interval, ratio_interval
 
 BUDGET = 256  # tokens of a pass: each keeps the logits of every token

@@ -22,7 +22,8 @@ from trimtab.steering.moves.add import Add
 from trimtab.steering.moves.scale import Scale
 from trimtab.steering.plans.intervention import Intervention
 from trimtab.steering.plans.plan import SteeringPlan
-from trimtab.steering.price.dose import Calibration, Dosing, dose_on
+from trimtab.steering.price.calibration import Calibration
+from trimtab.steering.price.dose import Dosing, dose_on
 from trimtab.steering.price.result import Dose
 from trimtab.steering.statistics import Interval, mean_interval, paired_difference, rank_p_value
 

@@ -27,11 +27,12 @@ from trimtab.steering.gates.base import Gate, Seen
 from trimtab.steering.gates.controlled import Controlled, Network
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.batching import pad_left
+from trimtab.steering.model.divergence import kl_of_logprobs
 from trimtab.steering.model.site import Site
 from trimtab.steering.model.tokens import Tokens
 from trimtab.steering.moves.gated import Gated
 from trimtab.steering.plans.plan import SteeringPlan
-from trimtab.steering.price.kl import roll_out
+from trimtab.steering.price.rollouts import roll_out
 from trimtab.steering.running.writing import Decoding
 
 START = 0.25  # a new controller's factor for every intervention: the patch should cost the budget there
@@ -189,7 +190,7 @@ class _Course:
         with torch.no_grad():
             base = [logits.log_softmax(-1) for logits in _answers(self.model, texts, None)]
         steered = [logits.log_softmax(-1) for logits in _answers(self.model, texts, gated_by(self.patch, gates))]
-        spent = torch.stack([(p.exp() * (p - q)).sum(-1).mean() for p, q in zip(steered, base, strict=True)])
+        spent = torch.stack([kl_of_logprobs(p, q).mean() for p, q in zip(steered, base, strict=True)])
         told = torch.stack([_nll(p, text) for p, text in zip(steered[:half], texts, strict=False)]).mean()
         wanted, unwanted = spent[:half].mean(), spent[half:].mean()
         over = torch.relu(wanted - how.budget) ** 2

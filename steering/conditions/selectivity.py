@@ -12,8 +12,8 @@ import numpy as np
 from trimtab.steering.conditions.prompts import Labelled
 from trimtab.steering.model.tokens import Tokens
 from trimtab.steering.plans.plan import SteeringPlan
-from trimtab.steering.price.kl import divergences, not_negative, roll_out, steered_from_base
-from trimtab.steering.price.rollouts import mean_divergence
+from trimtab.steering.price.kl import divergences, not_negative, steered_from_base
+from trimtab.steering.price.rollouts import mean_divergence, roll_out
 from trimtab.steering.running.scorer import Scorer
 from trimtab.steering.running.writing import Decoding
 from trimtab.steering.statistics import Interval, mean_interval, ratio_interval

@@ -2,8 +2,8 @@
 
 `model.generate` makes a list of processors (penalties, bans, temperature, top-k, ...) and applies it to the logits of
 each step. While a model is governed that list is one processor, `LastProcessor`: it runs the caller's processors on
-the steered logits, copies of them on the base logits, and mixes what comes out. Our own loop (`generate.py`) passes
-its processors through the same door.
+the steered logits, copies of them on the base logits, and mixes what comes out. Our own loop (`running/writing.py`)
+passes its processors through the same door.
 """
 
 import copy
@@ -19,6 +19,7 @@ from transformers.generation import GenerationMode
 
 from trimtab.steering.errors import SilentNoOp, SteeringError
 from trimtab.steering.governing.governor import Account
+from trimtab.steering.model.generation import wrapped
 from trimtab.steering.model.hooks import doubled
 
 MODES = (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE, GenerationMode.ASSISTED_GENERATION)
@@ -91,7 +92,7 @@ def governed(model: PreTrainedModel, account: Account) -> Iterator[None]:
         _ACCOUNTS[model] = account
         stack.enter_context(doubled(model, account.combine))
         for name in ("generate", "_get_logits_processor", "_get_candidate_generator"):
-            stack.enter_context(_replaced(model, name, getattr(door, name.removeprefix("_get_"))))
+            stack.enter_context(wrapped(model, name, getattr(door, name.removeprefix("_get_"))))
         yield
 
 
@@ -182,21 +183,3 @@ def check_processors(processors: LogitsProcessorList, model: nn.Module) -> None:
                 f"{type(processor).__name__} runs the governed model itself: its passes would be mixed too, and the "
                 f"bound would say nothing; leave it out, or do not govern"
             )
-
-
-@contextmanager
-def _replaced(model: nn.Module, name: str, method: Callable) -> Iterator[None]:
-    """`method(original, ...)` in place of a model's method; what stood there before, also the caller's own, returns."""
-    own, original = model.__dict__.get(name), getattr(model, name)
-
-    def call(*args: Any, **kwargs: Any) -> Any:
-        return method(original, *args, **kwargs)
-
-    model.__dict__[name] = call
-    try:
-        yield
-    finally:
-        if own is None:
-            del model.__dict__[name]
-        else:
-            model.__dict__[name] = own

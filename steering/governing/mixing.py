@@ -21,6 +21,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from trimtab.steering.model.divergence import kl_of_logprobs
+
 BACKING_OFF = (1 - 1e-6, 1 - 1e-4, 0.99, 0.9, 0.5, 0.0)
 STEPS = 60  # safeguarded Newton: halves the bracket at least every other step, so t is exact to the last bits
 FORBIDDEN = -1e30  # processors forbid by -inf, or by the least finite number (`remove_invalid_values`)
@@ -107,12 +109,12 @@ class Path:
 
     def divergence(self, t: Float[Tensor, "n"]) -> Float[Tensor, "n"]:
         """KL(p_t || p0), nats."""
-        return kl(self.at(t), self.p0)
+        return _nats(self.at(t), self.p0)
 
     def divergence_and_slope(self, t: Float[Tensor, "n"]) -> tuple[Tensor, Tensor]:
         """KL(p_t || p0) and its derivative t Var_t(D)."""
         path = self.at(t)
-        return kl(path, self.p0), t * _variance(path, self.end - self.start)
+        return _nats(path, self.p0), t * _variance(path, self.end - self.start)
 
     @cached_property
     def _from_base(self) -> Bool[Tensor, "n"]:
@@ -128,12 +130,12 @@ class Path:
 
     def cost(self, logits: Float[Tensor, "n v"]) -> Float[Tensor, "n"]:
         """KL of what is answered from to the base, nats."""
-        return kl(_log_softmax(logits), self.p0)
+        return _nats(_log_softmax(logits), self.p0)
 
 
 def _path(base: Tensor, steered: Tensor, budget: Tensor) -> Path:
     p0, p1 = _log_softmax(base), _log_softmax(steered)
-    asked = kl(p1, p0)
+    asked = _nats(p1, p0)
     path = Path(base, steered, p0, p1, asked, ~(asked <= budget))
     return path if bool((_open(base) & _open(steered)).all()) else _crossing(path, budget)
 
@@ -164,10 +166,9 @@ def _log_softmax(logits: Tensor) -> Tensor:
     return wide.masked_fill(wide <= FORBIDDEN, -torch.inf).log_softmax(-1)
 
 
-def kl(p: Float[Tensor, "n v"], q: Float[Tensor, "n v"]) -> Float[Tensor, "n"]:
-    """KL(p || q) from log-probabilities; 0 log 0 = 0."""
-    weight = p.exp()
-    return torch.where(weight > 0, weight * (p - q), 0.0).sum(-1).clamp(min=0)
+def _nats(p: Float[Tensor, "n v"], q: Float[Tensor, "n v"]) -> Float[Tensor, "n"]:
+    """KL(p || q) from log-probabilities; what rounding leaves below 0 is 0."""
+    return kl_of_logprobs(p, q).clamp(min=0)
 
 
 def _variance(p: Tensor, x: Tensor) -> Tensor:

@@ -13,10 +13,12 @@ from trimtab.steering.judge.trial import JudgeSettings, Trial
 from trimtab.steering.judge.verdict import Contender, Effect
 from trimtab.steering.model.tokens import Tokens
 from trimtab.steering.plans.plan import SteeringPlan
-from trimtab.steering.price.dose import Calibration, Dosing, dose_together
-from trimtab.steering.price.kl import kl_at, roll_out
+from trimtab.steering.price.calibration import Calibration
+from trimtab.steering.price.dose import Dosing, dose_together
+from trimtab.steering.price.kl import kl_at
 from trimtab.steering.price.price import PricedOn, price_with
 from trimtab.steering.price.result import Dose, Price
+from trimtab.steering.price.rollouts import roll_out
 from trimtab.steering.running.scorer import Scorer
 from trimtab.steering.running.writing import Decoding
 

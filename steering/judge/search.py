@@ -18,10 +18,10 @@ from trimtab.steering.judge.effect import AnswerPair
 from trimtab.steering.judge.placebo import Candidates
 from trimtab.steering.judge.trial import Progress, SearchSettings
 from trimtab.steering.judge.verdict import SitePoint
+from trimtab.steering.model.divergence import kl_divergence
 from trimtab.steering.plans.plan import SteeringPlan
-from trimtab.steering.price.dose import Dosing, find_strength
-from trimtab.steering.price.kl import kl_divergence
 from trimtab.steering.price.response import Forecast, Labels, responses
+from trimtab.steering.price.strength import find_strength
 from trimtab.steering.running.scorer import Scorer, gated
 from trimtab.steering.running.scoring import Forced
 
@@ -144,8 +144,9 @@ class _Trial:
         guess = self.screen.many.strength(budget)
         if not 0 < guess < math.inf:
             return self._nothing()
-        how = Dosing(tolerance=settings.tolerance, cap=settings.cap)
-        return self._point(find_strength(lambda s: self._run(s)[0], budget, guess, how, self.plan.limit).strength)
+        measure = lambda strength: self._run(strength)[0]  # noqa: E731
+        root = find_strength(measure, budget, guess, settings.tolerance, settings.cap, self.plan.limit)
+        return self._point(root.strength)
 
     def _run(self, strength: float) -> tuple[float, float]:
         if strength not in self._tried:

@@ -14,7 +14,7 @@ from trimtab.steering.judge.placebo import PlaceboCounts
 from trimtab.steering.model.tokens import Tokens
 from trimtab.steering.plans.contrast import Contrast
 from trimtab.steering.plans.plan import SteeringPlan
-from trimtab.steering.price.dose import check_budget
+from trimtab.steering.price.calibration import check_budget
 from trimtab.steering.price.price import CapabilityItem
 from trimtab.steering.running.writing import Decoding
 from trimtab.steering.statistics import BOOTSTRAP, Bootstrap

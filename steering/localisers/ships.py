@@ -16,6 +16,7 @@ from trimtab.steering.causal.ranking import Ranking
 from trimtab.steering.errors import UnknownName
 from trimtab.steering.localisers.base import Localiser, heads
 from trimtab.steering.model.anatomy import Anatomy
+from trimtab.steering.model.divergence import kl_of_logprobs
 from trimtab.steering.model.site import Site
 
 FORMS = ("query", "dataset")
@@ -96,7 +97,7 @@ class Ships(Localiser):
             found = []
             for part in _parts(batch, sets, self.budget):
                 other = self._last(anatomy, batch, part).log_softmax(-1)
-                found.append((base.exp() * (base - other)).sum(-1))
+                found.append(kl_of_logprobs(base, other))
         return torch.cat(found)
 
     def _last(self, anatomy: Anatomy, batch: Batch, sets: Bool[Tensor, "n l h"]) -> Float[Tensor, "n b v"]:

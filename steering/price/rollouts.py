@@ -1,4 +1,4 @@
-"""KL on text that steered models write, for several plans in one batch.
+"""Rollouts: text that steered models write, and what it cost them, for one plan or for several in one batch.
 
 A decoding step of a few rows costs nearly what a step of one row costs: the weights must pass anyway. So plans that
 need the same rollouts write side by side, each on its own rows; and the logits that wrote a token are the steered ones
@@ -11,44 +11,66 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from trimtab.steering.model.tokens import Tokens
 from trimtab.steering.plans.plan import SteeringPlan, steer_rows
-from trimtab.steering.price.kl import finished, kl_at
+from trimtab.steering.price.kl import kl_at
 from trimtab.steering.running.scorer import Scorer
-from trimtab.steering.running.writing import Decoding, Draw, decode
+from trimtab.steering.running.writing import Decoding, Draw, decode, generate
 
 ROWS = 64  # in one batch
-KEPT = 2**29  # bytes of logits held until the base model has read the text
+LOGITS_BYTES = 2**29  # logits stored until the base model has read the text
+
+
+def roll_out(
+    model: PreTrainedModel, plan: SteeringPlan | None, prompts: Sequence[Tokens], decoding: Decoding
+) -> list[Tokens]:
+    """What the model writes under the plan, as texts to score.
+
+    An answer that stopped by itself gets one token more: stopping was a choice of the next token too, and a plan that
+    only makes answers end early would cost nothing without it. (The KL there does not depend on which token it is.)
+    """
+    return finished(model, prompts, generate(model, prompts, plan, decoding), decoding)
+
+
+def finished(
+    model: PreTrainedModel, prompts: Sequence[Tokens], written: Sequence[list[int]], decoding: Decoding
+) -> list[Tokens]:
+    """Prompts with what was written, and the end where the model chose to end."""
+    end = _end_token(model)
+    stopped = [ids if len(ids) == decoding.max_new_tokens else [*ids, end] for ids in written]
+    return [prompt.followed_by(ids) for prompt, ids in zip(prompts, stopped, strict=True)]
 
 
 def rolled_divergences(
     scorer: Scorer, plans: Sequence[SteeringPlan], prompts: Sequence[Tokens], decoding: Decoding
-) -> list[list[np.ndarray]]:
+) -> list[list[Float[np.ndarray, "n_i"]]]:
     """Per plan and prompt, KL(steered || base), nats, at every token that the steered model wrote: float64 `[n_i]`.
 
-    The same numbers as `rollout_divergences` plan by plan, within the float tolerance: row k of every plan draws from
-    stream `seed + k`.
+    The same numbers as `divergences` over `roll_out`, plan by plan, within the float tolerance: row k of every plan
+    draws from stream `seed + k`.
     """
-    found: list[list[np.ndarray]] = [[] for _ in plans]
+    per_plan: list[list[np.ndarray]] = [[] for _ in plans]
     rows = rows_at_once(scorer, decoding)
     for first in range(0, len(prompts), rows):
         some = prompts[first : first + rows]
         size, stream = max(1, rows // len(some)), replace(decoding, seed=decoding.seed + first)
         for start in range(0, len(plans), size):
             for k, spent in enumerate(_group(scorer, plans[start : start + size], some, stream), start):
-                found[k] += spent
-    return found
+                per_plan[k] += spent
+    return per_plan
 
 
 def rows_at_once(scorer: Scorer, decoding: Decoding) -> int:
-    """Rows of one batch: as many as pay, and as their logits fit into what is kept."""
+    """Rows of one batch: ROWS, or as many as have their logits in LOGITS_BYTES."""
     vocabulary = int(scorer.model.config.get_text_config().vocab_size)
-    return max(1, min(ROWS, KEPT // max(4 * decoding.max_new_tokens * vocabulary, 1)))
+    return max(1, min(ROWS, LOGITS_BYTES // max(4 * decoding.max_new_tokens * vocabulary, 1)))
 
 
-def mean_divergence(per_text: Sequence[np.ndarray]) -> float:
+def mean_divergence(per_text: Sequence[Float[np.ndarray, "n_i"]]) -> float:
     """Mean nats per token; inf when the steered logits were not finite, or nothing was written."""
     values = np.concatenate(per_text)
     return float(values.mean()) if len(values) and np.isfinite(values).all() else math.inf
@@ -57,14 +79,20 @@ def mean_divergence(per_text: Sequence[np.ndarray]) -> float:
 def _group(
     scorer: Scorer, plans: Sequence[SteeringPlan], prompts: Sequence[Tokens], decoding: Decoding
 ) -> list[list[np.ndarray]]:
+    """One batch: every plan on all prompts."""
     rows, steps = [*prompts] * len(plans), list[Tensor]()
     draw = Draw(decoding, [decoding.seed + k for k in range(len(prompts))] * len(plans))
     lengths = [row.prompt_length for row in rows]
     with torch.inference_mode(), steer_rows(scorer.model, plans, lengths):
         written = decode(scorer.model, rows, draw, decoding.max_new_tokens, steps.append)
-    found = [np.zeros(0)] * len(rows)
+    per_row = [np.zeros(0)] * len(rows)
     for base in scorer.forced(finished(scorer.model, rows, written, decoding)):
         k, n = base.example, len(base.targets)
         steered = torch.stack([step[k] for step in steps[:n]]).float()
-        found[k] = kl_at(decoding.sampling, steered, base.logits)
-    return [found[p : p + len(prompts)] for p in range(0, len(rows), len(prompts))]
+        per_row[k] = kl_at(decoding.sampling, steered, base.logits)
+    return [per_row[p : p + len(prompts)] for p in range(0, len(rows), len(prompts))]
+
+
+def _end_token(model: PreTrainedModel) -> int:
+    end = getattr(model.generation_config, "eos_token_id", None)
+    return 0 if end is None else int(end[0] if isinstance(end, list) else end)

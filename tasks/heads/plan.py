@@ -10,7 +10,7 @@ from trimtab.steering.causal.question import Question
 from trimtab.steering.causal.ranking import Ranking
 from trimtab.steering.causal.units import head_units, unit_of
 from trimtab.steering.model.anatomy import Anatomy
-from trimtab.steering.price.dose import FORCED, Calibration
+from trimtab.steering.price.calibration import FORCED, Calibration
 from trimtab.steering.running.scorer import Scorer
 from trimtab.tasks.data.questions import questions_of
 from trimtab.tasks.errors import RecipeError

@@ -19,7 +19,8 @@ from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.site import Site
 from trimtab.steering.model.tokens import PromptFormat, Role, Tokens, tokenize
 from trimtab.steering.plans.plan import SteeringPlan
-from trimtab.steering.price.dose import Calibration, Dosing, dose_on
+from trimtab.steering.price.calibration import Calibration
+from trimtab.steering.price.dose import Dosing, dose_on
 from trimtab.steering.price.result import Dose
 from trimtab.steering.running.scorer import Scorer
 from trimtab.steering.running.writing import Decoding, generate

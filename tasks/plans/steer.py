@@ -12,7 +12,8 @@ from trimtab.steering.features.feature_set import KIND, FeatureSet
 from trimtab.steering.governing.governor import Governor, Ledger
 from trimtab.steering.model.tokens import Tokens, tokenize
 from trimtab.steering.plans.plan import SteeringPlan
-from trimtab.steering.price.dose import Calibration, Dosing, dose_on
+from trimtab.steering.price.calibration import Calibration
+from trimtab.steering.price.dose import Dosing, dose_on
 from trimtab.steering.price.kl import divergences, steered_from_base
 from trimtab.steering.running.scorer import Scorer
 from trimtab.steering.running.writing import Decoding, generate

@@ -26,7 +26,8 @@ from trimtab.steering.moves.add import Add
 from trimtab.steering.moves.gated import Gated
 from trimtab.steering.plans.intervention import Intervention
 from trimtab.steering.plans.plan import SteeringPlan
-from trimtab.steering.price.dose import Calibration, Dosing, dose_on
+from trimtab.steering.price.calibration import Calibration
+from trimtab.steering.price.dose import Dosing, dose_on
 from trimtab.steering.price.kl import base_from_steered, divergences, steered_from_base
 from trimtab.steering.running.scorer import Scorer
 from trimtab.steering.running.writing import Decoding

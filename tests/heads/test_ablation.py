@@ -22,7 +22,7 @@ from trimtab.steering.errors import BadQuestion, BadRanking, BadSite, SteeringEr
 from trimtab.steering.localisers._toggling import gated_logprobs
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.site import Site
-from trimtab.steering.price.dose import Calibration
+from trimtab.steering.price.calibration import Calibration
 from trimtab.steering.running.scorer import Scorer
 from trimtab.steering.statistics import Interval
 

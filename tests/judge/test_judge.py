@@ -28,8 +28,10 @@ from trimtab.steering.model.site import Site
 from trimtab.steering.model.span import ANSWER
 from trimtab.steering.model.tokens import Tokens
 from trimtab.steering.plans.contrast import Contrast, Pair
-from trimtab.steering.price.kl import rollout_kl
+from trimtab.steering.price.kl import divergences, steered_from_base
 from trimtab.steering.price.price import CapabilityItem
+from trimtab.steering.price.rollouts import roll_out
+from trimtab.steering.running.scorer import Scorer
 from trimtab.steering.running.writing import Decoding
 from trimtab.steering.statistics import Interval
 
@@ -151,8 +153,9 @@ def test_yes_to_a_planted_effect(trial):
     assert flip.site == found.site and len(set(nulls)) > 1, (
         "placebos are searched, they do not stand at the plan's site"
     )
-    rollouts = rollout_kl(made.model, dosed_plan(made, found), [p.positive.prompt for p in made.texts.report][:8])
-    assert rollouts.mean.mean == pytest.approx(0.2, rel=0.6)
+    dosed, prompts = dosed_plan(made, found), [p.positive.prompt for p in made.texts.report][:8]
+    spent = divergences(Scorer(made.model), roll_out(made.model, dosed, prompts, Decoding()), steered_from_base(dosed))
+    assert np.concatenate(spent).mean() == pytest.approx(0.2, rel=0.6)
 
 
 def test_asking_is_undone_by_ablation_and_not_by_random_directions(trial):

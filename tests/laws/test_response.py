@@ -15,7 +15,7 @@ from trimtab.steering.moves import MOVES
 from trimtab.steering.moves.add import Add
 from trimtab.steering.plans.intervention import Intervention
 from trimtab.steering.plans.plan import SteeringPlan
-from trimtab.steering.price.dose import FORCED, Calibration
+from trimtab.steering.price.calibration import FORCED, Calibration
 from trimtab.steering.price.response import Labels, LinearResponse, drawn_labels, responses
 from trimtab.steering.running.scorer import Scorer
 

@@ -6,21 +6,21 @@ import torch
 from transformers import GenerationConfig
 
 from trimtab.steering.errors import SteeringError
-from trimtab.steering.price import kl as kl_module
-from trimtab.steering.price.dose import Calibration, Dosing, dose_on
+from trimtab.steering.model import divergence
+from trimtab.steering.model.divergence import kl_divergence, kl_of_logprobs
+from trimtab.steering.price.calibration import Calibration
+from trimtab.steering.price.dose import Dosing, dose_on
 from trimtab.steering.price.kl import (
+    STEERED_BASE,
     Measured,
     base_from_steered,
     divergences,
-    kl_divergence,
-    neutral_kl,
-    roll_out,
-    rollout_divergences,
-    rollout_kl,
     steered_from_base,
     summarise,
 )
-from trimtab.steering.price.rollouts import rolled_divergences
+from trimtab.steering.price.neutral import neutral_cost
+from trimtab.steering.price.price import PricedOn, price_plan
+from trimtab.steering.price.rollouts import roll_out, rolled_divergences
 from trimtab.steering.running.sampling import Sampling
 from trimtab.steering.running.scorer import Scorer
 from trimtab.steering.running.writing import Decoding, Draw
@@ -60,10 +60,23 @@ def test_forbidden_tokens():
     assert kl_divergence(torch.full((1, 3), torch.nan), q).isnan().item()
 
 
+def test_from_log_probabilities():
+    """The same in float64, for any leading dimensions, with the gradient of KL: (p, up to a constant, times p)."""
+    p, q = (torch.randn(2, 3, 40, dtype=torch.float64).log_softmax(-1).requires_grad_(True) for _ in range(2))
+    torch.testing.assert_close(kl_of_logprobs(p, q)[1], brute(p[1], q[1]))
+    torch.testing.assert_close(kl_of_logprobs(p[0], q[0]), kl_divergence(p[0], q[0]))
+    (slope,) = torch.autograd.grad(kl_of_logprobs(p, q).sum(), q)
+    torch.testing.assert_close(slope, -p.exp())
+    half = torch.tensor([[0.5, 0.5, 0.0]]).log()
+    torch.testing.assert_close(
+        kl_of_logprobs(half, torch.zeros(1, 3).log_softmax(-1)), torch.tensor([np.log(1.5)]).float()
+    )
+
+
 def test_many_rows_equal_few(monkeypatch):
     p, q = torch.randn(9, 50), torch.randn(9, 50)
     whole = kl_divergence(p, q)
-    monkeypatch.setattr(kl_module, "_ROWS", 2)
+    monkeypatch.setattr(divergence, "_ROWS", 2)
     assert torch.equal(kl_divergence(p, q), whole)
     assert kl_divergence(p[:0], q[:0]).shape == (0,)
 
@@ -92,9 +105,10 @@ def test_directions_differ_and_are_named(tiny, texts, make_plan):
     assert abs(a - b) > 0.02 * a
 
 
-def test_rollout_kl_is_taken_on_what_the_steered_model_wrote(tiny, texts, make_plan):
+def test_the_budget_is_taken_on_what_the_steered_model_wrote(tiny, texts, make_text, make_plan):
     plan, decoding = make_plan(size=6.0), Decoding(max_new_tokens=9, seed=3)
-    found = rollout_kl(tiny, plan, texts, decoding)
+    neutral = [make_text(k, 9, 0) for k in range(2)]
+    found = price_plan(tiny, plan, PricedOn(texts, neutral, decoding=decoding)).budget
     written = roll_out(tiny, plan, texts, decoding)
     want = divergences(Scorer(tiny), written, steered_from_base(plan))
     assert found.n_tokens == 9 * len(texts)
@@ -118,18 +132,19 @@ def test_stopping_is_a_token_that_costs(tiny, texts, make_plan):
     assert all(n <= 60 and (stop or n == 60) for n, stop in zip(lengths, ended, strict=True))
 
 
-def test_neutral_kl_reads_every_token_but_the_first(tiny, make_text, make_plan):
+def test_damage_reads_every_token_but_the_first(tiny, make_text, make_plan):
     texts = [make_text(k, 12 + k, 0) for k in range(4)]
-    found = neutral_kl(tiny, make_plan(span="all", size=4.0), texts)
+    found = neutral_cost(Scorer(tiny), make_plan(span="all", size=4.0), texts).damage
     assert found.n_tokens == sum(len(t) - 1 for t in texts)
     assert found.direction == "base||steered" and found.mean.mean > 0
     with pytest.raises(SteeringError, match="one token"):
-        neutral_kl(tiny, make_plan(), [make_text(0, 1, 0)] * 2)
+        neutral_cost(Scorer(tiny), make_plan(), [make_text(0, 1, 0)] * 2)
 
 
 def test_strength_zero_costs_exactly_nothing(tiny, texts, make_plan):
-    found = rollout_kl(tiny, make_plan().scaled(0.0), texts, Decoding(max_new_tokens=5))
-    assert found.mean.mean == 0.0 and found.max == 0.0
+    plan, decoding = make_plan().scaled(0.0), Decoding(max_new_tokens=5)
+    spent = divergences(Scorer(tiny), roll_out(tiny, plan, texts, decoding), steered_from_base(plan))
+    assert np.concatenate(spent).max() == 0.0
 
 
 def test_per_token_values_are_thinned_evenly(make_text):
@@ -149,7 +164,7 @@ def test_a_kl_is_taken_at_the_temperature_that_its_text_is_drawn_at(tiny, texts,
         for text, side, alone in zip(
             written,
             rolled_divergences(scorer, [plan], texts, decoding)[0],
-            rollout_divergences(scorer, plan, texts, decoding),
+            divergences(scorer, written, steered_from_base(plan, decoding.sampling)),
             strict=True,
         ):
             ids = torch.from_numpy(text.ids)[None]
@@ -160,7 +175,8 @@ def test_a_kl_is_taken_at_the_temperature_that_its_text_is_drawn_at(tiny, texts,
             want = brute(steered / temperature, base / temperature).numpy()
             np.testing.assert_allclose(side, want, rtol=1e-3, atol=1e-5)
             np.testing.assert_allclose(alone, want, rtol=1e-3, atol=1e-5)
-        priced = rollout_kl(tiny, plan, texts, decoding)
+        per_text = divergences(scorer, written, steered_from_base(plan, decoding.sampling))
+        priced = summarise(per_text, texts, Measured(STEERED_BASE, "rollouts", sampling=decoding.sampling))
         _, dosed = dose_on(Calibration(scorer, texts, decoding), plan, 0.05, Dosing(guess=0.5, cap=1))
         assert priced.sampling == dosed.sampling == Sampling(decoding.temperature, decoding.top_k, decoding.top_p)
 

@@ -1,4 +1,4 @@
-"""Damage: perplexity by hand, capability by hand, and the whole price."""
+"""The price: damage and perplexity by hand, capability by hand, and the whole price."""
 
 import math
 from dataclasses import replace
@@ -11,8 +11,9 @@ from trimtab.steering.errors import SteeringError
 from trimtab.steering.gates.linear import Linear
 from trimtab.steering.model.site import Site
 from trimtab.steering.moves.gated import Gated
-from trimtab.steering.price.kl import base_from_steered, divergences, neutral_kl
-from trimtab.steering.price.price import CapabilityItem, PricedOn, capability, neutral_damage, price_plan
+from trimtab.steering.price.kl import base_from_steered, divergences
+from trimtab.steering.price.neutral import neutral_cost
+from trimtab.steering.price.price import CapabilityItem, PricedOn, capability, price_plan
 from trimtab.steering.running.scorer import Scorer
 from trimtab.steering.running.writing import Decoding
 
@@ -27,14 +28,13 @@ def surprise(model, text) -> np.ndarray:
 def test_perplexity_is_exp_of_the_mean_surprise(tiny, make_text, make_plan):
     texts = [make_text(k, 10 + 4 * k, 0) for k in range(4)]
     plan = make_plan(span="all", size=5.0)
-    found = neutral_damage(Scorer(tiny), plan, texts)
+    found = neutral_cost(Scorer(tiny), plan, texts)
     assert found.perplexity_base == pytest.approx(
         math.exp(np.concatenate([surprise(tiny, t) for t in texts]).mean()), rel=1e-5
     )
     with plan.on(tiny):
         steered = math.exp(np.concatenate([surprise(tiny, t) for t in texts]).mean())
     assert found.perplexity_steered == pytest.approx(steered, rel=1e-5)
-    assert found.damage == neutral_kl(tiny, plan, texts)
 
 
 def test_damage_is_that_of_text_with_a_prompt(tiny, make_text, make_plan):
@@ -45,9 +45,9 @@ def test_damage_is_that_of_text_with_a_prompt(tiny, make_text, make_plan):
         plan, halves = make_plan(span=span, size=8.0), span in ("prompt", "last")
         cut = [replace(text, prompt_length=len(text) // 2 if halves else 1) for text in texts]
         expected = np.concatenate(divergences(Scorer(tiny), cut, base_from_steered(plan)))
-        for found in (neutral_damage(Scorer(tiny), plan, texts).damage, neutral_kl(tiny, plan, texts)):
-            assert found.mean.mean == pytest.approx(expected.mean(), rel=1e-6), span
-            assert found.tokens == ("neutral, second halves" if halves else "neutral")
+        found = neutral_cost(Scorer(tiny), plan, texts).damage
+        assert found.mean.mean == pytest.approx(expected.mean(), rel=1e-6), span
+        assert found.tokens == ("neutral, second halves" if halves else "neutral")
         if span == "prompt":
             alone = [replace(text, prompt_length=1) for text in texts]
             hidden = np.concatenate(divergences(Scorer(tiny), alone, base_from_steered(plan)))
@@ -69,7 +69,7 @@ def test_a_gate_decides_on_half_of_a_neutral_text(tiny, make_text, make_plan):
     gated = replace(plan, interventions=(replace(step, move=Gated(step.move, gate)),))
     cut = [replace(text, prompt_length=10) for text in texts]
     expected = np.concatenate(divergences(Scorer(tiny), cut, base_from_steered(gated)))
-    found = neutral_damage(Scorer(tiny), gated, texts).damage.mean.mean
+    found = neutral_cost(Scorer(tiny), gated, texts).damage.mean.mean
     assert found > 0 and found == pytest.approx(expected.mean(), rel=1e-6)
 
 
