@@ -75,7 +75,7 @@ def cases(recipes: dict[str, Recipe], folder: Path) -> list[Case]:
 
 def tokens_of(recipe: Recipe) -> list[Tokens]:
     """The recipe's texts; reading and tokenising them is part of what both sides do."""
-    return [text.tokens for text in texts_of(recipe, model_of(recipe.model)[1])]
+    return [text.tokens for text in texts_of(recipe.data, model_of(recipe.model)[1])]
 
 
 def bare(recipe: Recipe, in_order: bool = True) -> None:

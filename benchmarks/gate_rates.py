@@ -31,9 +31,10 @@ from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.site import Site
 from trimtab.steering.model.tokens import tokenize
 from trimtab.tasks.data.jsonl import read_jsonl
+from trimtab.tasks.data.marked_prompts import TWINS
 from trimtab.tasks.data.prompts import form_of
 from trimtab.tasks.models import model_of
-from trimtab.tasks.recipes.condition import TWINS, ConditionRecipe
+from trimtab.tasks.recipes.condition import ConditionRecipe
 from trimtab.tasks.recipes.file import read_recipe
 from trimtab.tasks.recipes.recipe import load_recipe
 
@@ -115,7 +116,7 @@ def real() -> Iterator[tuple[str, Mapping[Site, Tensor], np.ndarray]]:
         recipe, plain = read_recipe(ConditionRecipe, RECIPES / name), load_recipe(RECIPES / base)
         model, tokenizer = model_of(plain.model)
         lines = [row for _, row in read_jsonl(Path(recipe.data.prompts.path))]
-        prompts = [tokenize(tokenizer, row["prompt"], form=form_of(plain)) for row in lines]
+        prompts = [tokenize(tokenizer, row["prompt"], form=form_of(plain.data)) for row in lines]
         anatomy = Anatomy.of(model)
         rows = readings(anatomy, prompts, list(anatomy.sites([recipe.condition.point])), recipe.condition.pool)
         yield recipe.name, rows, np.array([row["wanted"] for row in lines])

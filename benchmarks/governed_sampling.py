@@ -51,7 +51,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     model, tokenizer = load_model("smollm2")
-    texts = texts_of(load_recipe(RECIPE), tokenizer)
+    texts = texts_of(load_recipe(RECIPE).data, tokenizer)
     plan = fitted(model, texts)
     inputs = batch([text.tokens for text in texts if text.example.split == "report"][: 2 * args.prompts : 2])
     print(setting(args.threads), end="\n\n")

@@ -10,7 +10,7 @@ from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.load import ModelSource, load
 from trimtab.steering.model.tokens import template_digest, tokenizer_digest
 from trimtab.tasks.errors import RecipeError
-from trimtab.tasks.recipes.recipe import ModelSpec
+from trimtab.tasks.recipes.sections import ModelSpec
 
 
 @lru_cache(maxsize=1)

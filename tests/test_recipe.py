@@ -13,11 +13,13 @@ from trimtab.tasks.admin.methods import methods
 from trimtab.tasks.admin.starter import write_starter
 from trimtab.tasks.data.examples import capability_items, examples_of, known_questions, neutral_texts
 from trimtab.tasks.data.jsonl import ClassRow, PairRow, read_class, read_pairs, split_of
+from trimtab.tasks.data.marked_prompts import labelled_rows
 from trimtab.tasks.data.shipped_files import DATA
+from trimtab.tasks.errors import DataError, RecipeError
 from trimtab.tasks.plans.validate import settings_of
-from trimtab.tasks.recipes.condition import ConditionRecipe, labelled_rows
+from trimtab.tasks.recipes.condition import ConditionRecipe
 from trimtab.tasks.recipes.file import has_section, read_recipe
-from trimtab.tasks.recipes.recipe import DataError, Recipe, RecipeError, load_recipe, make_recipe, recipe_schema
+from trimtab.tasks.recipes.recipe import Recipe, load_recipe, make_recipe, recipe_schema
 from trimtab.tasks.recipes.sections import LANGUAGES
 
 ALL = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
@@ -192,8 +194,8 @@ def test_questions_with_known_answers(folder):
     (folder / "qa.jsonl").write_text('{"question": "2 + 3?", "answer": "5"}\n{"question": "3 + 3?", "answer": "6"}\n')
     asking = ["judge.questions=qa.jsonl"]
     plain, asked = load_recipe(folder / "recipe.yaml"), load_recipe(folder / "recipe.yaml", asking)
-    assert known_questions(plain.judge) == ()
-    assert [one.answer for one in known_questions(asked.judge)] == ["5", "6"]
+    assert known_questions(plain.judge.questions) == ()
+    assert [one.answer for one in known_questions(asked.judge.questions)] == ["5", "6"]
     assert asked.stage("fit") == plain.stage("fit") and asked.stage("validate") != plain.stage("validate")
     (folder / "qa.jsonl").write_text('{"question": "2 + 3?"}\n')
     with pytest.raises(DataError, match="qa.jsonl:1: .*answer"):
@@ -275,8 +277,8 @@ def test_the_starter_is_a_recipe(tmp_path):
 
 def test_packaged_files(folder):
     judge = load_recipe(folder / "recipe.yaml").judge
-    assert len(neutral_texts(judge)) >= 50
-    assert len(capability_items(judge)) >= 50
+    assert len(neutral_texts(judge.neutral)) >= 50
+    assert len(capability_items(judge.capability)) >= 50
     assert tuple(json.loads((DATA / "function_words.json").read_text())) == LANGUAGES
 
 

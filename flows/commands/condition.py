@@ -7,8 +7,9 @@ from pathlib import Path
 from trimtab.flows.commands._progress import shown_progress
 from trimtab.flows.commands._show import echo, echo_fields, echo_json
 from trimtab.flows.condition import condition
+from trimtab.tasks.data.marked_prompts import labelled_rows
 from trimtab.tasks.home import Home
-from trimtab.tasks.recipes.condition import ConditionRecipe, labelled_rows
+from trimtab.tasks.recipes.condition import ConditionRecipe
 from trimtab.tasks.recipes.file import read_recipe
 from trimtab.tasks.registry.views import details
 

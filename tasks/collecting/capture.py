@@ -91,7 +91,7 @@ def collection_at(recipe: Recipe, home: Home, url: str) -> Collection:
 def _prepared(recipe: Recipe, home: Home) -> tuple[Anatomy, Spool, Capture]:
     model, tokenizer = model_of(recipe.model)
     anatomy = Anatomy.of(model)
-    texts = Spool(each_text(recipe, tokenizer), selection_of(recipe), spool_folder(home))
+    texts = Spool(each_text(recipe.data, tokenizer), selection_of(recipe), spool_folder(home))
     asked = asked_of(recipe, texts.digest, _sites(anatomy, recipe))
     known = home.catalog.find(recipe.stage("capture"))
     return anatomy, texts, asked if known is None else asked_again(known, asked)

@@ -22,9 +22,9 @@ from trimtab.tasks.data.jsonl import (
     split_of,
     text_of,
 )
+from trimtab.tasks.data.sections import Data, DataFile
 from trimtab.tasks.data.shipped_files import packaged
 from trimtab.tasks.errors import DataError
-from trimtab.tasks.recipes.sections import Data, DataFile, JudgeSpec
 
 MIN_PER_SPLIT = 2
 WORD = 16  # characters of one word that is surely several tokens (scripts without spaces write whole sentences so)
@@ -127,9 +127,9 @@ class KnownQuestion:
     answer: str
 
 
-def neutral_texts(judge: JudgeSpec) -> tuple[str, ...]:
-    """Text that has nothing to do with the behaviour: `{text}` per line. Raises DataError."""
-    path = _file(judge.neutral, "neutral.jsonl")
+def neutral_texts(file: DataFile | None) -> tuple[str, ...]:
+    """Text that has nothing to do with the behaviour: `{text}` per line. None: the packaged file. Raises DataError."""
+    path = _file(file, "neutral.jsonl")
     rows = [(where, text_of(given, "text", where)) for where, given in _checked(path, ("text",))]
     for where, text in rows:
         if len(text.split()) < 2 and len(text) < WORD:
@@ -140,9 +140,9 @@ def neutral_texts(judge: JudgeSpec) -> tuple[str, ...]:
     return _enough([text for _, text in rows], path)
 
 
-def capability_items(judge: JudgeSpec) -> tuple[Item, ...]:
-    """`{question, correct, incorrect}` per line. Raises DataError."""
-    path = _file(judge.capability, "capability.jsonl")
+def capability_items(file: DataFile | None) -> tuple[Item, ...]:
+    """`{question, correct, incorrect}` per line. None: the packaged file. Raises DataError."""
+    path = _file(file, "capability.jsonl")
     found, keys = [], ("question", "correct", "incorrect")
     for where, given in _checked(path, keys):
         item = Item(*(text_of(given, key, where) for key in keys))
@@ -155,11 +155,11 @@ def capability_items(judge: JudgeSpec) -> tuple[Item, ...]:
     return _enough(found, path)
 
 
-def known_questions(judge: JudgeSpec) -> tuple[KnownQuestion, ...]:
-    """`{question, answer}` per line; none when the recipe names no file. Raises DataError."""
-    if judge.questions is None:
+def known_questions(file: DataFile | None) -> tuple[KnownQuestion, ...]:
+    """`{question, answer}` per line; none without a file. Raises DataError."""
+    if file is None:
         return ()
-    path, keys = _unchanged(judge.questions), ("question", "answer")
+    path, keys = _unchanged(file), ("question", "answer")
     rows = [KnownQuestion(*(text_of(given, key, where) for key in keys)) for where, given in _checked(path, keys)]
     return _enough(rows, path)
 
@@ -189,17 +189,6 @@ def read_lexicon(file: DataFile) -> dict[str, tuple[str, ...]]:
 def function_words() -> dict[str, list[str]]:
     """Frequent words of each language that the packaged lists tell apart."""
     return json.loads(packaged("function_words.json").read_text("utf-8"))
-
-
-def check_judge(judge: JudgeSpec) -> None:
-    """Raises DataError when a file that the judge was given is wrong."""
-    if judge.neutral is not None:
-        neutral_texts(judge)
-    if judge.capability is not None:
-        capability_items(judge)
-    known_questions(judge)
-    if judge.behaviour is not None and judge.behaviour.lexicon is not None:
-        read_lexicon(judge.behaviour.lexicon)
 
 
 def _checked(path: Path, keys: tuple[str, ...]) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from typing import Protocol
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -11,7 +12,17 @@ from transformers import PreTrainedTokenizerBase
 from trimtab.steering.model.tokens import PromptFormat, Tokens, tokenize
 from trimtab.tasks.data.examples import Example, each_example
 from trimtab.tasks.data.jsonl import Prompt
-from trimtab.tasks.recipes.recipe import Recipe
+from trimtab.tasks.data.sections import Data
+
+
+class Form(Protocol):
+    """How prompts are put to the model: through the chat template or as plain text, and after which system message."""
+
+    @property
+    def chat(self) -> bool: ...
+
+    @property
+    def system(self) -> str | None: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,21 +38,21 @@ class Text:
         return shown(self.example.prompt)
 
 
-def form_of(recipe: Recipe, system: str | None = None) -> PromptFormat:
-    """How the recipe's prompts become text; `system` goes before what the recipe itself says to the model."""
-    said = [part for part in (system, recipe.data.system) if part]
-    return PromptFormat(chat=recipe.data.chat, system="\n\n".join(said) or None)
+def form_of(data: Form, system: str | None = None) -> PromptFormat:
+    """How prompts become text; `system` goes before the system message of the data."""
+    messages = [message for message in (system, data.system) if message]
+    return PromptFormat(chat=data.chat, system="\n\n".join(messages) or None)
 
 
-def texts_of(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> list[Text]:
-    """Every text of the recipe's data: positive before negative within a pair, in the order of the files."""
-    return list(each_text(recipe, tokenizer))
+def texts_of(data: Data, tokenizer: PreTrainedTokenizerBase) -> list[Text]:
+    """Every text of a recipe's data: positive before negative within a pair, in the order of the files."""
+    return list(each_text(data, tokenizer))
 
 
-def each_text(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Iterator[Text]:
+def each_text(data: Data, tokenizer: PreTrainedTokenizerBase) -> Iterator[Text]:
     """The texts of `texts_of`, one in memory at a time."""
-    form = form_of(recipe)
-    for example in each_example(recipe.data):
+    form = form_of(data)
+    for example in each_example(data):
         yield Text(tokens_of(tokenizer, example, form), example)
 
 

@@ -11,9 +11,8 @@ from trimtab.steering.model.tokens import PromptFormat, tokenize
 from trimtab.tasks.data.examples import Example
 from trimtab.tasks.data.jsonl import SPLITS, check_keys, file_digest, read_jsonl, split_of, text_of
 from trimtab.tasks.data.prompts import Text
+from trimtab.tasks.data.sections import DataFile, Sentences
 from trimtab.tasks.errors import DataError
-from trimtab.tasks.recipes.features import Sentences
-from trimtab.tasks.recipes.sections import DataFile
 
 PLAIN = PromptFormat(chat=False)
 

@@ -32,7 +32,6 @@ from trimtab.tasks.home import Home
 from trimtab.tasks.models import model_of
 from trimtab.tasks.progress import report
 from trimtab.tasks.recipes.heads import HeadRecipe, make_head_recipe
-from trimtab.tasks.recipes.sections import JudgeSpec
 from trimtab.tasks.references import Reference
 from trimtab.tasks.timing import seconds_since
 
@@ -200,7 +199,7 @@ def _curves(trial: HeadTrial, settings: AblateSettings) -> tuple[Curve, Curve]:
 def _off_target(trial: HeadTrial, recipe: HeadRecipe, chosen: Sequence[Unit], settings: AblateSettings):
     if trial.ablator.operator.name in ("resample", "corrupted") or settings.neutral < 2:
         return None  # they have nothing to put into neutral text
-    texts = neutral_texts(JudgeSpec(neutral=recipe.neutral))[: settings.neutral]
+    texts = neutral_texts(recipe.neutral)[: settings.neutral]
     tokens = [tokenize(trial.tokenizer, text, form=PromptFormat(chat=False)) for text in texts]
     beside = matched_sets(trial.universe, chosen, BESIDE)
     return _plain(off_target(trial.ablator, tokens, [list(chosen), *beside]))

@@ -25,13 +25,14 @@ from trimtab.steering.price.result import Dose
 from trimtab.steering.running.scorer import Scorer
 from trimtab.steering.running.writing import Decoding, generate
 from trimtab.store.catalog.artifact import Artifact
+from trimtab.tasks.data.marked_prompts import labelled_rows
 from trimtab.tasks.data.prompts import form_of
 from trimtab.tasks.errors import DataError, RecipeError
 from trimtab.tasks.home import Home
 from trimtab.tasks.models import model_of
 from trimtab.tasks.plans.validate import behaviour_of, decoding_of
 from trimtab.tasks.progress import report
-from trimtab.tasks.recipes.condition import ConditionRecipe, labelled_rows
+from trimtab.tasks.recipes.condition import ConditionRecipe
 from trimtab.tasks.recipes.of_plan import BASE
 from trimtab.tasks.recipes.recipe import Recipe, make_recipe
 from trimtab.tasks.references import Reference
@@ -121,7 +122,7 @@ def study_of(recipe: ConditionRecipe, parents: Sequence[Artifact]) -> Study:
         patch = replace(patch, interventions=kept)
     if not patch.interventions:
         raise RecipeError(f"{recipe.controller.patch}: no intervention stands in blocks {recipe.controller.blocks}")
-    return Study(recipe, base, model, tokenizer, plan, patch, _splits(recipe, tokenizer, form_of(base)))
+    return Study(recipe, base, model, tokenizer, plan, patch, _splits(recipe, tokenizer, form_of(base.data)))
 
 
 def compare(study: Study, conditioned: Mapping[str, SteeringPlan]) -> tuple[list[Selective], dict[str, Any]]:

@@ -91,7 +91,7 @@ def steer_prompts(ref: str, prompts: Sequence[str], home: Home, settings: SteerS
     artifact = home.catalog.get(name)
     plan, recipe = plan_of(artifact, number)
     model, tokenizer = model_of(recipe.model)
-    form, chat = form_of(recipe), settings.chat
+    form, chat = form_of(recipe.data), settings.chat
     if chat is None and number is not None:
         chat = bool(tokenizer.chat_template)
     form = form if chat is None else replace(form, chat=chat)

@@ -104,16 +104,16 @@ def trial_of(recipe: Recipe, home: Home, capture: CaptureReference, candidates: 
 def judged_texts(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Texts:
     """The select and report pairs, the report pairs again with the words that ask for the behaviour, neutral text and
     capability items."""
-    texts = texts_of(recipe, tokenizer)
+    texts = texts_of(recipe.data, tokenizer)
     report_pairs = couples(texts, "report")
     asked: list[AnswerPair] = []
     if recipe.judge.system_prompt and recipe.data.chat:
-        asking = form_of(recipe, recipe.judge.system_prompt)
+        asking = form_of(recipe.data, recipe.judge.system_prompt)
         asked = [AnswerPair(*(tokens_of(tokenizer, t.example, asking) for t in pair)) for pair in report_pairs]
     return Texts(
         select=[_pair(couple) for couple in couples(texts, "select")],
         report=[_pair(couple) for couple in report_pairs],
-        neutral=[tokenize(tokenizer, text, form=PLAIN) for text in neutral_texts(recipe.judge)],
+        neutral=[tokenize(tokenizer, text, form=PLAIN) for text in neutral_texts(recipe.judge.neutral)],
         asked=asked,
         capability=_capability(recipe, tokenizer),
         known=_known(recipe, tokenizer),
@@ -180,25 +180,25 @@ def _pair(couple: tuple[Text, Text]) -> AnswerPair:
 
 
 def _capability(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> list[CapabilityItem]:
-    form = form_of(recipe)
+    form = form_of(recipe.data)
     return [
         CapabilityItem(
             tokenize(tokenizer, item.question, item.correct, form),
             tokenize(tokenizer, item.question, item.incorrect, form),
         )
-        for item in capability_items(recipe.judge)
+        for item in capability_items(recipe.judge.capability)
     ]
 
 
 def _known(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> list[KnownAnswer]:
     """The questions with known answers, each also with the system prompt that asks for the behaviour."""
-    form, request = form_of(recipe), recipe.judge.system_prompt
-    asking = form_of(recipe, request) if request and recipe.data.chat else None
+    form, request = form_of(recipe.data), recipe.judge.system_prompt
+    asking = form_of(recipe.data, request) if request and recipe.data.chat else None
     return [
         KnownAnswer(
             tokenize(tokenizer, known.question, form=form),
             known.answer,
             None if asking is None else tokenize(tokenizer, known.question, form=asking),
         )
-        for known in known_questions(recipe.judge)
+        for known in known_questions(recipe.judge.questions)
     ]

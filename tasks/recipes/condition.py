@@ -1,20 +1,18 @@
 """ConditionRecipe: when a published plan should act. A recipe file with a `condition` section is one of these."""
 
 import hashlib
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
 from trimtab.store.catalog.refs import Ref, check_name
 from trimtab.store.errors import StoreError
-from trimtab.tasks.data.jsonl import canonical, check_keys, read_jsonl, split_of, text_of
-from trimtab.tasks.errors import DataError
-from trimtab.tasks.recipes.sections import Blocks, FileField, Part, Seed, Share, Split
+from trimtab.tasks.data.jsonl import canonical
+from trimtab.tasks.data.sections import MarkedPrompts, Part, Seed, Share
+from trimtab.tasks.recipes.sections import Blocks
 
 SECTION = "condition"  # the key that tells these recipes from others
 FORMAT = 3  # part of every key: raise it when a condition is made or measured otherwise
-TWINS = 10  # neighbouring lines go to one split: prompts are often written in pairs that differ in what matters
 Whole = Annotated[int, Field(ge=1, le=100_000)]
 Above = Annotated[float, Field(gt=0)]
 
@@ -52,19 +50,12 @@ class Reporting(Part):
     tokens: Whole = 24
 
 
-class ConditionData(Part):
-    """prompts: JSONL of `{"prompt": ..., "wanted": true | false}`. split: of the prompts."""
-
-    prompts: FileField
-    split: Split = Split(fit=0.4, select=0.3, report=0.3)
-
-
 class ConditionRecipe(Part):
     """name: under which the conditional plan is published. plan: the published plan that it conditions."""
 
     name: str
     plan: str
-    data: ConditionData
+    data: MarkedPrompts
     condition: ConditionSpec
     controller: ControllerSpec = ControllerSpec()
     judge: Reporting = Reporting()
@@ -95,21 +86,3 @@ class ConditionRecipe(Part):
             asked["controller"] = {k: v for k, v in whole["controller"].items() if k != "patch"}
         content = {"plan": plan_digest, "patch": patch_digest, "prompts": self.data.prompts.sha256}
         return hashlib.sha256(canonical({"format": FORMAT, "stage": SECTION, **asked, **content}).encode()).hexdigest()
-
-
-def labelled_rows(data: ConditionData) -> dict[str, list[tuple[str, bool]]]:
-    """(prompt, wanted) by split, in the order of the file. Raises DataError: one line, `file:line:` first."""
-    path = Path(data.prompts.path)
-    found: dict[str, list[tuple[str, bool]]] = {"fit": [], "select": [], "report": []}
-    seen: dict[str, int] = {}
-    for number, given in read_jsonl(path, path.name):
-        where = f"{path.name}:{number}"
-        check_keys(given, ("prompt", "wanted"), (), where)
-        prompt = text_of(given, "prompt", where)
-        if not isinstance(given["wanted"], bool):
-            raise DataError(f"{where}: wanted is {given['wanted']!r}; write true or false")
-        if prompt in seen:
-            raise DataError(f"{where}: the same prompt as in line {seen[prompt]}; remove one")
-        seen[prompt] = number
-        found[split_of(str(number // TWINS), data.split.shares, data.split.seed)].append((prompt, given["wanted"]))
-    return found

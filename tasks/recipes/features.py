@@ -15,9 +15,10 @@ from trimtab.steering.model.site import Site
 from trimtab.store.catalog.refs import check_name
 from trimtab.store.errors import StoreError
 from trimtab.tasks.data.jsonl import canonical
+from trimtab.tasks.data.sections import Part, Seed, Sentences, Share
 from trimtab.tasks.recipes.file import read_recipe, validated
 from trimtab.tasks.recipes.recipe import canonical_form
-from trimtab.tasks.recipes.sections import CaptureSpec, FileField, ModelSpec, Part, Seed, Share, SpanText, Split
+from trimtab.tasks.recipes.sections import CaptureSpec, ModelSpec, SpanText
 from trimtab.tasks.recipes.yaml import Document
 
 SECTION = "features"  # the key that tells these recipes from others
@@ -25,23 +26,6 @@ FORMAT = 1
 MAX_NAME = 40
 Stage = Literal["capture", "choose", "features"]
 Whole = Annotated[int, Field(ge=1, le=100_000)]
-
-
-class Sentences(Part):
-    """concepts: files of `{text}` lines by the concept's name. texts: more of them without a concept, to fit on. chat:
-    apply the chat template when steering with a feature; sentences themselves are plain text. split: of sentences."""
-
-    concepts: Mapping[str, FileField] = Field(default_factory=dict)
-    texts: tuple[FileField, ...] = ()
-    chat: bool = False
-    system: str | None = Field(default=None, min_length=1)
-    split: Split = Split(fit=0.4, select=0.2, report=0.4)
-
-    @model_validator(mode="after")
-    def _something(self) -> "Sentences":
-        if not self.concepts and not self.texts:
-            raise ValueError("give `concepts` or `texts`; there is nothing to read activations from")
-        return self
 
 
 class Choose(Part):

@@ -7,9 +7,9 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
+from trimtab.tasks.data.sections import Part
 from trimtab.tasks.errors import RecipeError
 from trimtab.tasks.recipes.problems import problem_lines
-from trimtab.tasks.recipes.sections import Part
 from trimtab.tasks.recipes.yaml import Document, override, read_document
 
 P = TypeVar("P", bound=Part)

@@ -19,10 +19,11 @@ from trimtab.store.catalog.refs import check_name
 from trimtab.store.errors import StoreError
 from trimtab.tasks.data.jsonl import canonical, split_of
 from trimtab.tasks.data.questions import QuestionRow, read_questions
+from trimtab.tasks.data.sections import FileField, Part, Seed
 from trimtab.tasks.errors import DataError, RecipeError, did_you_mean
 from trimtab.tasks.recipes.checks import Problem, field_problem
 from trimtab.tasks.recipes.problems import CROSS, problem_lines
-from trimtab.tasks.recipes.sections import FileField, ModelSpec, Part, Seed
+from trimtab.tasks.recipes.sections import ModelSpec
 from trimtab.tasks.recipes.yaml import Document, override, read_document
 
 FORMAT = 1  # part of every key: raise it when a ranking is computed otherwise from the same recipe

@@ -16,46 +16,15 @@ from pydantic_core import PydanticCustomError
 
 from trimtab.store.catalog.refs import check_name
 from trimtab.store.errors import StoreError
-from trimtab.tasks.data.examples import check_data, check_judge
+from trimtab.tasks.data.examples import capability_items, check_data, known_questions, neutral_texts, read_lexicon
 from trimtab.tasks.data.jsonl import canonical
+from trimtab.tasks.data.sections import Data, Part, Seed
 from trimtab.tasks.data.shipped_files import packaged_digest
-from trimtab.tasks.errors import DataError, RecipeError
+from trimtab.tasks.errors import RecipeError
 from trimtab.tasks.recipes.checks import check_sections
 from trimtab.tasks.recipes.problems import CROSS, problem_lines
-from trimtab.tasks.recipes.sections import (
-    Behaviour,
-    Budget,
-    CaptureSpec,
-    Data,
-    DataFile,
-    FitSpec,
-    JudgeSpec,
-    ModelSpec,
-    Part,
-    Placebos,
-    Seed,
-    Split,
-)
+from trimtab.tasks.recipes.sections import Budget, CaptureSpec, FitSpec, JudgeSpec, ModelSpec
 from trimtab.tasks.recipes.yaml import Document, override, read_document
-
-__all__ = [
-    "Behaviour",
-    "Budget",
-    "CaptureSpec",
-    "Data",
-    "DataError",
-    "DataFile",
-    "FitSpec",
-    "JudgeSpec",
-    "ModelSpec",
-    "Placebos",
-    "Recipe",
-    "RecipeError",
-    "Split",
-    "load_recipe",
-    "make_recipe",
-    "recipe_schema",
-]
 
 FORMAT = 1  # part of every digest: raise it when a stage computes something else from the same recipe
 JUDGE = 5  # the same for the validate stage alone: captures and candidates are kept
@@ -152,8 +121,19 @@ def load_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
         document = override(document, setting)
     recipe = _validated(document, file.parent)
     check_data(recipe.data, recipe.capture.span)
-    check_judge(recipe.judge)
+    _check_judge(recipe.judge)
     return recipe
+
+
+def _check_judge(judge: JudgeSpec) -> None:
+    """Raises DataError when a file that the judge reads is wrong; the packaged ones are right."""
+    if judge.neutral is not None:
+        neutral_texts(judge.neutral)
+    if judge.capability is not None:
+        capability_items(judge.capability)
+    known_questions(judge.questions)
+    if judge.behaviour is not None and judge.behaviour.lexicon is not None:
+        read_lexicon(judge.behaviour.lexicon)
 
 
 def make_recipe(values: Mapping[str, Any], folder: str | os.PathLike[str] = ".") -> Recipe:

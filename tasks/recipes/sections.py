@@ -6,22 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PrivateAttr,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import BeforeValidator, Field, PrivateAttr, ValidationInfo, field_validator, model_validator
 
 from trimtab.steering.errors import SteeringError
 from trimtab.steering.model.site import POINTS
 from trimtab.steering.model.span import Span
 from trimtab.store.captures.schema import REGION_BYTES
-from trimtab.tasks.data.jsonl import KEYS, file_digest
+from trimtab.tasks.data.sections import FileField, Part, Share, expanded
 from trimtab.tasks.errors import RecipeError, did_you_mean
 from trimtab.tasks.recipes.checkpoints import folder_digest
 
@@ -29,67 +20,8 @@ EMBEDDED = "smollm2"
 LANGUAGES = ("en", "fr", "de", "es", "it")  # the keys of data/function_words.json; a test keeps them equal
 MAX_BLOCK = 9999
 
-Positive = Annotated[float, Field(gt=0)]
-Share = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=0, le=1000)]
-Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what torch, numpy and scikit-learn all take
 Nats = Annotated[float, Field(ge=1e-6, le=1e6)]  # below, float32 logits cannot tell a price from nothing
-
-
-class Part(BaseModel):
-    """Base of all sections: unknown keys refused, frozen, no conversions (`"8"` is not 8), no NaN or infinity."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
-class DataFile(Part):
-    """A file that the recipe names, as it was when the recipe was read. path: absolute. sha256: of its bytes."""
-
-    path: str
-    sha256: str = Field(pattern="^[0-9a-f]{64}$")
-
-    @classmethod
-    def at(cls, path: Path) -> "DataFile":
-        """Raises ValueError when it is not a file that can be read."""
-        if path.is_dir():
-            raise ValueError(f"{path} is a folder; name a file")
-        if not path.exists():
-            raise ValueError(f"no such file: {path}")
-        cls.check_plain(path)
-        try:
-            return cls(path=str(path.resolve()), sha256=file_digest(path))
-        except OSError as error:
-            raise ValueError(f"{path} cannot be read: {error.strerror}") from None
-
-    @staticmethod
-    def check_plain(path: Path) -> None:
-        """Raises ValueError for a pipe or a device, which may never end; a file that is gone is no error here."""
-        if path.exists() and not path.is_file():
-            raise ValueError(f"{path} is not a plain file")
-
-
-def _expanded(text: str) -> Path:
-    """A path with its `~`. Raises ValueError for a user that does not exist."""
-    try:
-        return Path(text).expanduser()
-    except RuntimeError:
-        raise ValueError(f"'{text}' names a user that does not exist") from None
-
-
-def _data_file(value: object, info: ValidationInfo) -> object:
-    """A path as text is read relative to the recipe's folder; a DataFile in its JSON form stays as it is."""
-    if isinstance(value, dict) and isinstance(value.get("path"), str) and "\0" not in value["path"]:
-        DataFile.check_plain(Path(value["path"]))
-    if isinstance(value, DataFile | dict):
-        return value
-    if not isinstance(value, str):
-        raise ValueError(f"must be a file name, got {value!r}")
-    if not value.strip() or "\0" in value:
-        raise ValueError("a file name is needed")
-    return DataFile.at(Path((info.context or {}).get("folder", ".")) / _expanded(value))
-
-
-FileField = Annotated[DataFile, BeforeValidator(_data_file, json_schema_input_type=str)]
 
 
 def _spelled(value: str) -> str:
@@ -120,7 +52,7 @@ class ModelSpec(Part):
     @classmethod
     def _known(cls, value: str, info: ValidationInfo) -> str:
         if value.startswith((".", "/", "~")):
-            folder = (Path((info.context or {}).get("folder", ".")) / _expanded(value)).resolve()
+            folder = (Path((info.context or {}).get("folder", ".")) / expanded(value)).resolve()
             if not (folder / "config.json").is_file():
                 raise ValueError(f"{folder} is not a model folder: it has no config.json")
             return str(folder)
@@ -162,59 +94,6 @@ class ModelSpec(Part):
     def local(self) -> bool:
         """True when the model is found without the hub."""
         return self.id == EMBEDDED or Path(self.id).is_absolute()
-
-
-class Split(Part):
-    """Shares of the prompts: to fit on, to choose site and strength on, to report on. seed: of the hash."""
-
-    fit: Share = 0.5
-    select: Share = 0.2
-    report: Share = 0.3
-    seed: Seed = 0
-
-    @model_validator(mode="after")
-    def _whole(self) -> "Split":
-        total = sum(self.shares)
-        if abs(total - 1) > 1e-6:
-            raise ValueError(
-                f"fit {self.fit:g} + select {self.select:g} + report {self.report:g} = {total:g}; must be 1"
-            )
-        return self
-
-    @property
-    def shares(self) -> tuple[float, float, float]:
-        return (self.fit, self.select, self.report)
-
-
-class Data(Part):
-    """pairs, or positive and negative: JSONL or Parquet files. columns: what they call our keys, for a dataset made
-    elsewhere (`{prompt: question, positive: good}`); its other columns are left out. chat: apply the model's chat
-    template. system: system message."""
-
-    pairs: FileField | None = None
-    positive: FileField | None = None
-    negative: FileField | None = None
-    columns: Mapping[str, str] | None = None
-    chat: bool = True
-    system: str | None = Field(default=None, min_length=1)
-    split: Split = Split()
-
-    @model_validator(mode="after")
-    def _one_form(self) -> "Data":
-        given = [name for name in ("pairs", "positive", "negative") if getattr(self, name) is not None]
-        if given not in (["pairs"], ["positive", "negative"]):
-            raise ValueError(f"give `pairs`, or both `positive` and `negative`; given: {', '.join(given) or 'none'}")
-        if self.positive is not None and self.negative is not None and self.positive.sha256 == self.negative.sha256:
-            raise ValueError("positive and negative are the same text, so there is nothing to fit")
-        return self
-
-    @field_validator("columns")
-    @classmethod
-    def _our_keys(cls, value: Mapping[str, str] | None) -> Mapping[str, str] | None:
-        for key in value or ():
-            if key not in KEYS:
-                raise ValueError(f"unknown key '{key}'{did_you_mean(key, KEYS)}; write ours: theirs")
-        return value or None
 
 
 def _blocks(value: object) -> object:

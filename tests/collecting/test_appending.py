@@ -63,7 +63,7 @@ def test_a_damaged_or_missing_version_is_computed_anew(grow, tmp_path, monkeypat
 
 def test_the_digest_of_the_first_texts(grow, tmp_path):
     recipe = grow(30)
-    texts = texts_of(recipe, model_of(recipe.model)[1])
+    texts = texts_of(recipe.data, model_of(recipe.model)[1])
     spool = Spool(texts, Selection(), tmp_path)
     for many in (1, 7, 60):
         assert spool.digest_of_first(many) == digest_of(texts[:many])

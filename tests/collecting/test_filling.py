@@ -33,7 +33,7 @@ def test_the_store_holds_what_capture_gives(tiny_recipe, tmp_path, setting, dtyp
     recipe = load_recipe(tiny_recipe, [f"capture.{setting}", f"capture.dtype={dtype}"])
     work = collection_of(recipe, Home.at(tmp_path / "home"), SMALL)
     fill(work, work.store.pending_regions())
-    store, texts = work.store.finish(), texts_of(recipe, model_of(recipe.model)[1])
+    store, texts = work.store.finish(), texts_of(recipe.data, model_of(recipe.model)[1])
     sites = [Site.parse(name) for name in store.sites]
     for region in store.layout.regions:
         mine = [text.tokens for text in texts[region.prompt_start : region.prompt_stop]]
@@ -46,7 +46,7 @@ def test_the_store_holds_what_capture_gives(tiny_recipe, tmp_path, setting, dtyp
 
 def test_texts_on_disk_are_the_texts(tiny_recipe, tmp_path):
     recipe = load_recipe(tiny_recipe)
-    texts, selection = texts_of(recipe, model_of(recipe.model)[1]), selection_of(recipe)
+    texts, selection = texts_of(recipe.data, model_of(recipe.model)[1]), selection_of(recipe)
     spool = Spool(iter(texts), selection, tmp_path)
     assert (len(spool), spool.tokens) == (len(texts), sum(len(text.tokens) for text in texts))
     assert spool.digest == digest_of(texts) and spool.index.digest == index_of(texts, selection).digest
