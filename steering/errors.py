@@ -61,3 +61,11 @@ class BadQuestion(SteeringError):
 
 class BadRanking(SteeringError):
     """Values and units that do not belong together, or arrays and header that are not a ranking."""
+
+
+class CannotExport(SteeringError):
+    """A plan that a file format cannot say; the message names the part."""
+
+
+class BadFile(SteeringError):
+    """A file that is not what its format says, or that holds what a plan cannot say."""

@@ -1,0 +1,56 @@
+"""The Format contract: how another tool keeps steering vectors in a file, and what its file cannot say.
+
+A format that cannot hold a part of a plan (a gate, a span, another move than an addition) refuses the plan and names
+that part: a file that steers otherwise than the plan was priced would be worse than none. Nothing is executed when a
+file is read.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+from uuid import uuid4
+
+from trimtab.steering.plans.plan import SteeringPlan
+
+
+@dataclass(frozen=True)
+class About:
+    """What files want to say beside their vectors. name: of the plan. model_id: of the model that it steers, as a
+    Hub id or a path. description: one sentence. licence: an SPDX name. card: a whole model card in Markdown (only a
+    model repository has one; without it a short one is written)."""
+
+    name: str = "plan"
+    model_id: str = ""
+    description: str = ""
+    licence: str = ""
+    card: str = ""
+
+
+class Format(ABC):
+    """One file format. suffix: of its files. tool: who reads them."""
+
+    suffix: ClassVar[str]
+    tool: ClassVar[str]
+
+    @abstractmethod
+    def write(self, plan: SteeringPlan, path: Path, about: About) -> None:
+        """Write one file or folder, whole or not at all. Raises CannotExport for what the format cannot say."""
+
+    @abstractmethod
+    def read(self, path: Path) -> SteeringPlan:
+        """The plan that the file holds, at strength 1, for any model that it fits. Raises BadFile."""
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """A path beside `path` to write to; it is renamed when the block ends, so a kill leaves no half of a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{uuid4().hex}.part")
+    try:
+        yield part
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
