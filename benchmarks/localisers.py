@@ -181,7 +181,7 @@ def _agreement(truth: Ranking, other: Ranking) -> list[str]:
 
 
 def _bare(anatomy: Anatomy, questions: Sequence[Question]) -> None:
-    device = next(anatomy.model.parameters()).device
+    device = anatomy.device
     for batch in question_batches(questions, device):
         slopes(anatomy, batch, anatomy.sites(["z"], [0]))
 

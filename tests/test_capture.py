@@ -12,7 +12,7 @@ from trimtab.steering.model.proof import readable_points
 from trimtab.steering.model.site import Site
 from trimtab.steering.model.span import Span
 from trimtab.steering.model.tokens import Tokens
-from trimtab.steering.running.prefix_tree import MIN_SHARED, can_share, prefix_tree, tokens_in
+from trimtab.steering.running.prefix_tree import MIN_SHARED, prefix_tree, tokens_in
 from trimtab.steering.running.reading import Selection, capture
 
 
@@ -37,7 +37,7 @@ def test_shared_equals_whole_in_every_family(tiny, span):
     texts = contrastive()[:-1]
     sites = anatomy.sites(readable_points(anatomy))
     shared, whole = (capture(anatomy, texts, sites, Selection(Span.parse(span)), share) for share in (True, False))
-    if can_share(anatomy):
+    if anatomy.can_share_prefixes:
         assert shared.computed == 10 + 3 * 9 + 3 * (3 + 6) < whole.computed == shared.given
     for site in sites:
         for a, b in zip(shared.rows[site], whole.rows[site], strict=True):

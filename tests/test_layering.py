@@ -73,6 +73,34 @@ def test_hooks_are_registered_in_one_file():
         assert not calls or path == ROOT / "steering/model/hooks.py", f"{path} registers hooks: {calls}"
 
 
+INSIDES = {"children", "named_children", "modules", "named_modules", "get_text_config", "get_output_embeddings"}
+NOT_OF_A_MODEL = {"ndim", "dtype", "__dict__", "sequences", "_eos_token_tensor"}  # of tensors, processors and results
+
+
+def test_only_the_anatomy_knows_what_is_inside_a_model():
+    """What differs between families (names of parts, keys of a configuration) is asked of the Anatomy. Outside
+    `steering/model/` nothing looks a part up by name, walks through modules, or reads the text configuration."""
+    for path in (ROOT / "steering").rglob("*.py"):
+        if not path.is_relative_to(ROOT / "steering/model"):
+            guesses = [node for node in ast.walk(parsed(path)) if looks_inside_a_model(node)]
+            assert not guesses, f"{path.relative_to(ROOT)}:{guesses[0].lineno}: {ast.unparse(guesses[0])}"
+
+
+def looks_inside_a_model(node: ast.AST) -> bool:
+    if isinstance(node, ast.Attribute):
+        of_configuration = isinstance(node.value, ast.Attribute) and node.value.attr == "text_config"
+        return of_configuration and node.attr != "model_type"
+    if not isinstance(node, ast.Call):
+        return False
+    if isinstance(node.func, ast.Attribute):
+        return node.func.attr in INSIDES
+    called = ast.unparse(node.func)
+    if called in ("getattr", "hasattr"):
+        name = node.args[1]
+        return isinstance(name, ast.Constant) and name.value not in NOT_OF_A_MODEL
+    return called == "next" and ".parameters()" in ast.unparse(node)
+
+
 def test_what_is_loaded_is_data():
     """No pickle, no eval."""
     for path in FILES:

@@ -133,7 +133,7 @@ def _along(anatomy: Anatomy, questions: Sequence[Question], site: Site, unit: Te
 
 def _last_rows(anatomy: Anatomy, questions: Sequence[Question], site: Site, side) -> Tensor:
     from_batches = []
-    for batch in question_batches(questions, next(anatomy.model.parameters()).device):
+    for batch in question_batches(questions, anatomy.device):
         seen, _ = activations(anatomy, batch, [site], side)
         from_batches.append(seen[site][torch.arange(batch.rows), batch.last].float())
     return torch.cat(from_batches)

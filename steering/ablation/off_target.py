@@ -42,11 +42,11 @@ def off_target(
     one token."""
     if ablator.operator.name in ("resample", "corrupted"):
         raise BadQuestion(f"operator '{ablator.operator}' has nothing to put into neutral text; use mean or zero")
-    cut = min(CUT, int(getattr(ablator.anatomy.text_config, "max_position_embeddings", CUT)))
+    cut = min(CUT, ablator.anatomy.max_tokens or CUT)
     questions = [as_question(text, cut) for text in texts]
     found: list[list[np.ndarray]] = [[np.zeros(0)] * len(texts) for _ in sets]
     narrow = replace(ablator, budget=BUDGET)
-    for batch in question_batches(questions, next(ablator.anatomy.model.parameters()).device, BUDGET):
+    for batch in question_batches(questions, ablator.anatomy.device, BUDGET):
         with torch.no_grad():
             base = batch.logits(ablator.anatomy.model)
         for chosen, rows, logits in narrow.passes(batch, questions, sets):

@@ -74,7 +74,7 @@ class Reference:
         if len(questions) < 2 or all(question.length < 2 for question in questions):
             raise BadQuestion(f"{len(questions)} reference questions: a mean or a partner needs 2 of 2 tokens or more")
         rows: dict[Site, list[Tensor]] = {site: [torch.empty(0)] * len(questions) for site in sites}
-        device = next(anatomy.model.parameters()).device
+        device = anatomy.device
         for batch in question_batches(questions, device):
             seen, _ = activations(anatomy, batch, sites)
             for k, number in enumerate(batch.numbers):

@@ -50,7 +50,7 @@ def head_plan(
 def _shifts(anatomy: Anatomy, heads: Sequence[Site], questions: Sequence[Question]) -> dict[Site, Add]:
     sites = list(dict.fromkeys(site.whole for site in heads))
     total = {site: torch.zeros(anatomy.width(site)) for site in sites}
-    device = next(anatomy.model.parameters()).device
+    device = anatomy.device
     for batch in question_batches(questions, device):
         rows = torch.arange(batch.rows, device=device)
         sides = [activations(anatomy, batch, sites, side)[0] for side in ("clean", "corrupted")]  # type: ignore[arg-type]
@@ -120,7 +120,7 @@ def plan_metric(anatomy: Anatomy, questions: Sequence[Question], plan: SteeringP
     if plan is None:
         return Ablator(anatomy).metrics(questions, [[]])[0]
     found = np.empty(len(questions))
-    for batch in question_batches(questions, next(anatomy.model.parameters()).device):
+    for batch in question_batches(questions, anatomy.device):
         lengths = [questions[i].clean.prompt_length for i in batch.numbers]
         with torch.no_grad(), plan.on(anatomy.model, prompt_lengths=lengths):
             logits = batch.logits(anatomy.model)

@@ -48,7 +48,7 @@ class Ablator:
         """The measure (by default the questions' metric, nats) of every question without each set. An empty set is the
         model as it is."""
         found = np.empty((len(sets), len(questions)))
-        device = next(self.anatomy.model.parameters()).device
+        device = self.anatomy.device
         for batch in question_batches(questions, device, self.budget):
             for chosen, rows, logits in self.passes(batch, questions, sets):
                 values = measure(rows, logits).reshape(len(chosen), -1).double().cpu().numpy()

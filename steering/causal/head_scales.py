@@ -49,7 +49,7 @@ def frozen(model: nn.Module) -> Iterator[None]:
 
 def ones(anatomy: Anatomy, rows: int = 1) -> Float[Tensor, "rows layers heads"]:
     """Gates that change nothing, float32, on the model's device."""
-    device = next(anatomy.model.parameters()).device
+    device = anatomy.device
     return torch.ones(rows, anatomy.n_layers, anatomy.n_heads, device=device)
 
 

@@ -200,7 +200,7 @@ class _Course:
 
 def _answers(model: PreTrainedModel, texts: Sequence[Tokens], plan: SteeringPlan | None) -> list[Tensor]:
     """Logits that write each answer, `[n_i v]`, with gradients to whatever the plan's gates hold."""
-    padded = pad_left([text.ids for text in texts], next(model.parameters()).device)
+    padded = pad_left([text.ids for text in texts], Anatomy.of(model).device)
     counts = [len(text) - text.prompt_length for text in texts]
     inputs = {"input_ids": padded.ids, "attention_mask": padded.mask, "position_ids": padded.positions}
     attached = (plan or SteeringPlan(())).on(model, prompt_lengths=[text.prompt_length for text in texts])

@@ -18,6 +18,7 @@ from trimtab.steering.judge.effect import AnswerPair
 from trimtab.steering.judge.placebo import Candidates
 from trimtab.steering.judge.trial import Progress, SearchSettings
 from trimtab.steering.judge.verdict import SitePoint
+from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.divergence import kl_divergence
 from trimtab.steering.plans.plan import SteeringPlan
 from trimtab.steering.price.response import Forecast, Labels, responses
@@ -40,7 +41,7 @@ class Probe:
     def __post_init__(self) -> None:
         self.texts = [text for pair in self.pairs for text in (pair.positive, pair.negative)]
         tokens = sum(len(text) - text.prompt_length for text in self.texts)
-        vocabulary = int(self.scorer.model.config.get_text_config().vocab_size)
+        vocabulary = Anatomy.of(self.scorer.model).d_vocab
         if 4 * tokens * vocabulary <= KEPT_BYTES:
             self._base.extend(self.scorer.forced(self.texts))
 

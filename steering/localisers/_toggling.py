@@ -69,7 +69,7 @@ def toggle_curves(
 def _fitted(anatomy: Anatomy, ranking: Ranking) -> tuple[Tensor, Tensor]:
     if not {"g_plus", "g_minus"} <= ranking.extra.keys():
         raise BadRanking(f"toggling needs the gates of causal_head_gating; this ranking is by {ranking.method}")
-    shape, device = (-1, anatomy.n_layers, anatomy.n_heads), next(anatomy.model.parameters()).device
+    shape, device = (-1, anatomy.n_layers, anatomy.n_heads), anatomy.device
     plus, minus = (torch.from_numpy(np.array(ranking.extra[name])).reshape(shape) for name in ("g_plus", "g_minus"))
     used = usable(ranking.extra.get("fitted", np.ones(len(plus))))
     return plus[used].to(device), minus[used].to(device)
@@ -91,7 +91,7 @@ def gated_logprobs(
     budget: int = PASS_BUDGET,
 ) -> np.ndarray:
     """`[sets questions]` mean log-probability per answer token under every set of gates, nats."""
-    found, device = np.empty((len(gates), len(questions))), next(anatomy.model.parameters()).device
+    found, device = np.empty((len(gates), len(questions))), anatomy.device
     for batch in question_batches(questions, device, budget):
         fit = max(1, budget // batch.clean.numel())
         for at in range(0, len(gates), fit):

@@ -54,7 +54,7 @@ class ActivationPatching(Localiser):
         self.check(questions)
         if self.reference == "corrupted" and questions[0].corrupted is None:
             raise BadQuestion("the questions have no corrupted prompt; give it, or noise with reference='zero'")
-        units, device = units_at(anatomy, self.points), next(anatomy.model.parameters()).device
+        units, device = units_at(anatomy, self.points), anatomy.device
         effects, right, wrong = [], [], []
         for batch in question_batches(questions, device, self.budget):
             effect, clean, corrupted = self._effects(anatomy, batch, units)

@@ -45,7 +45,7 @@ class AtPStar(Localiser):
 
     def rank(self, anatomy: Anatomy, questions: Sequence[Question]) -> Ranking:
         self.check(questions)
-        units, device = (*heads(anatomy), *mlps(anatomy)), next(anatomy.model.parameters()).device
+        units, device = (*heads(anatomy), *mlps(anatomy)), anatomy.device
         found = [
             (batch, self._of_batch(anatomy, batch, units)) for batch in question_batches(questions, device, self.budget)
         ]

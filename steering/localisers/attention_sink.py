@@ -35,7 +35,7 @@ class AttentionSink(Localiser):
 
     def rank(self, anatomy: Anatomy, questions: Sequence[Question]) -> Ranking:
         self.check(questions)
-        device = next(anatomy.model.parameters()).device
+        device = anatomy.device
         found = [(batch, _shares(anatomy, batch)) for batch in question_batches(questions, device, self.budget)]
         return self.ranking(questions, heads(anatomy), gathered(found, len(questions)))
 

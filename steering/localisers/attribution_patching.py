@@ -39,7 +39,7 @@ class AttributionPatching(Localiser):
 
     def rank(self, anatomy: Anatomy, questions: Sequence[Question]) -> Ranking:
         self.check(questions)
-        units, device = units_at(anatomy, self.points), next(anatomy.model.parameters()).device
+        units, device = units_at(anatomy, self.points), anatomy.device
         side: Literal["clean", "corrupted"] = "corrupted" if self.direction == "denoising" else "clean"
         found = [
             (batch, estimates(anatomy, batch, units, side))

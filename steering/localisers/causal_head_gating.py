@@ -120,7 +120,7 @@ class CausalHeadGating(Localiser):
     def _fit(
         self, theta: Tensor, loss: Loss, anatomy: Anatomy, nudge: float | None, rates=None
     ) -> tuple[Tensor, Tensor]:
-        device = next(anatomy.model.parameters()).device
+        device = anatomy.device
         chosen = rates or (self.fit_rates if nudge is None else self.nudge_rates)
         return fit_gates(theta.to(device), loss, Stage(self.steps, chosen, nudge or 0.0))
 
@@ -175,7 +175,7 @@ class _Sampled:
     def __init__(self, anatomy: Anatomy, questions: Sequence[Question], each: int, seed: int):
         self._anatomy, self._questions, self._seed = anatomy, questions, seed
         self._each = min(each, len(questions))
-        self._device = next(anatomy.model.parameters()).device
+        self._device = anatomy.device
 
     def loss(self, gates: Float[Tensor, "seeds layers heads"], step: int) -> Float[Tensor, "seeds"]:
         return self.nll(gates, step).mean(1)

@@ -1,7 +1,6 @@
 """Direct logit attribution: what each head and MLP writes towards the answer by itself, past all later blocks."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -45,7 +44,7 @@ class DirectLogit(Localiser):
 
     def rank(self, anatomy: Anatomy, questions: Sequence[Question]) -> Ranking:
         self.check(questions)
-        units, device = (*heads(anatomy), *mlps(anatomy)), next(anatomy.model.parameters()).device
+        units, device = (*heads(anatomy), *mlps(anatomy)), anatomy.device
         found = [
             (batch, contributions(anatomy, batch, units)) for batch in question_batches(questions, device, self.budget)
         ]
@@ -65,26 +64,12 @@ def contributions(anatomy: Anatomy, batch: Batch, units: Sequence[Site]) -> Floa
         return edit
 
     everywhere = dict.fromkeys((*anatomy.sites(["z", "mlp_out"]), *sites))
-    with frozen(anatomy.model), relevance_rules(anatomy, ("norm",)), uncapped(anatomy):
+    with frozen(anatomy.model), relevance_rules(anatomy, ("norm",)), anatomy.uncapped():
         with hooked(anatomy, edits=[(site, cut(site)) for site in everywhere]):
             metric = centred(batch, batch.logits(anatomy.model))
         slopes = torch.autograd.grad(metric.sum(), [leaves[site] for site in sites])
     values = {site: leaves[site].detach() for site in sites}
     return products(anatomy, units, values, dict(zip(sites, slopes, strict=True)))
-
-
-@contextmanager
-def uncapped(anatomy: Anatomy) -> Iterator[None]:
-    """While the block runs, the model gives its logits as the unembedding makes them, without a final soft cap."""
-    config = anatomy.text_config
-    cap = getattr(config, "final_logit_softcapping", None)
-    if cap is not None:
-        config.final_logit_softcapping = None
-    try:
-        yield
-    finally:
-        if cap is not None:
-            config.final_logit_softcapping = cap
 
 
 def centred(batch: Batch, logits: Float[Tensor, "n v"]) -> Float[Tensor, "b"]:

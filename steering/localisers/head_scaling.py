@@ -42,7 +42,7 @@ class HeadScaling(Localiser):
 
     def rank(self, anatomy: Anatomy, questions: Sequence[Question]) -> Ranking:
         self.check(questions)
-        device = next(anatomy.model.parameters()).device
+        device = anatomy.device
         batches = list(question_batches(questions, device, self.budget))
         effects = [
             gathered([(batch, self._effects(anatomy, batch, factor)) for batch in batches], len(questions))

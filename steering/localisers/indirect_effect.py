@@ -44,7 +44,7 @@ class IndirectEffect(Localiser):
 
     def rank(self, anatomy: Anatomy, questions: Sequence[Question]) -> Ranking:
         self.check(questions)
-        units, device = heads(anatomy), next(anatomy.model.parameters()).device
+        units, device = heads(anatomy), anatomy.device
         means = mean_outputs(anatomy, questions, self.budget)
         measure = probability if self.measure == "probability" else Batch.metric
         found = []
@@ -59,7 +59,7 @@ class IndirectEffect(Localiser):
 
 def mean_outputs(anatomy: Anatomy, questions: Sequence[Question], budget: int = PASS_BUDGET) -> dict[Site, Tensor]:
     """Mean z of all heads at the last token of the clean prompts, `[1 1 n_heads * d_head]` float32 by block's site."""
-    sites, device = whole_sites(heads(anatomy)), next(anatomy.model.parameters()).device
+    sites, device = whole_sites(heads(anatomy)), anatomy.device
     sums = {site: torch.zeros(1, 1, anatomy.width(site), device=device) for site in sites}
     for batch in question_batches(questions, device, budget):
         seen, _ = activations(anatomy, batch, sites)

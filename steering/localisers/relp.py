@@ -36,7 +36,7 @@ class RelP(Localiser):
 
     def rank(self, anatomy: Anatomy, questions: Sequence[Question]) -> Ranking:
         self.check(questions)
-        units, device = units_at(anatomy, self.points), next(anatomy.model.parameters()).device
+        units, device = units_at(anatomy, self.points), anatomy.device
         found = [
             (batch, estimates(anatomy, batch, units, surgery=relevance_rules(anatomy, self.rules)))
             for batch in question_batches(questions, device, self.budget)

@@ -43,7 +43,7 @@ class Retrieval(Localiser):
                 raise BadQuestion(
                     f"no token of the answer {q.target} occurs in its prompt, so there is nothing to copy"
                 )
-        device = next(anatomy.model.parameters()).device
+        device = anatomy.device
         found = [(batch, _copied(anatomy, batch)) for batch in question_batches(questions, device, self.budget)]
         return self.ranking(questions, heads(anatomy), gathered(found, len(questions)))
 

@@ -59,7 +59,7 @@ class Ships(Localiser):
         alone = _alone(anatomy)
         if self.form == "dataset":
             return self._ranked(anatomy, questions, self._angles(anatomy, questions, alone))
-        device = next(anatomy.model.parameters()).device
+        device = anatomy.device
         found = [
             (batch, self._divergences(anatomy, batch, alone))
             for batch in question_batches(questions, device, self.budget)
@@ -112,7 +112,7 @@ class Ships(Localiser):
 
     def _states(self, anatomy: Anatomy, questions: Sequence[Question], sets: Bool[Tensor, "n l h"]) -> np.ndarray:
         """`[sets questions d_model]` last-token representations, in the questions' order."""
-        device = next(anatomy.model.parameters()).device
+        device = anatomy.device
         found = np.empty((len(sets), len(questions), anatomy.d_model))
         for batch in question_batches(questions, device, self.budget):
             held = [self._hidden(anatomy, batch, part) for part in _parts(batch, sets, self.budget)]
@@ -136,7 +136,7 @@ def angle(base: Float[np.ndarray, "n d"], other: Float[np.ndarray, "n d"], direc
 
 def _alone(anatomy: Anatomy) -> Bool[Tensor, "n l h"]:
     """Every head's set of itself, in the order of `heads`."""
-    n, device = anatomy.n_layers * anatomy.n_heads, next(anatomy.model.parameters()).device
+    n, device = anatomy.n_layers * anatomy.n_heads, anatomy.device
     return torch.eye(n, dtype=torch.bool, device=device).reshape(n, anatomy.n_layers, anatomy.n_heads)
 
 

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from trimtab.steering.causal.question import Question
 from trimtab.steering.causal.ranking import Ranking
-from trimtab.steering.causal.relevance import norms
 from trimtab.steering.errors import BadQuestion
 from trimtab.steering.localisers.base import Localiser, heads
 from trimtab.steering.model.anatomy import Anatomy
@@ -43,7 +42,7 @@ class Successor(Localiser):
         short = min(q.clean.prompt_length for q in questions)
         if not 0 <= self.back < short:
             raise BadQuestion(f"the token {self.back} before the last does not exist in a prompt of {short} tokens")
-        device = next(anatomy.model.parameters()).device
+        device = anatomy.device
         given = [int(q.clean.ids[q.clean.prompt_length - 1 - self.back]) for q in questions]
         answers = sorted({q.target[0] for q in questions})
         right = torch.tensor([answers.index(q.target[0]) for q in questions], device=device)
@@ -66,12 +65,10 @@ def _own_maps(anatomy: Anatomy, given: Int[Tensor, "n"], answers: Int[Tensor, "a
     reads += [(site, keep(site.block or 0)) for site in anatomy.sites(["z"])]
     with torch.no_grad(), hooked(anatomy, edits=edits, reads=reads):
         anatomy.base(input_ids=given[:, None], use_cache=False)
-    inside = {id(m) for block in anatomy.blocks for m in block.modules()}
-    final = [m for m in norms(anatomy) if id(m) not in inside][-1]
-    unembed = anatomy.model.get_output_embeddings().weight[answers]
+    unembed = anatomy.unembedding[answers]
     with torch.no_grad():
-        found = [final(_writes(anatomy, block, seen[block][:, 0])) @ unembed.T for block in range(anatomy.n_layers)]
-    return torch.cat(found).float()
+        writes = torch.cat([_writes(anatomy, block, seen[block][:, 0]) for block in range(anatomy.n_layers)])
+        return (anatomy.final_norm(writes) @ unembed.T).float()
 
 
 def _writes(anatomy: Anatomy, block: int, z: Float[Tensor, "n d"]) -> Float[Tensor, "heads n d_model"]:

@@ -115,7 +115,7 @@ def _eager(anatomy: Anatomy) -> Iterator[None]:
 
 
 def _ids(anatomy: Anatomy, text: Tokens) -> Tensor:
-    return torch.from_numpy(text.ids)[None].to(next(anatomy.model.parameters()).device)
+    return torch.from_numpy(text.ids)[None].to(anatomy.device)
 
 
 def _blocks(anatomy: Anatomy, blocks: Sequence[int] | None) -> list[int]:

@@ -213,7 +213,7 @@ def _pulls(anatomy: Anatomy, texts: Sequence[Tokens], sites: Sequence[Site], lab
     empty = sum(len(text) == text.prompt_length for text in texts)
     if empty or not texts:
         raise SteeringError(f"{empty} of {len(texts)} texts have no completion; nothing is scored in them")
-    device = next(anatomy.model.parameters()).device
+    device = anatomy.device
     streams = [labels.stream(k) for k in range(len(texts))]
     for numbers in batches([len(text) for text in texts], PASS_TOKENS):
         batch = _Batch.of(texts, numbers, device)

@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.tokens import Tokens
 from trimtab.steering.plans.plan import SteeringPlan, steer_rows
 from trimtab.steering.price.kl import kl_at
@@ -40,7 +41,7 @@ def finished(
     model: PreTrainedModel, prompts: Sequence[Tokens], written: Sequence[list[int]], decoding: Decoding
 ) -> list[Tokens]:
     """Prompts with what was written, and the end where the model chose to end."""
-    end = _end_token(model)
+    end = next(iter(Anatomy.of(model).end_tokens), 0)
     stopped = [ids if len(ids) == decoding.max_new_tokens else [*ids, end] for ids in written]
     return [prompt.followed_by(ids) for prompt, ids in zip(prompts, stopped, strict=True)]
 
@@ -66,7 +67,7 @@ def rolled_divergences(
 
 def rows_at_once(scorer: Scorer, decoding: Decoding) -> int:
     """Rows of one batch: ROWS, or as many as have their logits in LOGITS_BYTES."""
-    vocabulary = int(scorer.model.config.get_text_config().vocab_size)
+    vocabulary = Anatomy.of(scorer.model).d_vocab
     return max(1, min(ROWS, LOGITS_BYTES // max(4 * decoding.max_new_tokens * vocabulary, 1)))
 
 
@@ -91,8 +92,3 @@ def _group(
         steered = torch.stack([step[k] for step in steps[:n]]).float()
         per_row[k] = kl_at(decoding.sampling, steered, base.logits)
     return [per_row[p : p + len(prompts)] for p in range(0, len(rows), len(prompts))]
-
-
-def _end_token(model: PreTrainedModel) -> int:
-    end = getattr(model.generation_config, "eos_token_id", None)
-    return 0 if end is None else int(end[0] if isinstance(end, list) else end)

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.batching import TOKEN_BUDGET, batches
 from trimtab.steering.model.tokens import Tokens
 
@@ -77,14 +76,6 @@ def _common(a: np.ndarray, b: np.ndarray) -> int:
     n = min(len(a), len(b))
     differing = np.flatnonzero(a[:n] != b[:n])
     return int(differing[0]) if len(differing) else n
-
-
-def can_share(anatomy: Anatomy) -> bool:
-    """False for models whose sliding windows count columns: padding between cached runs would move them."""
-    config = anatomy.text_config
-    kinds = getattr(config, "layer_types", None) or []
-    windowed = getattr(config, "sliding_window", None) or "local" in (getattr(config, "attention_layers", None) or [])
-    return not windowed and all(kind == "full_attention" for kind in kinds)
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,7 +21,7 @@ from trimtab.steering.model.site import Site
 from trimtab.steering.model.span import ALL, Positions, Span
 from trimtab.steering.model.tokens import Tokens
 from trimtab.steering.running.copying import Copies
-from trimtab.steering.running.prefix_tree import Node, can_share, prefix_tree, run_tree, tokens_in
+from trimtab.steering.running.prefix_tree import Node, prefix_tree, run_tree, tokens_in
 
 WORTH_SHARING = 0.9  # of the tokens given: continuing a cache needs a mask, which costs a little
 
@@ -116,13 +116,13 @@ def stream(
     Raises BadSite, BadSpan, SilentNoOp, and what the sink raises.
     """
     given = sum(len(text) for text in texts)
-    roots = prefix_tree(texts) if share and can_share(anatomy) else []
+    roots = prefix_tree(texts) if share and anatomy.can_share_prefixes else []
     computed = tokens_in(roots) if roots else given
     if computed > WORTH_SHARING * given:
         roots, computed = [], given
     kept = [selection.tokens(text).numpy() for text in texts]
     sink = sink if selection.pool is None else Pooling(sink, [len(tokens) for tokens in kept])
-    device = next(anatomy.model.parameters()).device
+    device = anatomy.device
     reading = Reading(anatomy, tuple(sites), kept, sink, Copies(device))
     if roots:
         run_tree(roots, texts, device, reading.run)

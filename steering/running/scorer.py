@@ -131,7 +131,7 @@ class Scorer:
 
     @property
     def _device(self) -> torch.device:
-        return next(self.model.parameters()).device
+        return Anatomy.of(self.model).device
 
 
 def _key(text: Tokens) -> bytes:

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.batching import batches, pad_left
 from trimtab.steering.model.tokens import Tokens
 
@@ -46,7 +47,7 @@ def forced_logits(
 
 
 def _forced_batch(model, texts: list[Tokens], numbers: list[int], plan) -> Iterator[Forced]:
-    device = next(model.parameters()).device
+    device = Anatomy.of(model).device
     padded = pad_left([text.ids for text in texts], device)
     counts = [len(text) - text.prompt_length for text in texts]
     lengths = [text.prompt_length for text in texts]

@@ -84,13 +84,14 @@ def decode(
     """Token ids written after each row's prompt, all rows in one batch, until each has ended or has `limit` tokens.
     seen: called with the logits `[b v]` of every step, before any processor. A governed model stays within its budget
     behind the draw's processors."""
-    device = next(model.parameters()).device
+    anatomy = Anatomy.of(model)
+    device, ends = anatomy.device, anatomy.end_tokens
     padded = pad_left([row.ids[: row.prompt_length] for row in rows], device)
-    ends, prompt = _end_tokens(model), padded.ids.shape[1]
+    prompt = padded.ids.shape[1]
     stops = torch.tensor(sorted(ends), device=device) if ends else None
     written: list[list[int]] = [[] for _ in rows]
     open_rows = [True] * len(rows)
-    with processors_of(Anatomy.of(model).model, draw.processors, prompt, stops) as process:
+    with processors_of(anatomy.model, draw.processors, prompt, stops) as process:
         steps = _Steps(model, padded)
         for _ in range(limit):
             logits = steps.logits()
@@ -133,8 +134,3 @@ class _Steps:
         self.text = torch.cat([self.text, self._ids], dim=1)
         self._mask = torch.cat([self._mask, self._mask.new_ones(len(token), 1)], dim=1)
         self._positions = self._positions[:, -1:] + 1
-
-
-def _end_tokens(model: PreTrainedModel) -> set[int]:
-    ends = getattr(model.generation_config, "eos_token_id", None)
-    return set() if ends is None else set(ends) if isinstance(ends, list) else {ends}

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trimtab.steering.errors import SteeringError
 from trimtab.steering.features.feature_set import KIND, FeatureSet
 from trimtab.steering.governing.governor import Governor, Ledger
+from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.tokens import Tokens, tokenize
 from trimtab.steering.plans.plan import SteeringPlan
 from trimtab.steering.price.calibration import Calibration
@@ -109,7 +110,7 @@ def steer_prompts(ref: str, prompts: Sequence[str], home: Home, settings: SteerS
 
 def check_length(model: PreTrainedModel, prompts: Sequence[Tokens], answer: int) -> None:
     """Raises RecipeError for a prompt that, with its answer, is longer than what the model was made for."""
-    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    limit = Anatomy.of(model).max_tokens
     longest = max(map(len, prompts))
     if limit is not None and longest + answer > limit:
         raise RecipeError(

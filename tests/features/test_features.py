@@ -12,7 +12,7 @@ from trimtab.steering.features.hierarchy import Level, branches, build_levels, d
 from trimtab.steering.features.reading import TokenTable, read_features, relabelled, token_effects
 from trimtab.steering.features.snmf import SNMF, fit_snmf
 from trimtab.steering.features.to_residual import through_out
-from trimtab.steering.features.vocabulary import final_norm, residual_directions, vocabulary_effects
+from trimtab.steering.features.vocabulary import residual_directions, vocabulary_effects
 from trimtab.steering.fitters.snmf import SNMFFeature
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.hooks import hooked
@@ -123,7 +123,7 @@ def test_the_final_norm_is_the_one_before_the_logits(tiny):
     last = Site("resid_post", anatomy.n_layers - 1)
     seen = read(tiny, [last])
     with torch.inference_mode():
-        got = tiny.get_output_embeddings()(final_norm(anatomy)(seen[last]))
+        got = tiny.get_output_embeddings()(anatomy.final_norm(seen[last]))
     cap = getattr(anatomy.text_config, "final_logit_softcapping", None)
     got = torch.tanh(got / cap) * cap if cap else got
     torch.testing.assert_close(got, seen["logits"], rtol=1e-4, atol=1e-4)

@@ -11,7 +11,7 @@ from trimtab.steering.causal.head_ablation import ablated
 from trimtab.steering.causal.head_scales import frozen, gated, ones
 from trimtab.steering.causal.patching import Patch, activations, patched, whole_sites
 from trimtab.steering.causal.question import Batch, Question
-from trimtab.steering.causal.relevance import activations_of, norms, relevance_rules
+from trimtab.steering.causal.relevance import relevance_rules
 from trimtab.steering.errors import BadQuestion, BadRanking, SilentNoOp, UnknownName, UnsupportedModel
 from trimtab.steering.localisers._gate_fit import Stage, fit_gates, start
 from trimtab.steering.localisers._query_key import key_effects, query_effects
@@ -125,7 +125,7 @@ def test_attribution_is_patching_where_the_rest_of_the_model_is_linear(plain):
 
 def _frozen_final(anatomy: Anatomy, batch: Batch, stream: torch.Tensor):
     """The metric as a linear map of what is added to the last residual: the final norm as a fixed matrix, by hand."""
-    final = [m for m in norms(anatomy) if m not in list(anatomy.blocks[-1].modules())][-1]
+    final = anatomy.final_norm
     rows = torch.arange(batch.rows)
     ends = stream[rows, batch.last]
     centre = 1.0 if type(final).__name__ == "CohereLayerNorm" else 0.0
@@ -254,7 +254,7 @@ def test_no_rule_can_be_missing_from_conservation(build_tiny, rule):
 
 
 def test_the_slope_of_an_activation_is_its_value_over_its_input(anatomy):
-    module, seen = activations_of(anatomy)[0], {}
+    module, seen = anatomy.activation_functions[0], {}
     handle = module.register_forward_pre_hook(lambda _, args: seen.__setitem__("x", args[0]))
     try:
         with frozen(anatomy.model), relevance_rules(anatomy, ("activation",)):
