@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO_HOME ?= .trimtab
 
-.PHONY: demo test lint typecheck unit ways-to-call install clean
+.PHONY: demo test lint typecheck unit ways-to-call test-formats install clean
 
 demo: $(VENV)/.installed
 	$(BIN)/trimtab --home $(DEMO_HOME) run recipes/cheerful.yaml
@@ -38,6 +38,12 @@ unit: $(VENV)/.installed
 # Measures every way to call a model under a plan, and writes what it found to docs/ways-to-call.md.
 ways-to-call: $(VENV)/.installed
 	TRIMTAB_WRITE_DOCS=1 $(BIN)/pytest -q tests/laws/test_ways_to_call.py
+
+# Our exported files in llama.cpp, lm-eval, brainpatch and steering-vectors themselves. Needs npm and g++.
+test-formats: $(VENV)/.installed
+	tests/peers/native/install.sh $(CURDIR)/.formats $(CURDIR)/$(BIN)/python
+	PYTHONPATH=.formats LLAMA_CPP_LIBS=$(CURDIR)/.formats/llama.cpp \
+		$(BIN)/pytest -q tests/export tests/peers/test_exports.py tests/peers/test_llama_cpp_live.py
 
 clean:
 	rm -rf .typing build dist .pytest_cache .mypy_cache .ruff_cache

@@ -17,6 +17,7 @@ from typing import Any
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from trimtab.steering.errors import BadFile, CannotExport
 from trimtab.steering.export._additions import Additions, additions, fingerprint_of, plan_of, vector_of
@@ -85,7 +86,7 @@ def _manifest(plan: SteeringPlan, vectors: Additions, about: About) -> dict[str,
         "description": about.description or UNMEASURED,
         "base_model": {
             "model_id": about.model_id or model.model_type,
-            "architecture": model.model_type,
+            "architecture": MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(model.model_type, ""),  # compared with the class
             "hidden_size": model.d_model,
             "num_layers": model.n_layers,
             "revision": None,
