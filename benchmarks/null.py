@@ -21,18 +21,12 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
 from trimtab.steering import load_model
 from trimtab.steering.fitters.mean_difference import MeanDifference
+from trimtab.steering.judge.candidates import RowRefit, by_site
 from trimtab.steering.judge.effect import AnswerPair
 from trimtab.steering.judge.judge import judge
+from trimtab.steering.judge.judge_input import JudgeInput, Texts
 from trimtab.steering.judge.placebo import PlaceboCounts
-from trimtab.steering.judge.trial import (
-    AblationChoice,
-    DoseSettings,
-    JudgeSettings,
-    PriceSettings,
-    SearchSettings,
-    Texts,
-    Trial,
-)
+from trimtab.steering.judge.settings import AblationChoice, DoseSettings, JudgeSettings, PriceSettings, SearchSettings
 from trimtab.steering.judge.wording import rank_p
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.site import Site
@@ -102,18 +96,19 @@ def real_texts(tokenizer) -> Texts:
     return Texts([pair(row) for row in rows[:24]], [pair(row) for row in rows[100:124]], neutral)
 
 
-def trial(model: PreTrainedModel, texts: Texts, budget: float, seed: int) -> Trial:
+def judge_input(model: PreTrainedModel, texts: Texts, budget: float, seed: int) -> JudgeInput:
     """Candidates that know nothing: one random direction at every block."""
     stream, anatomy = torch.Generator().manual_seed(10_000 + seed), Anatomy.of(model)
     steps = [
         Intervention(site, Add(torch.randn(anatomy.d_model, generator=stream)), Span("answer"))
         for site in (Site("resid_post", block) for block in range(anatomy.n_layers))
     ]
-    return Trial(
-        plan="knows nothing",
+    candidates = by_site(SteeringPlan(tuple(steps)))
+    return JudgeInput(
+        name="knows nothing",
         model=model,
-        candidates={str(step.site): SteeringPlan((step,)) for step in steps},
-        fitter=MeanDifference(),
+        candidates=candidates,
+        refit=RowRefit(MeanDifference(), Contrast({}), candidates),
         fitter_name="a random direction",
         contrast=Contrast({}),
         texts=texts,
@@ -126,7 +121,7 @@ def trial(model: PreTrainedModel, texts: Texts, budget: float, seed: int) -> Tri
 def verdicts(model: PreTrainedModel, texts: Texts, budget: float, seeds: range) -> Iterator[tuple[float, bool]]:
     """Per trial, the rank p-value and whether every placebo was beaten with an interval."""
     for seed in seeds:
-        verdict = judge(trial(model, texts, budget, seed))
+        verdict = judge(judge_input(model, texts, budget, seed))
         p = rank_p(verdict.contenders)
         if p is not None:
             yield p, verdict.beats_random

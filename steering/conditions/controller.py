@@ -10,7 +10,7 @@ learns to do what the plan does, where it is wanted, within a budget, by the che
 (arXiv 2505.20309) trains its released controller only to tell prompts apart, and its block weights get no task signal.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 
@@ -33,11 +33,10 @@ from trimtab.steering.model.tokens import Tokens
 from trimtab.steering.moves.gated import Gated
 from trimtab.steering.plans.plan import SteeringPlan
 from trimtab.steering.price.rollouts import roll_out
+from trimtab.steering.running.progress import Progress, silent
 from trimtab.steering.running.writing import Decoding
 
 START = 0.25  # a new controller's factor for every intervention: the patch should cost the budget there
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -111,7 +110,7 @@ def train_controller(
     splits: Splits,
     sites: Sequence[Site],
     settings: ControllerSettings = ControllerSettings(),
-    progress: Progress = lambda stage, done, total: None,
+    progress: Progress = silent,
 ) -> ControllerFit:
     """sites: read of the clean prompt.
 

@@ -1,4 +1,4 @@
-"""Answering: what a plan that shortens answers does to their being right.
+"""Answering: whether a plan that shortens answers keeps them right.
 
 Conciseness after ASC ("Activation-Steered Compression", arXiv:2507.04742) is worth something only when accuracy is
 kept, and only beside the two cheap ways to the same length: asking for it in words, and cutting the answer off.
@@ -9,11 +9,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Float
 from transformers import PreTrainedModel
 
 from trimtab.steering.judge.verdict import Answering, AnsweringPoint
 from trimtab.steering.model.tokens import Tokens
 from trimtab.steering.plans.plan import SteeringPlan
+from trimtab.steering.running.progress import Progress, silent
 from trimtab.steering.running.writing import Decoding, generate
 from trimtab.steering.statistics import BOOTSTRAP, Bootstrap, mean_interval, paired_difference, share_interval
 
@@ -26,13 +28,13 @@ Decode = Callable[[Sequence[int]], str]
 
 
 @dataclass(frozen=True, eq=False)
-class KnownAnswer:
-    """A question with its right answer. asked: the question with the words that ask for the behaviour (None: there are
-    none)."""
+class ExamQuestion:
+    """A question with its right answer. requesting: the question with the words that request the behaviour (None:
+    there are none)."""
 
     question: Tokens
     answer: str
-    asked: Tokens | None = None
+    requesting: Tokens | None = None
 
 
 @dataclass(frozen=True)
@@ -46,56 +48,44 @@ class AnsweringSettings:
 
 @dataclass(frozen=True, eq=False)
 class Examiner:
-    """Asks the model questions and marks its greedy answers. decode: token ids to text."""
+    """Puts questions to the model and marks its greedy answers. decode: token ids to text."""
 
     model: PreTrainedModel
     decode: Decode
     settings: AnsweringSettings = AnsweringSettings()
     bootstrap: Bootstrap = BOOTSTRAP
 
-    def answering(
-        self,
-        known: Sequence[KnownAnswer],
-        plan: SteeringPlan,
-        progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
-    ) -> Answering:
+    def answering(self, exam: Sequence[ExamQuestion], plan: SteeringPlan, progress: Progress = silent) -> Answering:
         """Tokens against accuracy, on the questions that the unsteered model answers rightly: they alone can be lost.
 
         Fewer than two such questions give no interval, and the result then has no points.
         """
-        asked, how = distinct(known)[: self.settings.questions], self.settings
-        progress("questions", 0, len(how.factors) + 2)
-        base = self._written([one.question for one in asked])
-        able = [k for k, one in enumerate(asked) if self._right(base[k], one)]
-        kept, written = [asked[k] for k in able], [base[k] for k in able]
-        points: list[AnsweringPoint] = []
-        if len(kept) >= FEWEST:
-            sheet = _Sheet(self, kept, written)
-            for factor in how.factors:
-                progress("questions", len(points) + 1, len(how.factors) + 2)
-                answers = self._written([one.question for one in kept], plan.scaled(factor))
-                points.append(sheet.point(f"plan, {factor:g} × its strength", answers, factor))
-            prompts = [one.asked for one in kept if one.asked is not None]
-            if len(prompts) == len(kept):
-                points.append(sheet.point("system prompt", self._written(prompts)))
-        progress("questions", len(how.factors) + 2, len(how.factors) + 2)
-        length = float(np.mean([len(ids) for ids in written])) if written else 0.0
-        return Answering(len(asked), len(kept), how.tokens, length, tuple(points))
+        how, total = self.settings, len(self.settings.factors) + 2
+        questions = distinct(exam)[: how.questions]
+        progress("questions", 0, total)
+        base = self.written([one.question for one in questions])
+        able = [k for k, one in enumerate(questions) if self._right(base[k], one)]
+        sheet = _Sheet(self, [questions[k] for k in able], [base[k] for k in able])
+        points = sheet.points(plan, progress) if len(able) >= FEWEST else []
+        progress("questions", total, total)
+        length = float(np.mean([len(ids) for ids in sheet.base])) if able else 0.0
+        return Answering(len(questions), len(able), how.tokens, length, tuple(points))
 
-    def _written(self, prompts: Sequence[Tokens], plan: SteeringPlan | None = None) -> list[list[int]]:
+    def written(self, prompts: Sequence[Tokens], plan: SteeringPlan | None = None) -> list[list[int]]:
+        """Token ids of greedy answers."""
         return generate(self.model, prompts, plan, Decoding(self.settings.tokens, temperature=0.0))
 
-    def _right(self, ids: Sequence[int], one: KnownAnswer) -> bool:
+    def _right(self, ids: Sequence[int], one: ExamQuestion) -> bool:
         return holds(self.decode(ids), one.answer)
 
-    def marks(self, written: Sequence[Sequence[int]], known: Sequence[KnownAnswer]) -> np.ndarray:
-        """`[n]` 1.0 for each answer that is right."""
-        return np.array([self._right(ids, one) for ids, one in zip(written, known, strict=True)], np.float64)
+    def marks(self, written: Sequence[Sequence[int]], exam: Sequence[ExamQuestion]) -> Float[np.ndarray, "n"]:
+        """1.0 for each answer that is right, 0.0 for the others."""
+        return np.array([self._right(ids, one) for ids, one in zip(written, exam, strict=True)], np.float64)
 
 
-def distinct(known: Sequence[KnownAnswer]) -> list[KnownAnswer]:
+def distinct(exam: Sequence[ExamQuestion]) -> list[ExamQuestion]:
     """Every question once: a repeated one would count as two independent ones."""
-    return list({one.question.ids.tobytes(): one for one in reversed(known)}.values())[::-1]
+    return list({one.question.ids.tobytes(): one for one in reversed(exam)}.values())[::-1]
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,8 +93,20 @@ class _Sheet:
     """The questions that the model can answer, and its own answers to them."""
 
     examiner: Examiner
-    known: Sequence[KnownAnswer]
+    exam: Sequence[ExamQuestion]
     base: Sequence[Sequence[int]]
+
+    def points(self, plan: SteeringPlan, progress: Progress) -> list[AnsweringPoint]:
+        """The plan at every factor of its strength, then the words that request the behaviour, if there are any."""
+        factors, points = self.examiner.settings.factors, list[AnsweringPoint]()
+        for done, factor in enumerate(factors, 1):
+            progress("questions", done, len(factors) + 2)
+            answers = self.examiner.written([one.question for one in self.exam], plan.scaled(factor))
+            points.append(self.point(f"plan, {factor:g} × its strength", answers, factor))
+        requests = [one.requesting for one in self.exam if one.requesting is not None]
+        if len(requests) == len(self.exam):
+            points.append(self.point("system prompt", self.examiner.written(requests)))
+        return points
 
     def point(self, name: str, written: Sequence[Sequence[int]], factor: float | None = None) -> AnsweringPoint:
         """Another way of answering, beside the model's own answers cut to the same mean length. factor: of the plan's
@@ -117,8 +119,8 @@ class _Sheet:
             kind="system_prompt" if factor is None else "plan",
             tokens=mean_interval(lengths, how),
             saved=paired_difference(own, lengths, how),
-            kept=share_interval(self.examiner.marks(written, self.known), how.level),
-            cut=share_interval(self.examiner.marks(cut, self.known), how.level),
+            kept=share_interval(self.examiner.marks(written, self.exam), how.level),
+            cut=share_interval(self.examiner.marks(cut, self.exam), how.level),
             factor=factor,
         )
 

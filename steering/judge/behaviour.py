@@ -1,4 +1,4 @@
-"""Behaviour: one number per written text, from words and lengths alone. Higher is more of the behaviour.
+"""Behaviour scorers: one number per written text, from words and lengths alone. Higher is more of the behaviour.
 
 A scorer takes the text and how many tokens it has, and returns a float; word lists are arguments, nothing is read
 from disk. These are crude on purpose: they need no judge model, and anyone can recompute them by hand.
@@ -20,7 +20,7 @@ def words(text: str) -> list[str]:
     return [word.lower().replace("’", "'") for word in _WORD.findall(text)]
 
 
-class Behaviour(ABC):
+class BehaviourScorer(ABC):
     """Abstract base; subclasses are frozen dataclasses."""
 
     @property
@@ -34,7 +34,7 @@ class Behaviour(ABC):
 
 
 @dataclass(frozen=True)
-class Lexicon(Behaviour):
+class Lexicon(BehaviourScorer):
     """(positive words - negative words) per 100 words; 0 for a text without words.
 
     A word on both lists cancels. Words match whole and in lower case: give every form.
@@ -53,8 +53,9 @@ class Lexicon(Behaviour):
         return "positive minus negative words per 100 words"
 
     def __call__(self, text: str, tokens: int) -> float:
-        found = words(text)
-        return 100 * (_hits(found, self._lists[0]) - _hits(found, self._lists[1])) / len(found) if found else 0.0
+        spoken = words(text)
+        positive, negative = (_hits(spoken, lexicon) for lexicon in self._lists)
+        return 100 * (positive - negative) / len(spoken) if spoken else 0.0
 
     @cached_property
     def _lists(self) -> tuple[frozenset[str], frozenset[str]]:
@@ -62,7 +63,7 @@ class Lexicon(Behaviour):
 
 
 @dataclass(frozen=True)
-class Brevity(Behaviour):
+class Brevity(BehaviourScorer):
     """Minus the number of tokens written until the end of the answer or the cap, so briefer is higher.
 
     An answer that ran into the cap counts as the cap: give the decoding more tokens than brief answers need, or all
@@ -80,7 +81,7 @@ class Brevity(Behaviour):
 
 
 @dataclass(frozen=True)
-class Language(Behaviour):
+class Language(BehaviourScorer):
     """(function words of the target - function words of the other languages) / both, from -1 to 1; 0 without any.
 
     Function words are frequent whatever the topic. Words that both sides have (`on`, `me`) count for neither.
@@ -99,8 +100,8 @@ class Language(Behaviour):
         return "share of function words in the target language minus in others, -1 to 1"
 
     def __call__(self, text: str, tokens: int) -> float:
-        found = words(text)
-        ours, theirs = (_hits(found, known) for known in self._lists)
+        spoken = words(text)
+        ours, theirs = (_hits(spoken, lexicon) for lexicon in self._lists)
         return (ours - theirs) / (ours + theirs) if ours + theirs else 0.0
 
     @cached_property
@@ -109,8 +110,8 @@ class Language(Behaviour):
         return target - other, other - target
 
 
-BEHAVIOURS: dict[str, type[Behaviour]] = {"lexicon": Lexicon, "length": Brevity, "language": Language}
+BEHAVIOURS: dict[str, type[BehaviourScorer]] = {"lexicon": Lexicon, "length": Brevity, "language": Language}
 
 
-def _hits(found: Sequence[str], known: frozenset[str]) -> int:
-    return sum(word in known for word in found)
+def _hits(spoken: Sequence[str], lexicon: frozenset[str]) -> int:
+    return sum(word in lexicon for word in spoken)

@@ -6,10 +6,12 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
+from jaxtyping import Float
 
 from trimtab.steering.judge.effect import AnswerPair, Behaved, Margins, margins
+from trimtab.steering.judge.judge_input import JudgeInput
 from trimtab.steering.judge.search import Search
-from trimtab.steering.judge.trial import JudgeSettings, Trial
+from trimtab.steering.judge.settings import JudgeSettings
 from trimtab.steering.judge.verdict import Contender, Effect
 from trimtab.steering.model.tokens import Tokens
 from trimtab.steering.plans.plan import SteeringPlan
@@ -29,38 +31,38 @@ class Judged:
 
     contender: Contender
     plan: SteeringPlan | None
-    margins: np.ndarray
+    margins: Float[np.ndarray, "n"]
 
 
 @dataclass(frozen=True, eq=False)
 class Bench:
     """Everything is made on first use. Pairs are cut to `completion_tokens` here, for every competitor alike."""
 
-    trial: Trial
+    input: JudgeInput
 
     @property
     def settings(self) -> JudgeSettings:
-        return self.trial.settings
+        return self.input.settings
 
     @cached_property
     def scorer(self) -> Scorer:
-        return Scorer(self.trial.model)
+        return Scorer(self.input.model)
 
     @cached_property
     def calibration(self) -> Calibration:
         """Rollouts for prompts of the selection split: all doses are found here."""
         how = self.settings.dose
-        return Calibration(self.scorer, _prompts(self.trial.texts.select, how.prompts), self._seeded(how.decoding))
+        return Calibration(self.scorer, _prompts(self.input.texts.select, how.prompts), self._seeded(how.decoding))
 
     @cached_property
     def report(self) -> Margins:
-        pairs = self.cut(self.trial.texts.report, self.settings.report_pairs)
+        pairs = self.cut(self.input.texts.report, self.settings.report_pairs)
         return Margins(self.scorer, pairs, self.settings.bootstrap)
 
     @cached_property
     def priced_on(self) -> PricedOn:
         """Held-out prompts, neutral texts and questions of the price."""
-        how, texts = self.settings.price, self.trial.texts
+        how, texts = self.settings.price, self.input.texts
         return PricedOn(
             prompts=_prompts(texts.report, how.prompts),
             neutral=[_head(text, how.neutral_tokens) for text in texts.neutral[: how.neutral]],
@@ -70,7 +72,7 @@ class Bench:
         )
 
     @cached_property
-    def base_scores(self) -> np.ndarray:
+    def base_scores(self) -> Float[np.ndarray, "n"]:
         """Behavioural scores of what the base model writes for the held-out prompts."""
         return self.scores(self.written(None))
 
@@ -80,10 +82,10 @@ class Bench:
 
     @cached_property
     def search(self) -> Search:
-        """What chooses a site, for the plan and for every placebo."""
+        """What chooses a candidate, for the plan and for every placebo."""
         how = self.settings.search
-        pairs = self.cut(self.trial.texts.select, max(how.pairs, how.screen_pairs))
-        return Search(self.scorer, pairs, self.trial.budget, how, self.settings.seed)
+        pairs = self.cut(self.input.texts.select, max(how.pairs, how.screen_pairs))
+        return Search(self.scorer, pairs, self.input.budget, how, self.settings.seed)
 
     def dosed(self, plan: SteeringPlan, guess: float | None = None) -> tuple[SteeringPlan, Dose]:
         """The plan at the budget, and how the strength was found."""
@@ -94,38 +96,38 @@ class Bench:
     ) -> list[tuple[SteeringPlan, Dose]]:
         """Several plans at the budget, whose rollouts are written side by side."""
         dosing = Dosing(tolerance=tolerance, cap=self.settings.dose.cap)
-        return dose_together(self.calibration, plans, self.trial.budget, dosing, guesses)
+        return dose_together(self.calibration, plans, self.input.budget, dosing, guesses)
 
     def written(self, plan: SteeringPlan | None) -> list[Tokens]:
         """What the model writes under the plan for the held-out prompts."""
-        return roll_out(self.trial.model, plan, self.priced_on.prompts, self.priced_on.decoding)
+        return roll_out(self.input.model, plan, self.priced_on.prompts, self.priced_on.decoding)
 
     def written_for(self, prompts: Sequence[Tokens]) -> list[Tokens]:
         """What the unsteered model writes for other versions of the held-out prompts."""
-        return roll_out(self.trial.model, None, prompts, self.priced_on.decoding)
+        return roll_out(self.input.model, None, prompts, self.priced_on.decoding)
 
     def price(self, plan: SteeringPlan, written: Sequence[Tokens]) -> Price:
         return price_with(self.scorer, plan, self.priced_on, written)
 
-    def scores(self, written: Sequence[Tokens]) -> np.ndarray:
-        """`[n]` behavioural scores of written texts. Only called when the trial has a behaviour."""
-        assert self.trial.behaviour is not None
+    def scores(self, written: Sequence[Tokens]) -> Float[np.ndarray, "n"]:
+        """`[n]` behavioural scores of written texts. Only called when the input has a scorer of behaviour."""
+        assert self.input.behaviour is not None
         answers = [text.ids[text.prompt_length :].tolist() for text in written]
-        return np.array([self.trial.behaviour(self.trial.decode(ids), len(ids)) for ids in answers])
+        return np.array([self.input.behaviour(self.input.decode(ids), len(ids)) for ids in answers])
 
     def behaved(self, effect: Effect, written: Sequence[Tokens]) -> Effect:
-        """The effect with its behavioural half, when the trial scores behaviour."""
-        if self.trial.behaviour is None:
+        """The effect with its behavioural half, when there is a scorer of behaviour."""
+        if self.input.behaviour is None:
             return effect
         return Behaved(self.base_scores, self.scores(written)).into(effect, self.settings.bootstrap)
 
-    def measured(self, name: str, kind: str, plan: SteeringPlan, dose: Dose, margin: np.ndarray) -> Judged:
+    def measured(self, name: str, kind: str, plan: SteeringPlan, dose: Dose, margin: Float[np.ndarray, "n"]) -> Judged:
         """A competitor from its dosed plan and its margins."""
         spent = (dose.strength, dose.asked, dose.achieved, dose.reachable)
         where = ", ".join(str(step.site) for step in plan.interventions)
         return Judged(Contender(name, kind, *spent, self.effect(margin), site=where), plan, margin)
 
-    def effect(self, margin: np.ndarray) -> Effect:
+    def effect(self, margin: Float[np.ndarray, "n"]) -> Effect:
         """Effect of margins over the first pairs of the report split."""
         base = self.report.base[: len(margin)]
         return Effect(self.report.difference(margin, base), float(base.mean()), float(margin.mean()))
@@ -134,7 +136,7 @@ class Bench:
         """`other` with the difference that the first one makes over it."""
         return replace(other.contender, difference=self.report.difference(one.margins, other.margins))
 
-    def some_margins(self, plan: SteeringPlan) -> np.ndarray:
+    def some_margins(self, plan: SteeringPlan) -> Float[np.ndarray, "n"]:
         """Margins over the first `placebo_pairs` report pairs."""
         return margins(self.scorer, self.report.pairs[: self.settings.placebo_pairs], plan)
 
@@ -158,16 +160,15 @@ class Guesses:
             self._ratios.append(abs(dose.strength) / forced)
 
 
-def prompted_kl(scorer: Scorer, asked: Sequence[Tokens], plain: Sequence[Tokens], decoding: Decoding) -> float:
-    """KL(asked || plain), mean nats per token, on what the model writes when it is asked: what a system prompt costs
-    in the currency of plans."""
-    written = roll_out(scorer.model, None, asked, decoding)
-    found = []
+def prompted_kl(scorer: Scorer, requesting: Sequence[Tokens], plain: Sequence[Tokens], decoding: Decoding) -> float:
+    """KL(with the request || without), mean nats per token, on what the model writes with it: the price of a system
+    prompt, comparable to that of a plan."""
+    written, per_text = roll_out(scorer.model, None, requesting, decoding), []
     for text, prompt in zip(written, plain, strict=True):
         (under,) = scorer.forced([text])
         (without,) = scorer.forced([prompt.followed_by(text.ids[text.prompt_length :].tolist())])
-        found.append(kl_at(decoding.sampling, under.logits, without.logits))
-    return float(np.concatenate(found).mean())
+        per_text.append(kl_at(decoding.sampling, under.logits, without.logits))
+    return float(np.concatenate(per_text).mean())
 
 
 def _prompts(pairs: Sequence[AnswerPair], count: int) -> list[Tokens]:
@@ -177,5 +178,5 @@ def _prompts(pairs: Sequence[AnswerPair], count: int) -> list[Tokens]:
 
 
 def _head(text: Tokens, tokens: int) -> Tokens:
-    kept = min(len(text), tokens)
-    return Tokens(text.ids[:kept], min(text.prompt_length, kept), text.roles[:kept], text.special[:kept])
+    end = min(len(text), tokens)
+    return Tokens(text.ids[:end], min(text.prompt_length, end), text.roles[:end], text.special[:end])

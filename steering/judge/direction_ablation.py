@@ -32,16 +32,20 @@ OPERATOR = "directional: h - (h.r) r at every block's resid_post and resid_pre.0
 
 
 @dataclass(frozen=True, eq=False)
-class Asked:
-    """The same completions after a prompt that asks for the behaviour, and after one that does not, pair by pair."""
+class RequestPairs:
+    """The same completions after a prompt that requests the behaviour, and after one that does not, pair by pair.
+    request: its words."""
 
-    asked: Sequence[AnswerPair]
+    requesting: Sequence[AnswerPair]
     plain: Sequence[AnswerPair]
     request: str = "a system prompt that asks for the behaviour"
 
     def __post_init__(self) -> None:
-        if len(self.asked) != len(self.plain):
-            raise SteeringError(f"{len(self.asked)} asked and {len(self.plain)} plain pairs; each needs its partner")
+        if len(self.requesting) != len(self.plain):
+            raise SteeringError(
+                f"{len(self.requesting)} pairs request the behaviour and {len(self.plain)} do not; each needs its "
+                f"partner"
+            )
 
 
 @dataclass(frozen=True)
@@ -56,31 +60,29 @@ class AblationSettings:
 
 
 def ablate(
-    scorer: Scorer, direction: Float[Tensor, "d"], texts: Asked, settings: AblationSettings = AblationSettings()
+    scorer: Scorer, direction: Float[Tensor, "d"], texts: RequestPairs, settings: AblationSettings = AblationSettings()
 ) -> AblationResult:
     """How much of the margin that asking gains is gone without `direction` (any length, `[d_model]`).
 
     removed: 1 - gain after / gain before; None when asking gains nothing that an interval would confirm. kl:
     KL(base || ablated) on the plain pairs' completions, nats per token.
     """
-    anatomy = Anatomy.of(scorer.model)
-    before = _gain(scorer, texts, None)
+    anatomy, groups = Anatomy.of(scorer.model), prompt_groups(texts.plain)
     plan = ablation_plan(anatomy, direction, settings.sites)
-    after = _gain(scorer, texts, plan)
-    groups = prompt_groups(texts.plain)
-    gained = mean_interval(before, settings.bootstrap, groups)
+    before, after = (_gain(scorer, texts, one) for one in (None, plan))
+    gain, gain_after = (mean_interval(values, settings.bootstrap, groups) for values in (before, after))
     generator = torch.Generator().manual_seed(settings.seed)
     others = [torch.randn(direction.shape, generator=generator) for _ in range(settings.random)]
     left = [_gain(scorer, texts, ablation_plan(anatomy, other, settings.sites)) for other in others]
     kl = divergences(scorer, [pair.positive for pair in texts.plain], base_from_steered(plan))
-    told = gained.low > 0
+    gains = gain.low > 0
     return AblationResult(
         operator=OPERATOR if settings.sites is None else f"directional at {', '.join(map(str, settings.sites))}",
         reference=texts.request,
-        asked_gain=gained,
-        gain_after=mean_interval(after, settings.bootstrap, groups),
-        removed=_removed(before, after) if told else None,
-        random_removed=tuple(_removed(before, one) for one in left) if told else (),
+        asked_gain=gain,
+        gain_after=gain_after,
+        removed=_removed(before, after) if gains else None,
+        random_removed=tuple(_removed(before, one) for one in left) if gains else (),
         kl=float(np.concatenate(kl).mean()),
     )
 
@@ -102,9 +104,7 @@ def residual_direction(anatomy: Anatomy, plan: SteeringPlan, contrast: Contrast)
     at `z` and `mlp_post` carried through the output projection. `[d_model]`."""
     total = torch.zeros(anatomy.d_model)
     for step in plan.interventions:
-        pair = contrast.sites[step.site]
-        moved = displacement(step.move, torch.cat([pair.positive, pair.negative])).cpu()
-        total += step.strength * _to_residual(anatomy, step.site, moved)
+        total += step.strength * _to_residual(anatomy, step.site, displacement(step, contrast).cpu())
     return total
 
 
@@ -117,9 +117,9 @@ def _to_residual(anatomy: Anatomy, site: Site, vector: Tensor) -> Tensor:
     return vector @ weight
 
 
-def _gain(scorer: Scorer, texts: Asked, plan: SteeringPlan | None) -> np.ndarray:
-    return margins(scorer, texts.asked, plan) - margins(scorer, texts.plain, plan)
+def _gain(scorer: Scorer, texts: RequestPairs, plan: SteeringPlan | None) -> Float[np.ndarray, "n"]:
+    return margins(scorer, texts.requesting, plan) - margins(scorer, texts.plain, plan)
 
 
-def _removed(before: np.ndarray, after: np.ndarray) -> float:
+def _removed(before: Float[np.ndarray, "n"], after: Float[np.ndarray, "n"]) -> float:
     return float(1 - after.mean() / before.mean())

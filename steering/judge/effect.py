@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
+from jaxtyping import Float
 
 from trimtab.steering.errors import SteeringError
 from trimtab.steering.judge.verdict import Effect
@@ -43,7 +44,7 @@ class AnswerPair:
         return self if tokens is None else AnswerPair(_first(self.positive, tokens), _first(self.negative, tokens))
 
 
-def margins(scorer: Scorer, pairs: Sequence[AnswerPair], plan: SteeringPlan | None = None) -> np.ndarray:
+def margins(scorer: Scorer, pairs: Sequence[AnswerPair], plan: SteeringPlan | None = None) -> Float[np.ndarray, "n"]:
     """`[n]` margin of every pair, nats per token. Raises SteeringError when a completion is empty."""
     texts = [text for pair in pairs for text in (pair.positive, pair.negative)]
     empty = sum(len(text) == text.prompt_length for text in texts)
@@ -80,7 +81,7 @@ class Margins:
     _base: list[np.ndarray] = field(default_factory=list, repr=False)
 
     @property
-    def base(self) -> np.ndarray:
+    def base(self) -> Float[np.ndarray, "n"]:
         if not self._base:
             self._base.append(margins(self.scorer, self.pairs))
         return self._base[0]
@@ -90,11 +91,11 @@ class Margins:
         """`[n]` which pairs belong together."""
         return prompt_groups(self.pairs)
 
-    def of(self, plan: SteeringPlan) -> np.ndarray:
+    def of(self, plan: SteeringPlan) -> Float[np.ndarray, "n"]:
         """`[n]` margins under the plan."""
         return margins(self.scorer, self.pairs, plan)
 
-    def effect(self, steered: np.ndarray) -> Effect:
+    def effect(self, steered: Float[np.ndarray, "n"]) -> Effect:
         """The change from the base model."""
         return Effect(
             margin=self.difference(steered, self.base),
@@ -102,7 +103,7 @@ class Margins:
             margin_steered=float(steered.mean()),
         )
 
-    def difference(self, one: np.ndarray, other: np.ndarray) -> Interval:
+    def difference(self, one: Float[np.ndarray, "n"], other: Float[np.ndarray, "n"]) -> Interval:
         """one - other, pair by pair; both over the first pairs when one was measured on fewer."""
         n = min(len(one), len(other))
         return paired_difference(one[:n], other[:n], self.bootstrap, self.groups[:n])
@@ -112,8 +113,8 @@ class Margins:
 class Behaved:
     """Behavioural scores of texts written for the same prompts by the base and by the steered model: `[n]` each."""
 
-    base: np.ndarray
-    steered: np.ndarray
+    base: Float[np.ndarray, "n"]
+    steered: Float[np.ndarray, "n"]
 
     def into(self, effect: Effect, bootstrap: Bootstrap = BOOTSTRAP) -> Effect:
         """The effect with its behavioural half filled in."""

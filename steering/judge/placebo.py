@@ -7,23 +7,18 @@ The real plan is the best of its candidates, so a placebo is a whole set of cand
 searched as they are: the best of thirty random directions beats a single one far more often than one time in twenty.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from trimtab.steering.errors import BadRows, SteeringError
-from trimtab.steering.fitters.base import Fitter
-from trimtab.steering.model.site import Site
-from trimtab.steering.moves.base import Draw, Move
-from trimtab.steering.moves.gated import regated
-from trimtab.steering.plans.contrast import Contrast, Pair
+from trimtab.steering.judge.candidates import Candidates, Refit, rows_at
+from trimtab.steering.moves.base import Draw
+from trimtab.steering.plans.contrast import Contrast
 from trimtab.steering.plans.intervention import Intervention
 from trimtab.steering.plans.plan import SteeringPlan
-
-Candidates = Mapping[str, SteeringPlan]
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,19 +44,19 @@ class PlaceboCounts:
 def placebos(
     candidates: Candidates,
     contrast: Contrast,
-    fitter: Fitter,
+    refit: Refit,
     counts: PlaceboCounts = PlaceboCounts(),
     seed: int = 0,
 ) -> list[Placebo]:
-    """All placebos that are searched. contrast: the rows the candidates were fitted on; fitter: what fitted them.
-    Raises SteeringError when a move has no direction to draw anew, or rows are missing."""
+    """All placebos that are searched. contrast: rows at the candidates' sites. refit: makes the candidates anew on
+    shuffled labels. Raises SteeringError when a move has no direction to draw anew, or rows are missing."""
     makers: dict[str, tuple[int, Callable[[torch.Generator], Candidates]]] = {
         "random": (counts.random, lambda stream: _each(candidates, lambda plan: random_plan(plan, stream))),
         "covariance": (
             counts.covariance,
             lambda stream: _each(candidates, lambda plan: covariance_plan(plan, contrast, stream)),
         ),
-        "shuffled": (counts.shuffled, lambda stream: shuffled_candidates(candidates, contrast, fitter, stream)),
+        "shuffled": (counts.shuffled, refit),
     }
     return [
         Placebo(f"{kind} {k + 1}", kind, make(_generator(seed, 1000 * number + k)))
@@ -70,9 +65,9 @@ def placebos(
     ]
 
 
-def flipped(site: str, plan: SteeringPlan) -> Placebo:
-    """The other side of the chosen plan, at its own site: no search, it answers for this plan."""
-    return Placebo("flip", "flip", {site: plan.scaled(-1.0)})
+def flipped(name: str, plan: SteeringPlan) -> Placebo:
+    """The other side of one candidate, under its name: no search, it stands for this plan alone."""
+    return Placebo("flip", "flip", {name: plan.scaled(-1.0)})
 
 
 def random_plan(plan: SteeringPlan, generator: torch.Generator) -> SteeringPlan:
@@ -92,67 +87,21 @@ def covariance_plan(plan: SteeringPlan, contrast: Contrast, generator: torch.Gen
     """
 
     def draw(step: Intervention) -> Draw:
-        pair = _pair(contrast, step.site)
+        pair = rows_at(contrast, step.site)
         centred = torch.cat([side.float() - side.float().mean(0) for side in (pair.positive, pair.negative)])
         return lambda n: torch.randn(n, len(centred), generator=generator) @ centred
 
     return _redirected(plan, draw)
 
 
-def shuffled_candidates(
-    candidates: Candidates, contrast: Contrast, fitter: Fitter, generator: torch.Generator
-) -> Candidates:
-    """The method refitted on rows whose labels say nothing, at the same sites, spans and strengths.
-
-    Paired rows change sides in exactly half of the pairs, so nothing of the difference is left over by chance;
-    unpaired rows are dealt anew. One shuffle for all sites, as one set of labels would give. Raises BadRows when the
-    method finds no direction at any site.
-    """
-    sites = {step.site: _pair(contrast, step.site) for plan in candidates.values() for step in plan.interventions}
-    moves = _refitted(fitter, shuffled(Contrast(sites, contrast.paired), generator))
-    found = {
-        name: replace(plan, interventions=tuple(_with(step, moves[step.site]) for step in plan.interventions))
-        for name, plan in candidates.items()
-        if all(step.site in moves for step in plan.interventions)
-    }
-    if not found:
-        raise BadRows(f"{type(fitter).__name__} finds no direction in rows with shuffled labels; ask for no refits")
-    return found
-
-
-def _refitted(fitter: Fitter, contrast: Contrast) -> dict[Site, Move]:
-    """A move per site; none where the rows' labels, shuffled, give no direction."""
-    moves: dict[Site, Move] = {}
-    for site, pair in contrast.sites.items():
-        try:
-            moves[site] = fitter.interventions(Contrast({site: pair}, contrast.paired))[0].move
-        except BadRows:
-            continue
-    return moves
-
-
-def _with(step: Intervention, move: Move) -> Intervention:
-    return replace(step, move=regated(step.move, move))
-
-
-def shuffled(contrast: Contrast, generator: torch.Generator) -> Contrast:
-    """The contrast with its labels shuffled: within pairs when paired, over all rows otherwise."""
-    first = next(iter(contrast.sites.values()))
-    n, m = len(first.positive), len(first.negative)
-    if contrast.paired:
-        swap = torch.zeros(n, dtype=torch.bool)
-        swap[torch.randperm(n, generator=generator)[: n // 2]] = True
-        deal: Callable[[Pair], Pair] = lambda pair: _swapped(pair, swap)  # noqa: E731
-    else:
-        order = torch.randperm(n + m, generator=generator)
-        deal = lambda pair: _dealt(pair, order, n)  # noqa: E731
-    return Contrast({site: deal(pair) for site, pair in contrast.sites.items()}, contrast.paired)
-
-
-def displacement(move: Move, rows: Float[Tensor, "n d"]) -> Float[Tensor, "d"]:
-    """Mean displacement of the rows at strength 1: the vector itself for an Add."""
-    linear = move.affine()
-    return linear.bias.float() if linear is not None and linear.constant else move.delta(rows.float()).mean(0)
+def displacement(step: Intervention, contrast: Contrast) -> Float[Tensor, "d"]:
+    """What an intervention adds at strength 1: the vector itself for an Add, else the mean displacement of the rows at
+    its site. Raises SteeringError when rows are needed and missing."""
+    linear = step.move.affine()
+    if linear is not None and linear.constant:
+        return linear.bias.float()
+    pair = rows_at(contrast, step.site)
+    return step.move.delta(torch.cat([pair.positive, pair.negative]).float()).mean(0)
 
 
 def _each(candidates: Candidates, change: Callable[[SteeringPlan], SteeringPlan]) -> Candidates:
@@ -162,24 +111,6 @@ def _each(candidates: Candidates, change: Callable[[SteeringPlan], SteeringPlan]
 def _redirected(plan: SteeringPlan, draw: Callable[[Intervention], Draw]) -> SteeringPlan:
     steps = tuple(replace(step, move=step.move.redirected(draw(step))) for step in plan.interventions)
     return replace(plan, interventions=steps)
-
-
-def _pair(contrast: Contrast, site: Site) -> Pair:
-    pair = contrast.sites.get(site)
-    if pair is None:
-        known = ", ".join(str(one) for one in contrast.sites)
-        raise SteeringError(f"no rows at {site}, where the plan acts; its placebos need them. Rows at: {known}")
-    return pair
-
-
-def _swapped(pair: Pair, swap: Tensor) -> Pair:
-    swap = swap[:, None]
-    return Pair(torch.where(swap, pair.negative, pair.positive), torch.where(swap, pair.positive, pair.negative))
-
-
-def _dealt(pair: Pair, order: Tensor, n: int) -> Pair:
-    rows = torch.cat([pair.positive, pair.negative])[order]
-    return Pair(rows[:n], rows[n:])
 
 
 def _generator(seed: int, stream: int) -> torch.Generator:

@@ -1,72 +1,39 @@
-"""Search: the best site of many, for the plan, its rivals and every placebo alike.
+"""Search: the best candidate of many, for the plan, its rivals and every placebo alike.
 
 All candidates are screened by their linear response, which costs a few backward passes however many they are. Some of
 each set, the best by forecast and others spread over the rest, are looked at once, at the strength that the forecast
 names: where effects are not small a forecast misleads (French at 1 nat: blocks 10 to 16 forecast +0.5 to +0.9 and do
 more than +4). The best few of those are brought to the same teacher-forced KL on selection pairs, and the one whose
-margin grows most is taken to the expensive steps. Whatever a search gains by choosing, it gains for those who know
-nothing too.
+margin grows most is taken to the expensive steps. Whatever choosing gains by chance, the placebos gain too.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from jaxtyping import Float
 
+from trimtab.steering.judge.candidates import Candidates
 from trimtab.steering.judge.effect import AnswerPair
-from trimtab.steering.judge.placebo import Candidates
-from trimtab.steering.judge.trial import Progress, SearchSettings
+from trimtab.steering.judge.probe import Probe
+from trimtab.steering.judge.settings import SearchSettings
 from trimtab.steering.judge.verdict import SitePoint
-from trimtab.steering.model.anatomy import Anatomy
-from trimtab.steering.model.divergence import kl_divergence
 from trimtab.steering.plans.plan import SteeringPlan
 from trimtab.steering.price.response import Forecast, Labels, responses
 from trimtab.steering.price.strength import find_strength
-from trimtab.steering.running.scorer import Scorer, gated
-from trimtab.steering.running.scoring import Forced
+from trimtab.steering.running.progress import Progress
+from trimtab.steering.running.scorer import Scorer
 
 CREDITED = 0.7  # share of the budget below which a candidate gets no credit for what it did not spend
-KEPT_BYTES = 256 * 2**20  # base logits of the search pairs are held up to this size, and made anew beyond
-
-
-@dataclass
-class Probe:
-    """One pass over the pairs gives both the KL(steered || base) and the margins of a plan."""
-
-    scorer: Scorer
-    pairs: Sequence[AnswerPair]
-    _base: list[Forced] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.texts = [text for pair in self.pairs for text in (pair.positive, pair.negative)]
-        tokens = sum(len(text) - text.prompt_length for text in self.texts)
-        vocabulary = Anatomy.of(self.scorer.model).d_vocab
-        if 4 * tokens * vocabulary <= KEPT_BYTES:
-            self._base.extend(self.scorer.forced(self.texts))
-
-    def __call__(self, plan: SteeringPlan | None) -> tuple[float, float]:
-        """Mean KL, nats per token, and the mean margin; KL is inf when logits are not finite."""
-        scores, kl = np.zeros(len(self.texts)), []
-        for steered, plain in self._passes(plan):
-            scores[steered.example] = float(steered.logprobs().double().mean())
-            kl.append(kl_divergence(steered.logits, plain.logits).cpu().numpy())
-        spent = float(np.concatenate(kl).mean())
-        return spent if math.isfinite(spent) else math.inf, float((scores[::2] - scores[1::2]).mean())
-
-    def _passes(self, plan: SteeringPlan | None) -> Iterator[tuple[Forced, Forced]]:
-        """Steered and plain, in step; the plain ones that were kept serve every plan without a gate."""
-        if gated(plan) or not self._base:
-            return self.scorer.both(self.texts, plan, None)
-        return zip(self.scorer.forced(self.texts, plan), self._base, strict=True)
 
 
 @dataclass(frozen=True, eq=False)
 class Choice:
-    """What a search chose. points: all candidates, in their order. strength: at the teacher-forced KL; 0 when the
-    candidate moves nothing."""
+    """What a search chose. name, plan: of the candidate. points: all candidates, in their order. strength: at the
+    teacher-forced KL; 0 when the candidate moves nothing."""
 
-    site: str
+    name: str
     plan: SteeringPlan
     strength: float
     points: tuple[SitePoint, ...]
@@ -86,12 +53,12 @@ class Search:
         """The choice from each set of candidates. All are screened together, and measured on the same pairs."""
         progress("search", 0, len(sets))
         screens, probe = self._screened(sets), Probe(self.scorer, self.pairs[: self.settings.pairs])
-        base, found = probe(None)[1], []
+        base, choices = probe(None)[1], list[Choice]()
         for done, (candidates, screen) in enumerate(zip(sets, screens, strict=True)):
             progress("search", done, len(sets))
-            found.append(self._chosen(candidates, screen, probe, base))
+            choices.append(self._best(candidates, screen, probe, base))
         progress("search", len(sets), len(sets))
-        return found
+        return choices
 
     def _screened(self, sets: Sequence[Candidates]) -> list[dict[str, "_Screen"]]:
         """The forecast of every candidate of every set, from the same passes."""
@@ -103,14 +70,17 @@ class Search:
         screens = iter([_Screen(one.forecast(many), one.forecast(few)) for one in along])
         return [{name: next(screens) for name in candidates} for candidates in sets]
 
-    def _chosen(self, candidates: Candidates, screens: Mapping[str, "_Screen"], probe: Probe, base: float) -> Choice:
+    def _best(self, candidates: Candidates, screens: Mapping[str, "_Screen"], probe: Probe, base: float) -> Choice:
         forecasts = {name: screen.many for name, screen in screens.items()}
-        trials = {name: _Trial(name, candidates[name], screens[name], probe, base) for name in candidates}
-        looked_at = {name: trials[name].glance(self.budget) for name in glanced(forecasts, self.budget, self.settings)}
-        best = sorted(looked_at, key=lambda name: -_score(looked_at[name], self.budget))[: self.settings.finalists]
-        finalists = {name: trials[name].at_budget(self.budget, self.settings) for name in best}
+        attempts = {name: _Attempt(name, candidates[name], screens[name], probe, base) for name in candidates}
+        looked_at = {
+            name: attempts[name].glance(self.budget) for name in glanced(forecasts, self.budget, self.settings)
+        }
+        ahead = sorted(looked_at, key=lambda name: -_score(looked_at[name], self.budget))[: self.settings.finalists]
+        finalists = {name: attempts[name].at_budget(self.budget, self.settings) for name in ahead}
         points = [finalists.get(name) or forecast_point(name, forecasts[name], self.budget) for name in candidates]
-        return _choice(points, candidates, self.budget)
+        best = best_point(points, self.budget)
+        return Choice(best.site, candidates[best.site], best.strength, tuple(points))
 
 
 @dataclass(frozen=True)
@@ -122,11 +92,11 @@ class _Screen:
 
 
 @dataclass(frozen=True, eq=False)
-class _Trial:
+class _Attempt:
     """Passes of one candidate over the probe's pairs; a strength that was tried is not run again.
 
-    What the few pairs differ from the many is forecast (a control variate): a few pairs by themselves say more of
-    themselves than of the candidates."""
+    The difference between the few pairs of the probe and all screening pairs is taken from the forecasts (a control
+    variate): measured alone, a few pairs differ more among themselves than the candidates do."""
 
     name: str
     plan: SteeringPlan
@@ -163,7 +133,7 @@ class _Trial:
         return SitePoint(self.name, 0.0, 0.0, 0.0, len(self.probe.pairs))
 
 
-def _weights(count: int, pairs: int) -> np.ndarray:
+def _weights(count: int, pairs: int) -> Float[np.ndarray, "n"]:
     """Of the texts of `pairs` pairs, for the mean margin of the first `count`."""
     used = min(count, pairs)
     return np.concatenate([np.tile([1.0, -1.0], used) / used, np.zeros(2 * (pairs - used))])
@@ -191,16 +161,10 @@ def forecast_point(name: str, forecast: Forecast, budget: float) -> SitePoint:
     return SitePoint(name, strength, forecast.cost * strength**2, forecast.effect(budget))
 
 
-def best_site(points: Sequence[SitePoint], budget: float) -> str:
-    """The site with the largest margin at the budget among those that were measured (on the most pairs)."""
+def best_point(points: Sequence[SitePoint], budget: float) -> SitePoint:
+    """The candidate with the largest margin at the budget among those that were measured (on the most pairs)."""
     most = max(point.pairs for point in points)
-    return max((point for point in points if point.pairs == most), key=lambda point: _score(point, budget)).site
-
-
-def _choice(points: Sequence[SitePoint], candidates: Candidates, budget: float) -> Choice:
-    site = best_site(points, budget)
-    strength = next(point.strength for point in points if point.site == site)
-    return Choice(site, candidates[site], strength, tuple(points))
+    return max((point for point in points if point.pairs == most), key=lambda point: _score(point, budget))
 
 
 def _score(point: SitePoint, budget: float) -> float:

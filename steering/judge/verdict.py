@@ -27,7 +27,8 @@ class Contender:
     kl_asked, kl: KL(steered || base), nats per token, on rollouts for the calibration prompts (the system prompt is
     not dosed: it costs what it costs). reachable: dosed within tolerance; a placebo that was not has not been beaten.
     difference: the plan's margin minus this one's, pair by pair on those that both were measured on, prompts resampled
-    (None for the plan). site: where it acts, the best that the same search found for it ("": not said)."""
+    (None for the plan). site: where it acts, by the choice of the same search; sites separated by commas ("": not
+    said)."""
 
     name: str
     kind: str
@@ -42,7 +43,8 @@ class Contender:
 
 @dataclass(frozen=True)
 class SitePoint:
-    """One candidate of the search, on the selection split, at the same teacher-forced KL. pairs: on how many selection
+    """One candidate of the search, on the selection split, at the same teacher-forced KL. site: the candidate's name:
+    its site when it acts at one. pairs: on how many selection
     pairs it was measured, the margin carried over to all screened ones by the linear response; 0: strength, KL and
     margin are a forecast by the linear response, as it was no finalist."""
 
@@ -118,11 +120,11 @@ class Answering:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Everything a validation run found. beats_random: the plan's margin exceeds that of every random and
-    covariance-matched placebo that could be dosed, each searched as the plan was, with intervals of the difference
-    above 0; never true when too few could be dosed. sentence: the verdict in plain words. paired: whether both
-    completions of every held-out pair answer one prompt (two lists of unrelated texts do not). warnings: what to know
-    of how the plan was fitted."""
+    """Everything a validation run found. site: name of the judged candidate: its site when it acts at one.
+    beats_random: the plan's margin exceeds that of every random and covariance-matched placebo that could be dosed,
+    each searched as the plan was, with intervals of the difference above 0; never true when too few could be dosed.
+    sentence: the verdict in plain words. paired: whether both completions of every held-out pair answer one prompt
+    (two lists of unrelated texts do not). warnings: what to know of how the plan was fitted."""
 
     plan: str
     site: str

@@ -1,4 +1,4 @@
-"""The verdict in plain words. Every clause is read off an interval; what the intervals do not show is not said."""
+"""The verdict in plain words. Every clause follows from an interval; what the intervals do not show is not said."""
 
 from collections.abc import Sequence
 
@@ -154,28 +154,28 @@ def _versus(one: Contender) -> str:
 
 
 def _prompt(verdict: Verdict) -> str:
-    found = next((one for one in verdict.contenders if one.kind == "system_prompt"), None)
-    if found is None or found.difference is None:
+    prompt = next((one for one in verdict.contenders if one.kind == "system_prompt"), None)
+    if prompt is None or prompt.difference is None:
         return ""
-    cost = f"a system prompt, at {found.kl:.3g} nats,"
-    if found.difference.low > 0:
-        return f"It does more than {cost.rstrip(',')} (difference {_nats(found.difference)})."
-    if found.difference.high < 0:
-        return f"{cost[0].upper()}{cost[1:]} does more (difference {_nats(found.difference)})."
+    cost = f"a system prompt, at {prompt.kl:.3g} nats,"
+    if prompt.difference.low > 0:
+        return f"It does more than {cost.rstrip(',')} (difference {_nats(prompt.difference)})."
+    if prompt.difference.high < 0:
+        return f"{cost[0].upper()}{cost[1:]} does more (difference {_nats(prompt.difference)})."
     return f"{cost[0].upper()}{cost[1:]} does as much as can be told."
 
 
 def _ablation(verdict: Verdict) -> str:
-    found = verdict.ablation
-    if found is None:
+    ablation = verdict.ablation
+    if ablation is None:
         return ""
-    if found.removed is None:
+    if ablation.removed is None:
         return "Asking in words gains nothing here, so ablation has nothing to remove."
-    beside = ", ".join(f"{share:.0%}" for share in found.random_removed)
+    beside = ", ".join(f"{share:.0%}" for share in ablation.random_removed)
     note = f"; without random directions: {beside}" if beside else ""
     return (
-        f"Asking in words gains {_nats(found.asked_gain)}; without the direction {_nats(found.gain_after)}, so "
-        f"{found.removed:.0%} is gone{note}."
+        f"Asking in words gains {_nats(ablation.asked_gain)}; without the direction {_nats(ablation.gain_after)}, so "
+        f"{ablation.removed:.0%} is gone{note}."
     )
 
 
@@ -192,13 +192,13 @@ def _damage(verdict: Verdict) -> str:
 
 
 def _answering(verdict: Verdict) -> str:
-    found = verdict.answering
-    if found is None:
+    answering = verdict.answering
+    if answering is None:
         return ""
-    known = f"{found.able} of {found.asked} questions that the model answers rightly by itself"
-    if not found.points:
-        return f"Tokens against accuracy could not be measured: there are only {known}."
-    return f"Of {known}, " + "; ".join(_answered(one) for one in found.points if one.factor in AT_DOSE) + "."
+    questions = f"{answering.able} of {answering.asked} questions that the model answers rightly by itself"
+    if not answering.points:
+        return f"Tokens against accuracy could not be measured: there are only {questions}."
+    return f"Of {questions}, " + "; ".join(_answered(one) for one in answering.points if one.factor in AT_DOSE) + "."
 
 
 def _answered(one: AnsweringPoint) -> str:

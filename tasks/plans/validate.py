@@ -2,22 +2,23 @@
 plan inside."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from prefect import task
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trimtab.steering.fitters import FITTERS
-from trimtab.steering.judge.answering import KnownAnswer
-from trimtab.steering.judge.behaviour import Behaviour, Brevity, Language, Lexicon
+from trimtab.steering.judge.answering import ExamQuestion
+from trimtab.steering.judge.behaviour import BehaviourScorer, Brevity, Language, Lexicon
+from trimtab.steering.judge.candidates import Candidates, RowRefit, by_site
 from trimtab.steering.judge.effect import AnswerPair
 from trimtab.steering.judge.judge import dosed_plan, judge
+from trimtab.steering.judge.judge_input import JudgeInput, Texts
 from trimtab.steering.judge.placebo import PlaceboCounts
 from trimtab.steering.judge.search import Search
-from trimtab.steering.judge.trial import AblationChoice, DoseSettings, JudgeSettings, PriceSettings, Texts, Trial
+from trimtab.steering.judge.settings import AblationChoice, DoseSettings, JudgeSettings, PriceSettings
 from trimtab.steering.model.tokens import PromptFormat, tokenize
-from trimtab.steering.plans.intervention import Intervention
 from trimtab.steering.plans.plan import SteeringPlan
 from trimtab.steering.price.price import CapabilityItem
 from trimtab.steering.running.scorer import Scorer
@@ -53,9 +54,9 @@ def validate_recipe(
     if known is not None:
         return Reference(known.ref, known.digest, True)
     started = time.monotonic()
-    trial = trial_of(recipe, home, capture, candidates)
-    verdict = judge(trial, report)
-    plan = dosed_plan(trial, verdict).pack()
+    judged = judge_input(recipe, home, capture, candidates)
+    verdict = judge(judged, report)
+    plan = dosed_plan(judged, verdict).pack()
     header = {
         "kind": "verdict",
         "verdict": verdict.to_json(),
@@ -74,23 +75,24 @@ def validate_recipe(
     return Reference(artifact.ref, artifact.digest)
 
 
-def trial_of(recipe: Recipe, home: Home, capture: CaptureReference, candidates: Sequence[Reference]) -> Trial:
+def judge_input(recipe: Recipe, home: Home, capture: CaptureReference, candidates: Sequence[Reference]) -> JudgeInput:
     """Everything the judge needs, from the recipe, the capture and the candidates' vectors."""
     model, tokenizer = model_of(recipe.model)
     texts = judged_texts(recipe, tokenizer)
     settings = settings_of(recipe)
     by_fitter = {
-        fitter: _by_site(SteeringPlan.unpack(home.catalog.get(reference.ref)))
+        fitter: by_site(SteeringPlan.unpack(home.catalog.get(reference.ref)))
         for fitter, reference in zip(recipe.fit.fitters, candidates, strict=True)
     }
     ours = by_fitter.pop(recipe.fit.fitter)
-    return Trial(
-        plan=recipe.name,
+    contrast = contrast_of(ActivationStore.open(capture.url), recipe, "fit")
+    return JudgeInput(
+        name=recipe.name,
         model=model,
         candidates=ours,
-        fitter=FITTERS[recipe.fit.fitter](**recipe.fit.fields),
+        refit=RowRefit(FITTERS[recipe.fit.fitter](**recipe.fit.fields), contrast, ours),
         fitter_name=recipe.fit.fitter,
-        contrast=contrast_of(ActivationStore.open(capture.url), recipe, "fit"),
+        contrast=contrast,
         texts=texts,
         budget=recipe.budget.kl,
         decode=lambda ids: str(tokenizer.decode(list(ids), skip_special_tokens=True)),
@@ -106,17 +108,17 @@ def judged_texts(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Texts:
     capability items."""
     texts = texts_of(recipe.data, tokenizer)
     report_pairs = couples(texts, "report")
-    asked: list[AnswerPair] = []
+    requesting: list[AnswerPair] = []
     if recipe.judge.system_prompt and recipe.data.chat:
         asking = form_of(recipe.data, recipe.judge.system_prompt)
-        asked = [AnswerPair(*(tokens_of(tokenizer, t.example, asking) for t in pair)) for pair in report_pairs]
+        requesting = [AnswerPair(*(tokens_of(tokenizer, t.example, asking) for t in pair)) for pair in report_pairs]
     return Texts(
         select=[_pair(couple) for couple in couples(texts, "select")],
         report=[_pair(couple) for couple in report_pairs],
         neutral=[tokenize(tokenizer, text, form=PLAIN) for text in neutral_texts(recipe.judge.neutral)],
-        asked=asked,
+        requesting=requesting,
         capability=_capability(recipe, tokenizer),
-        known=_known(recipe, tokenizer),
+        exam=_exam(recipe, tokenizer),
     )
 
 
@@ -144,7 +146,7 @@ def decoding_of(recipe: Recipe) -> Decoding:
     return Decoding(recipe.judge.tokens, how.temperature, top_k=how.top_k, top_p=how.top_p)
 
 
-def behaviour_of(recipe: Recipe) -> Behaviour | None:
+def behaviour_of(recipe: Recipe) -> BehaviourScorer | None:
     """The scorer of generated text that the recipe asks for."""
     asked = recipe.judge.behaviour
     if asked is None:
@@ -160,19 +162,12 @@ def behaviour_of(recipe: Recipe) -> Behaviour | None:
 
 
 def _best(
-    model: PreTrainedModel, plans: Mapping[str, SteeringPlan], texts: Texts, settings: JudgeSettings, budget: float
+    model: PreTrainedModel, plans: Candidates, texts: Texts, settings: JudgeSettings, budget: float
 ) -> SteeringPlan:
-    """A rival's best site by the same search that chooses ours."""
+    """A rival's best candidate by the same search that chooses ours."""
     cut = [pair.shortened(settings.completion_tokens) for pair in texts.select]
     search = Search(Scorer(model), cut, budget, settings.search, settings.seed)
     return search([plans], report)[0].plan
-
-
-def _by_site(plan: SteeringPlan) -> dict[str, SteeringPlan]:
-    def alone(step: Intervention) -> SteeringPlan:
-        return SteeringPlan((step,), plan.model)
-
-    return {str(step.site): alone(step) for step in plan.interventions}
 
 
 def _pair(couple: tuple[Text, Text]) -> AnswerPair:
@@ -190,15 +185,15 @@ def _capability(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> list[Capa
     ]
 
 
-def _known(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> list[KnownAnswer]:
+def _exam(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> list[ExamQuestion]:
     """The questions with known answers, each also with the system prompt that asks for the behaviour."""
     form, request = form_of(recipe.data), recipe.judge.system_prompt
     asking = form_of(recipe.data, request) if request and recipe.data.chat else None
     return [
-        KnownAnswer(
-            tokenize(tokenizer, known.question, form=form),
-            known.answer,
-            None if asking is None else tokenize(tokenizer, known.question, form=asking),
+        ExamQuestion(
+            tokenize(tokenizer, one.question, form=form),
+            one.answer,
+            None if asking is None else tokenize(tokenizer, one.question, form=asking),
         )
-        for known in known_questions(recipe.judge.questions)
+        for one in known_questions(recipe.judge.questions)
     ]

@@ -4,7 +4,13 @@ import pytest
 import torch
 
 from trimtab.steering.errors import SteeringError
-from trimtab.steering.judge.direction_ablation import AblationSettings, Asked, ablate, ablation_plan, residual_direction
+from trimtab.steering.judge.direction_ablation import (
+    AblationSettings,
+    RequestPairs,
+    ablate,
+    ablation_plan,
+    residual_direction,
+)
 from trimtab.steering.judge.effect import AnswerPair
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.hooks import hooked
@@ -42,11 +48,11 @@ def test_no_direction(tiny, direction):
 
 def test_asking_that_gains_nothing_leaves_nothing_to_remove(tiny, make_text):
     pairs = [AnswerPair(make_text(k, 6, 3), make_text(k, 6, 0).followed_by([k, 2 * k])) for k in range(5)]
-    found = ablate(Scorer(tiny), torch.randn(32), Asked(pairs, pairs), AblationSettings(random=2))
+    found = ablate(Scorer(tiny), torch.randn(32), RequestPairs(pairs, pairs), AblationSettings(random=2))
     assert found.asked_gain.mean == 0.0 and found.removed is None and found.random_removed == ()
     assert found.kl > 0
     with pytest.raises(SteeringError, match="partner"):
-        Asked(pairs, pairs[:3])
+        RequestPairs(pairs, pairs[:3])
 
 
 @pytest.mark.parametrize("site", ["z.1", "z.1.2", "mlp_post.1"])

@@ -9,20 +9,14 @@ import torch
 
 from trimtab.steering.errors import SteeringError
 from trimtab.steering.fitters.mean_difference import MeanDifference
-from trimtab.steering.judge.answering import AnsweringSettings, KnownAnswer
+from trimtab.steering.judge.answering import AnsweringSettings, ExamQuestion
 from trimtab.steering.judge.behaviour import Lexicon
+from trimtab.steering.judge.candidates import RowRefit, by_site
 from trimtab.steering.judge.effect import AnswerPair
 from trimtab.steering.judge.judge import dosed_plan, judge
+from trimtab.steering.judge.judge_input import JudgeInput, Texts
 from trimtab.steering.judge.placebo import PlaceboCounts
-from trimtab.steering.judge.trial import (
-    AblationChoice,
-    DoseSettings,
-    JudgeSettings,
-    PriceSettings,
-    SearchSettings,
-    Texts,
-    Trial,
-)
+from trimtab.steering.judge.settings import AblationChoice, DoseSettings, JudgeSettings, PriceSettings, SearchSettings
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.site import Site
 from trimtab.steering.model.span import ANSWER
@@ -97,22 +91,22 @@ def decode(ids) -> str:
 
 
 @pytest.fixture
-def trial(asking, make_text):
-    def make(signal: float, seed: int = 0, **changes) -> Trial:
+def judge_input(asking, make_text):
+    def make(signal: float, seed: int = 0, **changes) -> JudgeInput:
         contrast = rows(asking, signal, seed)
-        fitted = MeanDifference().fit(contrast).spanning(ANSWER)
+        candidates = by_site(MeanDifference().fit(contrast).spanning(ANSWER))
         texts = Texts(
             select=pairs(make_text, 8, 1),
             report=pairs(make_text, 24, 2),
-            asked=pairs(make_text, 24, 2, request=True),
+            requesting=pairs(make_text, 24, 2, request=True),
             neutral=[make_text(900 + k, 20, 0) for k in range(4)],
             capability=[CapabilityItem(p.positive, p.negative) for p in pairs(make_text, 4, 3)],
         )
-        made = Trial(
-            plan="planted",
+        judged = JudgeInput(
+            name="planted",
             model=asking,
-            candidates={str(s.site): replace(fitted, interventions=(s,)) for s in fitted.interventions},
-            fitter=MeanDifference(),
+            candidates=candidates,
+            refit=RowRefit(MeanDifference(), contrast, candidates),
             fitter_name="mean_difference",
             contrast=contrast,
             texts=texts,
@@ -121,20 +115,15 @@ def trial(asking, make_text):
             behaviour=Lexicon(["yes"], ["no"]),
             settings=SETTINGS,
         )
-        return replace(made, **changes)
+        return replace(judged, **changes)
 
     return make
 
 
-@pytest.fixture(scope="module")
-def stages():
-    return []
-
-
-def test_yes_to_a_planted_effect(trial):
+def test_yes_to_a_planted_effect(judge_input):
     stages = []
-    made = trial(2.0)
-    found = judge(made, lambda stage, done, total: stages.append((stage, done, total)))
+    judged = judge_input(2.0)
+    found = judge(judged, lambda stage, done, total: stages.append((stage, done, total)))
     assert found.site == "resid_post.2" and found.beats_random, found.sentence
     assert "more than each of 9 random" in found.sentence and "p = 0.1" in found.sentence
     plan = found.contenders[0]
@@ -153,29 +142,31 @@ def test_yes_to_a_planted_effect(trial):
     assert flip.site == found.site and len(set(nulls)) > 1, (
         "placebos are searched, they do not stand at the plan's site"
     )
-    dosed, prompts = dosed_plan(made, found), [p.positive.prompt for p in made.texts.report][:8]
-    spent = divergences(Scorer(made.model), roll_out(made.model, dosed, prompts, Decoding()), steered_from_base(dosed))
+    dosed, prompts = dosed_plan(judged, found), [p.positive.prompt for p in judged.texts.report][:8]
+    spent = divergences(
+        Scorer(judged.model), roll_out(judged.model, dosed, prompts, Decoding()), steered_from_base(dosed)
+    )
     assert np.concatenate(spent).mean() == pytest.approx(0.2, rel=0.6)
 
 
-def test_asking_is_undone_by_ablation_and_not_by_random_directions(trial):
+def test_asking_is_undone_by_ablation_and_not_by_random_directions(judge_input):
     quick = replace(SETTINGS, placebos=PlaceboCounts(0, 0, 0, 0), curve=(), completion_tokens=1)
-    found = judge(trial(2.0, settings=quick)).ablation
+    found = judge(judge_input(2.0, settings=quick)).ablation
     assert found.asked_gain.low > 0
     assert found.removed > 0.6 > max(found.random_removed) and len(found.random_removed) == 3
     assert found.kl > 0
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_no_to_noise(trial, seed):
-    found = judge(trial(0.0, seed))
+def test_no_to_noise(judge_input, seed):
+    found = judge(judge_input(0.0, seed))
     assert not found.beats_random
     assert "does NOT beat random" in found.sentence and "more than each" not in found.sentence
 
 
-def test_the_verdict_is_json_and_reproducible(trial):
+def test_the_verdict_is_json_and_reproducible(judge_input):
     small = replace(SETTINGS, placebos=PlaceboCounts(2, 1, 1, 1), curve=(0.05,))
-    one, other = (judge(trial(2.0, settings=small)) for _ in range(2))
+    one, other = (judge(judge_input(2.0, settings=small)) for _ in range(2))
     assert json.dumps(one.to_json(), allow_nan=False) == json.dumps(other.to_json(), allow_nan=False)
     assert one.splits["report_pairs"] == 24 and one.splits["placebo_pairs"] == 16
     assert {point.site for point in one.search} == {f"resid_post.{k}" for k in range(3)}
@@ -193,84 +184,105 @@ def intervals(value) -> list[Interval]:
     return [one for part in inner for one in intervals(part)] if isinstance(inner, list | tuple) else []
 
 
-def test_every_interval_is_over_prompts(trial):
+def test_every_interval_is_over_prompts(judge_input):
     """20 report pairs that answer 5 prompts, and 4 neutral texts of which one comes twice."""
     quick = replace(SETTINGS, placebos=PlaceboCounts(1, 1, 1, 1), curve=(0.05,), generations=1)
-    made = trial(2.0, settings=quick)
-    prompts = [pair.positive.prompt for pair in made.texts.report[:5]]
+    judged = judge_input(2.0, settings=quick)
+    prompts = [pair.positive.prompt for pair in judged.texts.report[:5]]
     again = lambda text, k: prompts[k % 5].followed_by(text.ids[text.prompt_length :])  # noqa: E731
-    report = [AnswerPair(again(p.positive, k), again(p.negative, k)) for k, p in enumerate(made.texts.report[:20])]
-    neutral = [*made.texts.neutral[:3], made.texts.neutral[0]]
-    found = judge(replace(made, texts=replace(made.texts, report=report, asked=made.texts.asked[:20], neutral=neutral)))
+    report = [AnswerPair(again(p.positive, k), again(p.negative, k)) for k, p in enumerate(judged.texts.report[:20])]
+    neutral = [*judged.texts.neutral[:3], judged.texts.neutral[0]]
+    texts = replace(judged.texts, report=report, requesting=judged.texts.requesting[:20], neutral=neutral)
+    found = judge(replace(judged, texts=texts))
     assert {(one.n, one.clusters) for one in intervals(found)} == {(20, 5), (16, 5), (10, 5), (5, 5), (4, 3)}
     assert "on 20 held-out pairs of 5 prompts (5 prompts are too few" in found.sentence and found.paired
 
 
-def test_texts_that_answer_different_prompts_are_not_called_pairs(trial, make_text):
+def test_texts_that_answer_different_prompts_are_not_called_pairs(judge_input, make_text):
     quick = replace(SETTINGS, placebos=PlaceboCounts(0, 0, 0, 0), curve=(), ablation=AblationChoice(0, 0))
-    made = trial(2.0, settings=quick, behaviour=None)
+    judged = judge_input(2.0, settings=quick, behaviour=None)
     other = [make_text(5000 + k, 7, 0) for k in range(24)]
     report = [
         AnswerPair(p.positive, prompt.followed_by(p.negative.ids[p.negative.prompt_length :]))
-        for p, prompt in zip(made.texts.report, other, strict=True)
+        for p, prompt in zip(judged.texts.report, other, strict=True)
     ]
-    found = judge(replace(made, texts=replace(made.texts, report=report, asked=())))
+    found = judge(replace(judged, texts=replace(judged.texts, report=report, requesting=())))
     assert not found.paired and "on 24 couples of unrelated held-out texts" in found.sentence
 
 
-def test_without_a_request_or_a_behaviour(trial):
-    made = trial(2.0, behaviour=None, settings=replace(SETTINGS, placebos=PlaceboCounts(0, 0, 0, 0), curve=()))
-    made = replace(made, texts=replace(made.texts, asked=(), capability=()))
-    found = judge(made)
+def test_without_a_request_or_a_behaviour(judge_input):
+    judged = judge_input(2.0, behaviour=None, settings=replace(SETTINGS, placebos=PlaceboCounts(0, 0, 0, 0), curve=()))
+    judged = replace(judged, texts=replace(judged.texts, requesting=(), capability=()))
+    found = judge(judged)
     assert found.ablation is None and found.behaviour_metric is None and found.price.capability_base is None
     assert [one.kind for one in found.contenders] == ["plan"]
     assert not found.beats_random and "No random placebo was tried" in found.sentence
 
 
-def test_known_answers_are_asked_of_the_dosed_plan(trial):
+def test_known_answers_are_asked_of_the_dosed_plan(judge_input):
     quick = replace(SETTINGS, placebos=PlaceboCounts(0, 0, 0, 0), curve=(), ablation=AblationChoice(0, 0))
-    made = trial(2.0, settings=replace(quick, answering=AnsweringSettings(questions=6, tokens=6)))
-    known = [KnownAnswer(pair.positive.prompt, "x") for pair in made.texts.report]
-    found = judge(replace(made, texts=replace(made.texts, known=known)))
+    judged = judge_input(2.0, settings=replace(quick, answering=AnsweringSettings(questions=6, tokens=6)))
+    exam = [ExamQuestion(pair.positive.prompt, "x") for pair in judged.texts.report]
+    found = judge(replace(judged, texts=replace(judged.texts, exam=exam)))
     assert found.answering.asked == 6 and found.answering.limit == 6 and len(found.answering.points) == 4
     assert "questions that the model answers rightly by itself" in found.sentence
-    assert judge(made).answering is None
+    assert judge(judged).answering is None
 
 
-def test_an_unreachable_budget_is_said(trial):
+def test_a_candidate_may_act_at_many_sites(judge_input):
+    """A plan of all blocks wins over two that act where nothing is; placebos act at all of its sites too."""
+    judged = judge_input(2.0, settings=replace(SETTINGS, placebos=PlaceboCounts(3, 1, 1, 1), curve=()))
+    early = {name: plan for name, plan in judged.candidates.items() if name != "resid_post.2"}
+    steps = tuple(step for plan in judged.candidates.values() for step in plan.interventions)
+    candidates = {**early, "all blocks": replace(judged.candidates["resid_post.2"], interventions=steps)}
+    found = judge(replace(judged, candidates=candidates, refit=RowRefit(MeanDifference(), judged.contrast, candidates)))
+    assert found.site == "all blocks" and "(mean_difference at all blocks)" in found.sentence
+    assert [point.site for point in found.search] == [*early, "all blocks"]
+    plan, flip = (next(one for one in found.contenders if one.kind == kind) for kind in ("plan", "flip"))
+    everywhere = "resid_post.0, resid_post.1, resid_post.2"
+    assert plan.site == flip.site == everywhere
+    assert plan.effect.margin.low > 0 and plan.kl == pytest.approx(0.2, rel=0.1)
+    assert {one.site for one in found.contenders if one.kind in ("random", "covariance", "shuffled")} <= {
+        *early, everywhere
+    }  # fmt: skip
+    dosed = dosed_plan(judged=replace(judged, candidates=candidates), verdict=found)
+    assert [step.strength for step in dosed.interventions] == [found.dose.strength] * 3
+
+
+def test_an_unreachable_budget_is_said(judge_input):
     quick = replace(SETTINGS, placebos=PlaceboCounts(0, 0, 0, 0), curve=(), ablation=AblationChoice(0, 0))
-    found = judge(trial(2.0, budget=400.0, settings=quick))
+    found = judge(judge_input(2.0, budget=400.0, settings=quick))
     assert not found.dose.reachable and "could not be dosed to 400 nats" in found.sentence
 
 
-def test_rivals_are_judged_at_the_same_price(trial):
-    made = trial(2.0, settings=replace(SETTINGS, placebos=PlaceboCounts(1, 0, 0, 0), curve=()))
-    rival = made.candidates["resid_post.0"]
-    found = judge(replace(made, rivals={"early": rival, "same": made.candidates["resid_post.2"].scaled(3.0)}))
+def test_rivals_are_judged_at_the_same_price(judge_input):
+    judged = judge_input(2.0, settings=replace(SETTINGS, placebos=PlaceboCounts(1, 0, 0, 0), curve=()))
+    rival = judged.candidates["resid_post.0"]
+    found = judge(replace(judged, rivals={"early": rival, "same": judged.candidates["resid_post.2"].scaled(3.0)}))
     early, same = (one for one in found.contenders if one.kind == "method")
     assert early.difference.low > 0 and "early has less effect at this price" in found.sentence
     assert abs(same.difference.mean) < 0.1 * found.contenders[0].effect.margin.mean
 
 
-def test_the_model_is_left_as_it_was(trial):
-    made = trial(2.0, settings=replace(SETTINGS, placebos=PlaceboCounts(1, 0, 0, 0), curve=()))
+def test_the_model_is_left_as_it_was(judge_input):
+    judged = judge_input(2.0, settings=replace(SETTINGS, placebos=PlaceboCounts(1, 0, 0, 0), curve=()))
     ids = torch.arange(12)[None]
-    before = made.model(ids).logits
-    judge(made)
-    assert torch.equal(made.model(ids).logits, before)
-    assert Anatomy.of(made.model).n_layers == 3
+    before = judged.model(ids).logits
+    judge(judged)
+    assert torch.equal(judged.model(ids).logits, before)
+    assert Anatomy.of(judged.model).n_layers == 3
 
 
 @pytest.mark.parametrize(
     "change,words",
     [
         (lambda t: replace(t, candidates={}), "nothing to judge"),
-        (lambda t: replace(t, texts=replace(t.texts, report=t.texts.report[:1], asked=())), "1 report pairs"),
-        (lambda t: replace(t, texts=replace(t.texts, asked=t.texts.asked[:5])), "needs its partner|need"),
+        (lambda t: replace(t, texts=replace(t.texts, report=t.texts.report[:1], requesting=())), "1 report pairs"),
+        (lambda t: replace(t, texts=replace(t.texts, requesting=t.texts.requesting[:5])), "needs its partner|need"),
         (lambda t: replace(t, texts=replace(t.texts, neutral=())), "0 neutral texts"),
         (lambda t: judge(replace(t, budget=-1.0)), "above 0|budget"),
     ],
 )
-def test_bad_input(trial, change, words):
+def test_bad_input(judge_input, change, words):
     with pytest.raises(SteeringError, match=words):
-        change(trial(1.0))
+        change(judge_input(1.0))

@@ -8,21 +8,13 @@ import torch
 from trimtab.steering.errors import BadRows, SteeringError
 from trimtab.steering.fitters.mean_difference import MeanDifference
 from trimtab.steering.gates.first import First
-from trimtab.steering.judge.placebo import (
-    PlaceboCounts,
-    covariance_plan,
-    flipped,
-    placebos,
-    random_plan,
-    shuffled,
-    shuffled_candidates,
-)
+from trimtab.steering.judge.candidates import RowRefit, by_site, shuffled
+from trimtab.steering.judge.placebo import PlaceboCounts, covariance_plan, flipped, placebos, random_plan
 from trimtab.steering.model.site import Site
 from trimtab.steering.model.span import ANSWER
 from trimtab.steering.moves.ablate import Ablate
 from trimtab.steering.moves.gated import Gated
 from trimtab.steering.plans.contrast import Contrast, Pair
-from trimtab.steering.plans.plan import SteeringPlan
 
 SITES = (Site("resid_post", 0), Site("resid_post", 2))
 
@@ -63,11 +55,16 @@ def streams(n):
 
 @pytest.fixture
 def candidates(plan):
-    return {str(step.site): SteeringPlan((step,)) for step in plan.interventions}
+    return by_site(plan)
 
 
-def test_every_placebo_is_a_whole_set_of_candidates(plan, candidates, contrast):
-    drawn = placebos(candidates, contrast, MeanDifference(), PlaceboCounts(4, 3, 2, 1))
+@pytest.fixture
+def refit(contrast, candidates):
+    return RowRefit(MeanDifference(), contrast, candidates)
+
+
+def test_every_placebo_is_a_whole_set_of_candidates(plan, candidates, contrast, refit):
+    drawn = placebos(candidates, contrast, refit, PlaceboCounts(4, 3, 2, 1))
     assert [p.kind for p in drawn] == ["random"] * 4 + ["covariance"] * 3 + ["shuffled"] * 2
     assert len({p.name for p in drawn}) == 9
     for one in drawn:
@@ -128,25 +125,42 @@ def test_unpaired_rows_are_dealt_anew(contrast):
     assert torch.equal(before, after)
 
 
-def test_shuffled_refits_lose_the_direction(plan, candidates, contrast):
+def test_shuffled_refits_lose_the_direction(plan, refit):
     real = vectors(plan)[0]
     for stream in streams(5):
-        refit = shuffled_candidates(candidates, contrast, MeanDifference(), stream)["resid_post.0"]
-        assert abs(cosine(real, vectors(refit)[0])) < 0.5
-        assert vectors(refit)[0].norm() < 0.4 * real.norm()
+        (vector,) = vectors(refit(stream)["resid_post.0"])
+        assert abs(cosine(real, vector)) < 0.5
+        assert vector.norm() < 0.4 * real.norm()
+
+
+def test_candidates_by_site_are_the_plan_apart(plan, candidates):
+    """Named by their sites, in the plan's order, with the very interventions of the plan."""
+    assert list(candidates) == [str(step.site) for step in plan.interventions]
+    for step, one in zip(plan.interventions, candidates.values(), strict=True):
+        assert one.interventions == (step,) and one.interventions[0].move is step.move and one.model == plan.model
+
+
+def test_a_refit_is_the_same_fitter_on_shuffled_rows(plan, candidates, contrast, refit):
+    """To the bit, whether the candidates are single sites or one plan of all of them."""
+    fitted = MeanDifference().fit(shuffled(contrast, streams(1)[0]))
+    apart, together = refit(streams(1)[0]), RowRefit(MeanDifference(), contrast, {"everywhere": plan})(streams(1)[0])
+    for k, vector in enumerate(vectors(fitted)):
+        assert torch.equal(vectors(apart[str(SITES[k])])[0], vector)
+        assert torch.equal(vectors(together["everywhere"])[k], vector)
+    assert [step.strength for step in together["everywhere"].interventions] == [0.5, 0.5]
 
 
 def test_a_site_where_shuffled_labels_give_no_direction_is_no_candidate(candidates, contrast):
     flat = Pair(torch.ones(200, 24), torch.ones(200, 24))
     one = Contrast({SITES[0]: contrast.sites[SITES[0]], SITES[1]: flat})
-    assert list(shuffled_candidates(candidates, one, MeanDifference(), streams(1)[0])) == ["resid_post.0"]
+    assert list(RowRefit(MeanDifference(), one, candidates)(streams(1)[0])) == ["resid_post.0"]
     with pytest.raises(BadRows, match="ask for no refits"):
-        shuffled_candidates(candidates, Contrast({site: flat for site in SITES}), MeanDifference(), streams(1)[0])
+        RowRefit(MeanDifference(), Contrast({site: flat for site in SITES}), candidates)(streams(1)[0])
 
 
-def test_seeded(candidates, contrast):
+def test_seeded(candidates, contrast, refit):
     counts = PlaceboCounts(2, 2, 1, 0)
-    one, again, other = (placebos(candidates, contrast, MeanDifference(), counts, seed) for seed in (0, 0, 1))
+    one, again, other = (placebos(candidates, contrast, refit, counts, seed) for seed in (0, 0, 1))
     flat = lambda drawn: torch.cat([v for p in drawn for c in p.candidates.values() for v in vectors(c)])  # noqa: E731
     assert torch.equal(flat(one), flat(again)) and not torch.equal(flat(one), flat(other))
 

@@ -8,10 +8,11 @@ import torch
 from scipy.stats import binom, kstest
 
 from trimtab.steering.fitters.mean_difference import MeanDifference
+from trimtab.steering.judge.candidates import Candidates, RowRefit
 from trimtab.steering.judge.effect import AnswerPair
-from trimtab.steering.judge.placebo import Candidates, PlaceboCounts, placebos
-from trimtab.steering.judge.search import Search, best_forecasts, best_site, glanced
-from trimtab.steering.judge.trial import SearchSettings
+from trimtab.steering.judge.placebo import PlaceboCounts, placebos
+from trimtab.steering.judge.search import Search, best_forecasts, best_point, glanced
+from trimtab.steering.judge.settings import SearchSettings
 from trimtab.steering.judge.verdict import SitePoint
 from trimtab.steering.model.site import Site
 from trimtab.steering.model.span import ANSWER
@@ -58,7 +59,8 @@ def p_values(sites: int, alike: bool) -> np.ndarray:
     for seed in range(TRIALS):
         world, stream = LinearWorld(sites, seed), torch.Generator().manual_seed(10_000 + seed)
         candidates = know_nothing(stream, sites)
-        drawn = placebos(candidates, Contrast({}), MeanDifference(), PlaceboCounts(19, 0, 0, 0), seed)
+        refit = RowRefit(MeanDifference(), Contrast({}), candidates)
+        drawn = placebos(candidates, Contrast({}), refit, PlaceboCounts(19, 0, 0, 0), seed)
         site, effect = world.effect(candidates)
         sets = [p.candidates if alike else {site: p.candidates[site]} for p in drawn]
         found.append(rank_p_value(effect, [world.effect(one)[1] for one in sets]))
@@ -80,12 +82,14 @@ def test_spending_more_than_asked_is_corrected_however_far():
     """A margin of 0.55 lost to 0.50 at 0.59 of 0.3 nats asked, and won at 0.61."""
     honest = SitePoint("resid_post.9", 1.0, 0.30, 0.50, 40)
     for kl in (0.59, 0.61, 3.0):
-        assert best_site([honest, SitePoint("resid_post.3", 1.0, kl, 0.55, 40)], 0.3) == "resid_post.9"
+        assert best_point([honest, SitePoint("resid_post.3", 1.0, kl, 0.55, 40)], 0.3).site == "resid_post.9"
     margins = np.linspace(0.05, 2.0, 300)
-    worth = [best_site([SitePoint("a", 1.0, 0.3, 0.2, 6), SitePoint("b", 1.0, kl, 0.3, 6)], 0.3) for kl in margins]
+    worth = [
+        best_point([SitePoint("a", 1.0, 0.3, 0.2, 6), SitePoint("b", 1.0, kl, 0.3, 6)], 0.3).site for kl in margins
+    ]
     assert sorted(worth, reverse=True) == worth and set(worth) == {"a", "b"}, "changes hands once, where it should"
     saturated = SitePoint("resid_post.3", 1.0, 0.03, 0.3, 6)
-    assert best_site([honest, saturated], 0.3) == "resid_post.9", "no credit for what cannot be spent"
+    assert best_point([honest, saturated], 0.3).site == "resid_post.9", "no credit for what cannot be spent"
 
 
 @pytest.fixture
@@ -105,7 +109,7 @@ def test_a_set_is_searched_alike_in_any_company(search, make_plan):
     together = search(pairs=4)(sets, quiet)
     for candidates, choice in zip(sets, together, strict=True):
         (alone,) = search(pairs=4)([candidates], quiet)
-        assert alone.site == choice.site and alone.plan is candidates[choice.site]
+        assert alone.name == choice.name and alone.plan is candidates[choice.name]
         assert [p.pairs for p in choice.points].count(4) == 2 and list(candidates) == [p.site for p in choice.points]
         for one, other in zip(alone.points, choice.points, strict=True):
             assert (one.strength, one.kl, one.margin) == pytest.approx(
@@ -118,7 +122,7 @@ def test_screening_finds_what_measuring_everything_finds(search, make_plan):
     (screened,) = search(pairs=6, draws=8, finalists=3)([candidates], quiet)
     (full,) = search(pairs=6, finalists=len(candidates), tolerance=0.05, cap=10)([candidates], quiet)
     forecast, worth = ({p.site: p.margin for p in choice.points} for choice in (screened, full))
-    assert worth[screened.site] > 0.8 * worth[full.site]
+    assert worth[screened.name] > 0.8 * worth[full.name]
     assert np.corrcoef(list(forecast.values()), list(worth.values()))[0, 1] > 0.9
 
 

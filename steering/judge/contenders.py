@@ -1,0 +1,88 @@
+"""Contenders: the plan, the other methods, the system prompt and the placebos, each measured at the same price."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from trimtab.steering.judge.bench import Bench, Guesses, Judged, prompted_kl
+from trimtab.steering.judge.effect import margins
+from trimtab.steering.judge.placebo import Placebo, flipped
+from trimtab.steering.judge.search import Choice
+from trimtab.steering.judge.verdict import Contender
+from trimtab.steering.model.tokens import Tokens
+from trimtab.steering.plans.plan import SteeringPlan
+from trimtab.steering.price.result import Dose, Price
+from trimtab.steering.running.progress import Progress
+
+
+def judged_plan(bench: Bench, plan: SteeringPlan, dose: Dose, progress: Progress) -> tuple[Judged, Price]:
+    """The dosed plan itself, with its behavioural score, and its price."""
+    progress("price", 0, 2)
+    written = bench.written(plan)
+    price = bench.price(plan, written)
+    progress("price", 1, 2)
+    judged = bench.measured(bench.input.name, "plan", plan, dose, bench.report.of(plan))
+    effect = bench.behaved(judged.contender.effect, written)
+    progress("price", 2, 2)
+    return replace(judged, contender=replace(judged.contender, effect=effect)), price
+
+
+def judged_rivals(bench: Bench, progress: Progress) -> list[Judged]:
+    """Plans of other methods, on all report pairs."""
+    judged, rivals = [], bench.input.rivals
+    for done, (name, plan) in enumerate(rivals.items()):
+        progress("methods", done, len(rivals))
+        dosed, dose = bench.dosed(plan)
+        judged.append(bench.measured(name, "method", dosed, dose, bench.report.of(dosed)))
+    return judged
+
+
+def judged_prompt(bench: Bench, progress: Progress) -> list[Judged]:
+    """The plain system prompt, as it is: it has no strength to dose. Empty when no texts request the behaviour."""
+    requesting = bench.input.texts.requesting
+    if not requesting:
+        return []
+    progress("system prompt", 0, 1)
+    margin = margins(bench.scorer, bench.cut(requesting, len(bench.report.pairs)))
+    on = bench.priced_on
+    requests, few = _partners(bench, on.prompts), bench.settings.dose.prompts
+    kl = prompted_kl(bench.scorer, requests[:few], on.prompts[:few], on.decoding)
+    effect = bench.effect(margin)
+    if bench.input.behaviour is not None:
+        effect = bench.behaved(effect, bench.written_for(requests))
+    progress("system prompt", 1, 1)
+    return [Judged(Contender("system prompt", "system_prompt", None, None, kl, True, effect), None, margin)]
+
+
+def _partners(bench: Bench, prompts: Sequence[Tokens]) -> list[Tokens]:
+    """Plain report prompts with the request."""
+    texts = bench.input.texts
+    requests = {
+        plain.positive.prompt.ids.tobytes(): pair.positive.prompt
+        for plain, pair in zip(texts.report, texts.requesting, strict=True)
+    }
+    return [requests[prompt.ids.tobytes()] for prompt in prompts]
+
+
+def flip_of(bench: Bench, choice: Choice) -> list[tuple[Placebo, Choice]]:
+    """The chosen candidate with its sign flipped, whose search for a dose begins at the plan's own strength."""
+    flip = flipped(choice.name, choice.plan)
+    return [(flip, replace(choice, plan=flip.candidates[choice.name]))] * min(bench.settings.placebos.flip, 1)
+
+
+def judged_placebos(
+    bench: Bench, drawn: Sequence[tuple[Placebo, Choice]], plan: tuple[Choice, Dose], progress: Progress
+) -> list[Judged]:
+    """Every placebo, by the candidate that its search chose. plan: the choice and dose of the plan, from which first
+    strengths are guessed."""
+    how, guesses, judged = bench.settings, Guesses(), list[Judged]()
+    guesses.add(plan[0].strength, plan[1])
+    for start in range(0, len(drawn), how.together):
+        progress("placebos", start, len(drawn))
+        group = drawn[start : start + how.together]
+        first = [guesses.of(choice.strength) for _, choice in group]
+        doses = bench.dosed_together([choice.plan for _, choice in group], first, how.dose.placebo_tolerance)
+        for (placebo, choice), (dosed, dose) in zip(group, doses, strict=True):
+            guesses.add(choice.strength, dose)
+            judged.append(bench.measured(placebo.name, placebo.kind, dosed, dose, bench.some_margins(dosed)))
+    progress("placebos", len(drawn), len(drawn))
+    return judged
