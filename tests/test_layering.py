@@ -4,6 +4,8 @@ import ast
 import subprocess
 import sys
 from functools import cache
+from graphlib import CycleError, TopologicalSorter
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -60,6 +62,45 @@ def test_a_file_knows_only_what_its_layer_may(path):
             assert rest.split(".")[0] in MAY_KNOW[layer], f"{where}: {layer} may know {sorted(MAY_KNOW[layer])}"
             assert not inside_function(tree, node), f"{where} inside a function, which hides who knows whom"
         assert top not in FOREIGN[layer], f"{where}: {layer} works without it"
+
+
+def rooms_known() -> dict[str, dict[str, str]]:
+    """For every room, the rooms it imports from, each with one import as the example; names under TYPE_CHECKING too.
+
+    A room is a folder of modules, or a single module at a layer's root.
+    """
+    modules = {module_name(path): room_of(path) for path in FILES}
+    edges: dict[str, dict[str, str]] = {}
+    for path in FILES:
+        for node in ast.walk(parsed(path)):
+            if isinstance(node, ast.ImportFrom):
+                for name in {f"{node.module}.{alias.name}" for alias in node.names} | {str(node.module)}:
+                    room = modules.get(name)
+                    if room is not None and room != room_of(path):
+                        example = f"{path.relative_to(ROOT)}:{node.lineno} imports {name}"
+                        edges.setdefault(room_of(path), {}).setdefault(room, example)
+    return edges
+
+
+def module_name(path: Path) -> str:
+    return ".".join(("trimtab", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__")
+
+
+def room_of(path: Path) -> str:
+    layer, *inside = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join((layer, *(inside[:-1] or inside)))
+
+
+def test_there_is_no_circle_between_rooms():
+    """What a room does can be read without reading the rooms that use it."""
+    edges = rooms_known()
+    sorter = TopologicalSorter({room: set(others) for room, others in edges.items()})
+    try:
+        sorter.prepare()
+    except CycleError as error:
+        circle = error.args[1]
+        steps = [edges[user][used] for used, user in pairwise(circle)]
+        pytest.fail(f"{' -> '.join(reversed(circle))}: {'; '.join(steps)}")
 
 
 def inside_function(tree: ast.AST, node: ast.stmt) -> bool:
