@@ -20,14 +20,14 @@ from trimtab.steering.model.site import Site
 from trimtab.steering.model.span import ALL, LAST
 from trimtab.steering.model.tokens import Tokens
 from trimtab.steering.running.prefix_tree import prefix_tree, tokens_in
-from trimtab.steering.running.reading import Selection, capture
+from trimtab.steering.running.reading import Rows, capture
 from trimtab.tasks.data.prompts import texts_of
 from trimtab.tasks.models import model_of
 from trimtab.tasks.recipes.recipe import load_recipe
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "brief.yaml"
 BATCH, WIDTH = 8, 32
-EVERYTHING = Selection(ALL)
+EVERYTHING = Rows(ALL)
 
 
 def main() -> None:
@@ -61,12 +61,12 @@ def our_cases(anatomy: Anatomy, texts: Sequence[Tokens], share: bool) -> list[Ca
     every, heads = anatomy.sites(["resid_post"]), anatomy.sites(["z"])
     label = "trimtab, shared beginnings" if share else "trimtab"
 
-    def case(name: str, sites: Sequence[Site], selection: Selection = EVERYTHING) -> Case:
+    def case(name: str, sites: Sequence[Site], selection: Rows = EVERYTHING) -> Case:
         return Case(f"{label}: {name}", lambda: capture(anatomy, texts, sites, selection, share))
 
     return [
         case("residual of every block, every token", every),
-        case("residual of every block, last token", every, Selection(LAST)),
+        case("residual of every block, last token", every, Rows(LAST)),
         case("z of every block, every token", heads),
         case(f"residual of block {middle}, every token", [Site("resid_post", middle)]),
     ]

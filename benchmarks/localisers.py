@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from ratio import setting, timed
 
-from trimtab.steering import LOCALISERS, Anatomy, Question, Ranking, load_model, load_plan, save_plan
+from trimtab.steering import LOCALISERS, Anatomy, Packed, Question, Ranking, load_model
 from trimtab.steering.causal.gradients import slopes
 from trimtab.steering.causal.question import question_batches
 from trimtab.steering.causal.ranking import overlap
@@ -39,7 +39,7 @@ TOP = 10
 def main() -> None:
     args = _arguments()
     if args.what == "against":
-        truth, gates = (Ranking.unpack(load_plan(path)) for path in (args.truth, args.gates))
+        truth, gates = (Ranking.unpack(Packed.load(path)) for path in (args.truth, args.gates))
         print(f"| causal_head_gating, facilitation ({args.task.stem}) | {' | '.join(_agreement(truth, gates))} |")
         return
     torch.set_num_threads(args.threads)
@@ -66,7 +66,7 @@ def gating(anatomy: Anatomy, train: Sequence[Question], args: argparse.Namespace
     spent = timed(lambda: found.append(method.rank(anatomy, train)))
     bare = min(timed(lambda: _bare(anatomy, train)).cpu for _ in range(2))
     ranking = found[0]
-    save_plan(ranking.pack(), args.save)
+    ranking.pack().save(args.save)
     print(
         f"**{args.task.stem}: roles of {len(ranking.units)} heads** ({method.seeds} seeds, {method.steps} updates a "
         f"stage, {method.questions_per_step} of {len(train)} questions each; {spent.wall:.0f} s wall, "
@@ -77,7 +77,7 @@ def gating(anatomy: Anatomy, train: Sequence[Question], args: argparse.Namespace
 
 def toggle(anatomy: Anatomy, held: Sequence[Question], args: argparse.Namespace) -> None:
     """Heads off and on inside the saved gates, on questions that the fit never saw."""
-    ranking = Ranking.unpack(load_plan(args.gates))
+    ranking = Ranking.unpack(Packed.load(args.gates))
     spent = timed(lambda: print_curves(toggle_curves(anatomy, ranking, held, SIZES)))
     print(f"\n{args.task.stem}: off minus on, nats per token, {len(held)} held-out questions, 95% interval over them; "
           f"{spent.cpu:.0f} s CPU")  # fmt: skip
@@ -111,7 +111,7 @@ def agreement(anatomy: Anatomy, questions: Sequence[Question], args: argparse.Na
     bare = min((timed(lambda: _bare(anatomy, questions)) for _ in range(3)), key=lambda s: s.cpu)
     rows, times = _ranked(anatomy, questions, args.indirect)
     truth = rows.pop("activation_patching")
-    save_plan(truth.pack(), args.save)
+    truth.pack().save(args.save)
     print(
         f"**{args.task.stem}: agreement with denoising** ({len(questions)} questions, "
         f"{sum(q.length for q in questions)} tokens; mean metric clean {truth.extra['clean'].mean():.2f}, corrupted "

@@ -22,7 +22,7 @@ from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.site import Site
 from trimtab.steering.model.span import LAST
 from trimtab.steering.model.tokens import Tokens
-from trimtab.steering.running.reading import Selection, capture
+from trimtab.steering.running.reading import Rows, capture
 from trimtab.tasks.data.prompts import texts_of
 from trimtab.tasks.models import model_of
 from trimtab.tasks.recipes.recipe import load_recipe
@@ -58,7 +58,7 @@ def every_token(anatomy: Anatomy, tokenizer: PreTrainedTokenizerBase, texts: Seq
 
 def last_token(anatomy: Anatomy, tokenizer: PreTrainedTokenizerBase, texts: Sequence[Tokens]) -> Iterator[Case]:
     what = "every block, last token"
-    yield from ours(what, anatomy, texts, anatomy.sites(["resid_post"]), Selection(LAST))
+    yield from ours(what, anatomy, texts, anatomy.sites(["resid_post"]), Rows(LAST))
     if find_spec("steering_vectors"):
         yield trained(what, anatomy, tokenizer, texts)
 
@@ -81,7 +81,7 @@ def heads(anatomy: Anatomy, tokenizer: PreTrainedTokenizerBase, texts: Sequence[
 
 
 def ours(
-    what: str, anatomy: Anatomy, texts: Sequence[Tokens], sites: Sequence[Site], selection: Selection = EVERYTHING
+    what: str, anatomy: Anatomy, texts: Sequence[Tokens], sites: Sequence[Site], selection: Rows = EVERYTHING
 ) -> list[Case]:
     """trimtab as a collection runs it, and without sharing beginnings."""
     return [

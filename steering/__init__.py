@@ -30,11 +30,9 @@ if TYPE_CHECKING:
     from trimtab.steering.plans.fold import fold as fold
     from trimtab.steering.plans.intervention import Intervention as Intervention
     from trimtab.steering.plans.pack import Packed as Packed
-    from trimtab.steering.plans.pack import load_plan as load_plan
-    from trimtab.steering.plans.pack import save_plan as save_plan
     from trimtab.steering.plans.plan import SteeringPlan as SteeringPlan
     from trimtab.steering.plans.plan import steer_rows as steer_rows
-    from trimtab.steering.running.reading import Selection as Selection
+    from trimtab.steering.running.reading import Rows as Rows
 
 # No name here may be that of a module of this folder: importing the module would hide it.
 _WHERE = {
@@ -54,7 +52,7 @@ _WHERE = {
     "PromptFormat": "model.tokens",
     "Question": "causal.question",
     "Ranking": "causal.ranking",
-    "Selection": "running.reading",
+    "Rows": "running.reading",
     "Site": "model.site",
     "Span": "model.span",
     "SteeringError": "errors",
@@ -62,8 +60,6 @@ _WHERE = {
     "Tokens": "model.tokens",
     "fold": "plans.fold",
     "load_model": "model.load",
-    "load_plan": "plans.pack",
-    "save_plan": "plans.pack",
     "steer_rows": "plans.plan",
     "tokenize": "model.tokens",
 }

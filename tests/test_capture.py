@@ -13,7 +13,7 @@ from trimtab.steering.model.site import Site
 from trimtab.steering.model.span import Span
 from trimtab.steering.model.tokens import Tokens
 from trimtab.steering.running.prefix_tree import MIN_SHARED, prefix_tree, tokens_in
-from trimtab.steering.running.reading import Selection, capture
+from trimtab.steering.running.reading import Rows, capture
 
 
 def text(ids, prompt: int | None = None) -> Tokens:
@@ -36,7 +36,7 @@ def test_shared_equals_whole_in_every_family(tiny, span):
     anatomy = Anatomy.of(tiny)
     texts = contrastive()[:-1]
     sites = anatomy.sites(readable_points(anatomy))
-    shared, whole = (capture(anatomy, texts, sites, Selection(Span.parse(span)), share) for share in (True, False))
+    shared, whole = (capture(anatomy, texts, sites, Rows(Span.parse(span)), share) for share in (True, False))
     if anatomy.can_share_prefixes:
         assert shared.computed == 10 + 3 * 9 + 3 * (3 + 6) < whole.computed == shared.given
     for site in sites:
@@ -48,9 +48,9 @@ def test_shared_equals_whole_in_every_family(tiny, span):
 def test_rows_are_those_of_each_text_alone(tiny_llama, share):
     anatomy, texts = Anatomy.of(tiny_llama), contrastive()
     site = Site("z", 1)
-    rows = capture(anatomy, texts, [site], Selection(), share).rows[site]
+    rows = capture(anatomy, texts, [site], Rows(), share).rows[site]
     for one, row in zip(texts, rows, strict=True):
-        alone = capture(anatomy, [one], [site], Selection(), False).rows[site][0]
+        alone = capture(anatomy, [one], [site], Rows(), False).rows[site][0]
         assert row.shape == alone.shape == (len(one), anatomy.width(site))
         torch.testing.assert_close(row, alone, rtol=1e-5, atol=1e-5)
 
@@ -58,8 +58,8 @@ def test_rows_are_those_of_each_text_alone(tiny_llama, share):
 def test_mean_over_a_span_is_the_mean_of_its_rows(tiny_llama):
     anatomy, texts, site = Anatomy.of(tiny_llama), contrastive()[:-1], Site("resid_post", 2)
     span = Span.parse("generated")
-    rows = capture(anatomy, texts, [site], Selection(span)).rows[site]
-    pooled = capture(anatomy, texts, [site], Selection(span, "mean")).rows[site]
+    rows = capture(anatomy, texts, [site], Rows(span)).rows[site]
+    pooled = capture(anatomy, texts, [site], Rows(span, "mean")).rows[site]
     for many, one in zip(rows, pooled, strict=True):
         torch.testing.assert_close(one, many.double().mean(0, keepdim=True).float())
 
@@ -80,7 +80,7 @@ def test_blocks_behind_the_deepest_site_never_run(tiny_llama):
 def test_a_span_without_tokens_and_a_compiled_block_are_errors(tiny_llama):
     anatomy = Anatomy.of(tiny_llama)
     with pytest.raises(BadSpan, match="selects no token"):
-        capture(anatomy, [text([3, 4, 5])], [Site("resid_post", 0)], Selection(Span("generated")))
+        capture(anatomy, [text([3, 4, 5])], [Site("resid_post", 0)], Rows(Span("generated")))
     block = anatomy.blocks[1]
     original, block.forward = block.forward, lambda h, *a, **k: h
     try:

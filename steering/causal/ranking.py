@@ -9,7 +9,7 @@ from scipy.special import ndtr, stdtrit
 
 from trimtab.steering.errors import BadRanking
 from trimtab.steering.model.site import Site
-from trimtab.steering.plans.pack import Holding, Packed
+from trimtab.steering.plans.pack import HasArrays, Packed
 from trimtab.steering.statistics import cluster_numbers
 
 FORMAT = 1
@@ -102,7 +102,7 @@ class Ranking:
         return Packed(held, header)
 
     @classmethod
-    def unpack(cls, packed: Holding) -> "Ranking":
+    def unpack(cls, packed: HasArrays) -> "Ranking":
         """From anything with `.arrays` and `.header`. Raises BadRanking when it is not a ranking of this format."""
         arrays, header = packed.arrays, packed.header
         if header.get("kind") != "ranking" or header.get("format") != FORMAT:

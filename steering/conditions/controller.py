@@ -23,7 +23,7 @@ from transformers import PreTrainedModel
 from trimtab.steering.conditions.fit_gate import Rates, rates_of, threshold_for
 from trimtab.steering.conditions.prompts import Labelled, Splits, readings
 from trimtab.steering.errors import SteeringError
-from trimtab.steering.gates.base import Gate, Seen
+from trimtab.steering.gates.base import Gate, Schedule, Seen
 from trimtab.steering.gates.controlled import Controlled, Network
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.batching import pad_left
@@ -95,7 +95,7 @@ class Taught:
 
 
 @dataclass(frozen=True, eq=False)
-class _Given(Gate):
+class _Given(Schedule):
     """A factor per row, handed in: how gradients reach the network."""
 
     rows: Float[Tensor, "b"]

@@ -13,7 +13,7 @@ from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.site import Site
 from trimtab.steering.model.span import LAST, PROMPT
 from trimtab.steering.model.tokens import Tokens
-from trimtab.steering.running.reading import Selection, capture
+from trimtab.steering.running.reading import Rows, capture
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +49,6 @@ def readings(
     anatomy: Anatomy, prompts: Sequence[Tokens], sites: Sequence[Site], pool: str = "last"
 ) -> Mapping[Site, Float[Tensor, "n d"]]:
     """What a gate sees of each prompt, float32: the last token at each site, or the mean over the prompt."""
-    selection = Selection(LAST) if pool == "last" else Selection(PROMPT, "mean")
+    selection = Rows(LAST) if pool == "last" else Rows(PROMPT, "mean")
     rows = capture(anatomy, prompts, sites, selection).rows
     return {site: torch.cat(rows[site]).float() for site in sites}

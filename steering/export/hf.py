@@ -12,7 +12,6 @@ from uuid import uuid4
 
 from trimtab.steering.errors import BadFile, CannotExport
 from trimtab.steering.export.base import About, Format
-from trimtab.steering.plans.pack import load_plan, save_plan
 from trimtab.steering.plans.plan import SteeringPlan
 
 PLAN, CONFIG, CARD = "plan.safetensors", "config.json", "README.md"
@@ -31,7 +30,7 @@ class Hf(Format):
             raise CannotExport(f"{path} exists and is not an empty folder; name a new one, nothing is overwritten")
         part = path.with_name(f".{path.name}.{uuid4().hex}.part")
         try:
-            save_plan(plan.pack(), part / PLAN)
+            plan.save(part / PLAN)
             (part / CONFIG).write_text(json.dumps(_config(plan, about), indent=2) + "\n")
             (part / CARD).write_text(about.card or card(about, ""))
             if path.exists():
@@ -47,7 +46,7 @@ class Hf(Format):
             raise BadFile(f"{path} has no readable {CONFIG}: {error}") from error
         if not isinstance(config, dict) or config.get("model_type") != KIND:
             raise BadFile(f"{path}/{CONFIG} does not say model_type '{KIND}': this is no steering plan of trimtab")
-        return SteeringPlan.unpack(load_plan(path / PLAN))
+        return SteeringPlan.load(path / PLAN)
 
 
 def card(about: About, body: str) -> str:

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from trimtab.steering.export.base import About, Format
-from trimtab.steering.plans.pack import load_plan, save_plan
 from trimtab.steering.plans.plan import SteeringPlan
 
 
@@ -14,7 +13,7 @@ class Safetensors(Format):
     tool = "trimtab"
 
     def write(self, plan: SteeringPlan, path: Path, about: About) -> None:
-        save_plan(plan.pack(), path)
+        plan.save(path)
 
     def read(self, path: Path) -> SteeringPlan:
-        return SteeringPlan.unpack(load_plan(path))
+        return SteeringPlan.load(path)

@@ -19,7 +19,7 @@ from trimtab.steering.model.anatomy import Fingerprint
 from trimtab.steering.model.site import Site
 from trimtab.steering.moves.add import Add
 from trimtab.steering.plans.intervention import Intervention
-from trimtab.steering.plans.pack import Holding, Packed
+from trimtab.steering.plans.pack import HasArrays, Packed
 from trimtab.steering.plans.plan import SteeringPlan
 
 FORMAT = 1
@@ -97,7 +97,7 @@ class FeatureSet:
         return Packed(arrays, header)
 
     @classmethod
-    def unpack(cls, packed: Holding) -> "FeatureSet":
+    def unpack(cls, packed: HasArrays) -> "FeatureSet":
         """From anything with `.arrays` and `.header`. Raises BadPlan when it is not a feature set."""
         arrays, header = packed.arrays, packed.header
         if header.get("kind") != KIND or header.get("format") != FORMAT:

@@ -1,8 +1,8 @@
-"""The Fitter contract: rows in, a plan out. Fields of the dataclass are the hyper-parameters, nothing else."""
+"""The Fitter contract: rows of a contrast in, a plan out. A fitter's fields are the method's hyper-parameters."""
 
 import warnings
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import ClassVar, final
 
 import torch
 from jaxtyping import Float
@@ -30,7 +30,7 @@ class Fitter(ABC):
     @abstractmethod
     def fit_site(self, positive: Float[Tensor, "n d"], negative: Float[Tensor, "m d"]) -> Move:
         """The move at one site, from float32 rows. Deterministic; the inputs are not changed. Raises BadRows when
-        nothing can be fitted. Row i answers row i when the counts are equal, for methods that use pairs."""
+        nothing can be fitted. For methods that use pairs: when both have as many rows, rows i belong together."""
 
     def fit(self, contrast: Contrast) -> SteeringPlan:
         """One intervention per site of the contrast, in its order. Warns (MassiveCoordinate, once) where one coordinate
@@ -45,9 +45,9 @@ class Fitter(ABC):
         """The same without the warning, for callers who give it themselves (see `leads_of`)."""
         return tuple(self._intervention(site, pair, contrast.paired) for site, pair in contrast.sites.items())
 
+    @abstractmethod
     def fit_unpaired(self, positive: Float[Tensor, "n d"], negative: Float[Tensor, "m d"]) -> Move:
-        """The same when rows are known not to be pairs. Only methods that use pairs write it."""
-        return self.fit_site(positive, negative)
+        """The same for two sets of rows that are not pairs."""
 
     def _intervention(self, site: Site, pair: Pair, paired: bool) -> Intervention:
         fit = self.fit_site if paired else self.fit_unpaired
@@ -55,6 +55,14 @@ class Fitter(ABC):
             return Intervention(site, fit(pair.positive, pair.negative))
         except BadRows as error:
             raise BadRows(f"{type(self).__name__} at {site}: {error}") from None
+
+
+class TwoSets(Fitter):
+    """A method that looks at two sets of rows, whether they are pairs or not: abstract base."""
+
+    @final
+    def fit_unpaired(self, positive: Float[Tensor, "n d"], negative: Float[Tensor, "m d"]) -> Move:
+        return self.fit_site(positive, negative)
 
 
 def mean_gap(positive: Float[Tensor, "n d"], negative: Float[Tensor, "m d"]) -> Float[Tensor, "d"]:

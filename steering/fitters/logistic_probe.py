@@ -11,12 +11,12 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from trimtab.steering.errors import SteeringError
-from trimtab.steering.fitters.base import Fitter, along, mean_gap
+from trimtab.steering.fitters.base import TwoSets, along, mean_gap
 from trimtab.steering.moves.add import Add
 
 
 @dataclass(frozen=True)
-class LogisticProbe(Fitter):
+class LogisticProbe(TwoSets):
     """`v = (u.g) u`, `u ~ w / sd`, `w` = weights of an L2 logistic regression on `(h - mean) / sd`, `g` = mean gap
 
     Source: the probing direction of ITI (Li et al. 2023, arXiv 2306.03341), fitted with scikit-learn. Each

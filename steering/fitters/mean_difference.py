@@ -6,12 +6,12 @@ from typing import ClassVar
 from jaxtyping import Float
 from torch import Tensor
 
-from trimtab.steering.fitters.base import Fitter, mean_gap
+from trimtab.steering.fitters.base import TwoSets, mean_gap
 from trimtab.steering.moves.add import Add
 
 
 @dataclass(frozen=True)
-class MeanDifference(Fitter):
+class MeanDifference(TwoSets):
     """`v = mean(positive) - mean(negative)`
 
     Source: CAA (Rimsky et al. 2023, arXiv 2312.06681), which adds the raw vector from the end of the instruction on;

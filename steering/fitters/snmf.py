@@ -11,12 +11,12 @@ from torch import Tensor
 from trimtab.steering.errors import SteeringError
 from trimtab.steering.features.matching import unit_columns
 from trimtab.steering.features.snmf import SNMF, fit_snmf
-from trimtab.steering.fitters.base import Fitter, along, mean_gap
+from trimtab.steering.fitters.base import TwoSets, along, mean_gap
 from trimtab.steering.moves.add import Add
 
 
 @dataclass(frozen=True)
-class SNMFFeature(Fitter):
+class SNMFFeature(TwoSets):
     """`v = (u.g) u`, `u = f / |f|`, `f` = the column of F in `X ~ G F^T` that separates best, `g` = mean difference
 
     Source: Shafran, Geiger and Geva 2025, arXiv 2506.10920. X holds the rows of both classes, F is sparse (a feature
@@ -24,7 +24,7 @@ class SNMFFeature(Fitter):
     feature is the one with the largest |u.g| over the pooled standard deviation of the rows along u; the sign is the
     one under which positive rows project higher, and the length the mean difference's on it, so strength 1 means what
     it means for mean_difference. Steering with it at `mlp_post` is the same as with W_out f at `mlp_out`
-    (`features/steering.py` translates a plan). Rows are sorted first, so their order does not matter. With few rows
+    (`features/to_residual.py` translates a plan). Rows are sorted first, so their order does not matter. With few rows
     (`pool: mean`) features are few as well; `pool: tokens` gives it what it was made for.
 
     Special case: with rank 1, sparsity 1 and rows in one half-space it is the first singular axis, not centred.

@@ -11,12 +11,12 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from trimtab.steering.errors import SteeringError
-from trimtab.steering.fitters.base import Fitter, along, mean_gap
+from trimtab.steering.fitters.base import TwoSets, along, mean_gap
 from trimtab.steering.moves.add import Add
 
 
 @dataclass(frozen=True)
-class WhitenedDifference(Fitter):
+class WhitenedDifference(TwoSets):
     """`v = (u.g) u`, `u ~ S^-1 g`, `S` = within-class covariance, shrunk, `g` = mean difference
 
     Source: Fisher's discriminant with the shrinkage of Ledoit and Wolf (2004), as scikit-learn's

@@ -9,7 +9,7 @@ an answer is kept in `Seen.memory`, which belongs to the session.
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, final
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -81,36 +81,55 @@ class Gate(ABC):
     """Abstract base; subclasses are frozen dataclasses, compared by identity, with float32 tensor fields."""
 
     @property
+    @abstractmethod
     def reads(self) -> tuple[Reading, ...]:
         """What it needs of the clean prompt."""
-        return ()
 
     @property
+    @abstractmethod
     def follows(self) -> tuple[Site, ...]:
         """Sites that it reads again at every generated token, as the steered model left them."""
-        return ()
 
     @property
+    @abstractmethod
     def widths(self) -> tuple[tuple[Site, int], ...]:
         """How wide the vectors must be at the sites that it reads."""
-        return ()
 
     @abstractmethod
     def factor(self, seen: Seen) -> Float[Tensor, "b s"]:
         """What the strength is multiplied by: 0 closed, 1 open."""
 
 
+class Schedule(Gate):
+    """A gate that reads no activation: its factor depends on how far the answer has come. Abstract."""
+
+    @final
+    @property
+    def reads(self) -> tuple[Reading, ...]:
+        return ()
+
+    @final
+    @property
+    def follows(self) -> tuple[Site, ...]:
+        return ()
+
+    @final
+    @property
+    def widths(self) -> tuple[tuple[Site, int], ...]:
+        return ()
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Scored(Gate):
     """Open where a score of what is read exceeds a threshold. Abstract: a subclass says what the score is.
 
-    site, pool: what is read of the prompt. hold: "answer" decides once, on the prompt, for the whole answer; "token"
-    decides on the prompt and again at every generated token, from that token's own activation. slack: with hold
-    "token", an open gate closes only below `threshold - slack` (hysteresis). below: open under the threshold instead,
-    the gate's negation (slack then reaches above). Raises BadGate for values that are none of these.
+    site (or its name), pool: what is read of the prompt. hold: "answer" decides once, on the prompt, for the whole
+    answer; "token" decides on the prompt and again at every generated token, from that token's own activation. slack:
+    with hold "token", an open gate closes only below `threshold - slack` (hysteresis). below: open under the threshold
+    instead, the gate's negation (slack then reaches above). Raises BadGate for values that are none of these.
     """
 
-    site: Site
+    site: Site | str
     threshold: float
     pool: str = "last"
     hold: str = "answer"
@@ -124,7 +143,14 @@ class Scored(Gate):
             raise BadGate(f"slack is {self.slack}; an open gate closes at threshold - slack, so give 0 or more")
         if self.threshold != self.threshold:
             raise BadGate("the threshold is nan: the gate would never open; fit it on more prompts")
-        Reading(self.site, self.pool)
+        object.__setattr__(self, "site", Site.parse(self.site))
+        Reading(self.place, self.pool)
+
+    @final
+    @property
+    def place(self) -> Site:
+        """Where it reads, as a Site."""
+        return Site.parse(self.site)
 
     @abstractmethod
     def score(self, h: Float[Tensor, "... d"]) -> Float[Tensor, "..."]:
@@ -137,21 +163,21 @@ class Scored(Gate):
 
     @property
     def reads(self) -> tuple[Reading, ...]:
-        return (Reading(self.site, self.pool),)
+        return (Reading(self.place, self.pool),)
 
     @property
     def follows(self) -> tuple[Site, ...]:
-        return (self.site,) if self.hold == "token" else ()
+        return (self.place,) if self.hold == "token" else ()
 
     @property
     def widths(self) -> tuple[tuple[Site, int], ...]:
-        return ((self.site, self.width),)
+        return ((self.place, self.width),)
 
     def factor(self, seen: Seen) -> Float[Tensor, "b s"]:
         on_prompt = self._margin(seen.prompt[self.reads[0]]) > 0
         if self.hold == "answer":
             return on_prompt[:, None].expand(seen.age.shape).float()
-        return self._token_by_token(on_prompt, self._margin(seen.stream[self.site]), seen).float()
+        return self._token_by_token(on_prompt, self._margin(seen.stream[self.place]), seen).float()
 
     def _margin(self, h: Tensor) -> Tensor:
         above = self.score(h) - self.threshold

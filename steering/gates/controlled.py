@@ -77,6 +77,10 @@ class Controlled(Gate):
         return tuple(Reading(site, self.pool) for site in self.sites)
 
     @property
+    def follows(self) -> tuple[Site, ...]:
+        return ()
+
+    @property
     def widths(self) -> tuple[tuple[Site, int], ...]:
         return tuple((site, self.network.width // len(self.sites)) for site in self.sites)
 
@@ -85,6 +89,6 @@ class Controlled(Gate):
             joined = torch.cat([seen.prompt[reading] for reading in self.reads], dim=-1)
             scale, weights = self.network.scale_and_weights(joined)
             seen.memory[self.network] = torch.cat([scale[:, None], weights], dim=1)
-        found = seen.memory[self.network]
-        scale = torch.where(found[:, 0] > self.closed, found[:, 0], 0.0)
-        return (scale * found[:, 1 + self.output])[:, None].expand(seen.age.shape)
+        outputs = seen.memory[self.network]
+        scale = torch.where(outputs[:, 0] > self.closed, outputs[:, 0], 0.0)
+        return (scale * outputs[:, 1 + self.output])[:, None].expand(seen.age.shape)

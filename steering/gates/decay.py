@@ -7,11 +7,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from trimtab.steering.errors import BadGate
-from trimtab.steering.gates.base import Gate, Seen
+from trimtab.steering.gates.base import Schedule, Seen
 
 
 @dataclass(frozen=True, eq=False)
-class Decay(Gate):
+class Decay(Schedule):
     """`factor = 2 ** (-age / half_life)`, age in tokens of the answer; 1 on the prompt."""
 
     half_life: float

@@ -6,11 +6,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from trimtab.steering.errors import BadGate
-from trimtab.steering.gates.base import Gate, Seen
+from trimtab.steering.gates.base import Schedule, Seen
 
 
 @dataclass(frozen=True, eq=False)
-class First(Gate):
+class First(Schedule):
     """`factor = 1` at the positions that write the first `tokens` tokens of the answer (and on the prompt), then 0."""
 
     tokens: int

@@ -6,11 +6,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from trimtab.steering.errors import BadGate
-from trimtab.steering.gates.base import Gate, Seen
+from trimtab.steering.gates.base import Schedule, Seen
 
 
 @dataclass(frozen=True, eq=False)
-class Ramp(Gate):
+class Ramp(Schedule):
     """`factor = min(1, (age + 1) / tokens)`: `1 / tokens` for the answer's first token, 1 from the `tokens`-th on; 0 on
     the prompt before its last token."""
 

@@ -7,13 +7,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from trimtab.steering.errors import BadMove
-from trimtab.steering.moves.base import AffineMap, Draw, Move, check_finite, turned
+from trimtab.steering.moves.base import AffineMap, Draw, Straight, check_finite, turned
 
 TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True, eq=False)
-class Ablate(Move):
+class Ablate(Straight):
     """basis: `[k d]`, orthonormal rows: the directions removed. center: `[d]`, what is left in their place (None: 0).
 
     Directional ablation with rank 1 and no center: `h - (h.r) r` (refusal direction, arXiv 2406.11717). At strength 1

@@ -1,16 +1,17 @@
 """Add: the plain steering vector. `delta(h) = v`."""
 
+import math
 from dataclasses import dataclass
 
 from jaxtyping import Float
 from torch import Tensor
 
 from trimtab.steering.errors import BadMove
-from trimtab.steering.moves.base import AffineMap, Draw, Move, check_finite, turned
+from trimtab.steering.moves.base import AffineMap, Draw, Straight, check_finite, turned
 
 
 @dataclass(frozen=True, eq=False)
-class Add(Move):
+class Add(Straight):
     """vector: `[d]`, added as it is (nothing normalises it). Raises BadMove when it is not one vector."""
 
     vector: Float[Tensor, "d"]
@@ -32,3 +33,8 @@ class Add(Move):
 
     def redirected(self, draw: Draw) -> "Add":
         return Add(turned(self.vector[:, None], draw)[:, 0].contiguous())
+
+    @property
+    def limit(self) -> float:
+        """None: any multiple of a vector is a steering vector."""
+        return math.inf

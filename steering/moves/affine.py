@@ -8,11 +8,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from trimtab.steering.errors import BadMove
-from trimtab.steering.moves.base import AffineMap, Draw, Move, check_finite, turned
+from trimtab.steering.moves.base import AffineMap, Draw, Straight, check_finite, turned
 
 
 @dataclass(frozen=True, eq=False)
-class Affine(Move):
+class Affine(Straight):
     """bias: `[d]`. left, right: `[d k]`, the linear part of the displacement, `M = left right^T`; both or neither.
 
     `Affine.of_map(A, b)` makes it from a full map `T(h) = h A^T + b` (then left is `A - 1` and right is None, which

@@ -53,3 +53,8 @@ class Angular(Turn):
     def redirected(self, draw: Draw) -> "Angular":
         """The same angle in a random plane."""
         return Angular(turned(self.plane.T, draw).T.contiguous(), self.angle)
+
+    @property
+    def limit(self) -> float:
+        """1, where the in-plane part is at the angle."""
+        return 1.0

@@ -1,15 +1,15 @@
 """The Move contract: *what* is done to a vector, knowing nothing of models, sites, tokens or strengths.
 
-A Move is a frozen dataclass with one method to write, `delta(h)`: the displacement at strength 1. Everywhere in
-trimtab `h' = h + strength * delta(h)`, so strength 0 is the identity and 1 is "as fitted". Moves vary by wrapping,
-never by overriding; each is abstract or final. Turning moves go along an arc instead of its chord (`Turn`): strength
-is then the share of the angle.
+Everywhere in trimtab strength 0 leaves a vector as it is and strength 1 moves it as fitted. There are two kinds of
+move: a `Straight` one says its displacement `delta(h)` and goes along it, `h + strength * delta(h)`; a `Turn` says
+where it arrives, `moved(h, strength)`, and goes along an arc. A class is either abstract or a method that nobody
+overrides; moves vary by being wrapped (`Gated`).
 """
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import final
 
 import torch
 from jaxtyping import Float
@@ -62,9 +62,9 @@ class Move(ABC):
     def delta(self, h: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
         """Displacement at strength 1, for float32 h of any leading shape."""
 
+    @abstractmethod
     def moved(self, h: Float[Tensor, "... d"], strength: float | Tensor = 1.0) -> Float[Tensor, "... d"]:
-        """`h + strength * delta(h)`; strength is a number or a tensor that broadcasts over `[... 1]`."""
-        return h + strength * self.delta(h)
+        """Where h is at this strength: a number, or a tensor that broadcasts over `[... 1]`."""
 
     @abstractmethod
     def affine(self) -> AffineMap | None:
@@ -76,33 +76,37 @@ class Move(ABC):
         BadMove when the move has no direction."""
 
     @property
+    @abstractmethod
     def limit(self) -> float:
         """The largest strength, on either side, at which the move still means what it says; inf when there is none.
 
-        1 for what is done once it is done (a projection, a turn to an angle, a bound): beyond, it overshoots."""
-        return math.inf
+        1 for a projection, a turn to an angle or a bound: at 1 they have arrived, beyond it they overshoot."""
+
+
+class Straight(Move):
+    """A move along its displacement: abstract base of all moves that say `delta`."""
+
+    @final
+    def moved(self, h: Float[Tensor, "... d"], strength: float | Tensor = 1.0) -> Float[Tensor, "... d"]:
+        """`h + strength * delta(h)`."""
+        return h + strength * self.delta(h)
 
 
 class Turn(Move):
     """A move that keeps the norm of what it moves, at every strength: abstract base of rotations.
 
-    `moved(h, strength)` turns h by `strength` times the angle it turns at strength 1, so |moved(h)| = |h|, 0 is the
-    identity and 1 is as fitted, as everywhere; in between it goes along the arc. `delta(h) = moved(h, 1) - h`.
+    `moved(h, strength)` turns h by `strength` times the angle it turns at strength 1, so |moved(h)| = |h|; strengths
+    between 0 and 1 go along the arc.
     """
 
-    @abstractmethod
-    def moved(self, h: Float[Tensor, "... d"], strength: float | Tensor = 1.0) -> Float[Tensor, "... d"]: ...
-
+    @final
     def delta(self, h: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
+        """`moved(h, 1) - h`, the chord of the arc."""
         return self.moved(h) - h
 
+    @final
     def affine(self) -> None:
-        """How far a vector turns depends on the vector."""
-
-    @property
-    def limit(self) -> float:
-        """The whole angle."""
-        return 1.0
+        """None: how far a vector turns depends on the vector."""
 
 
 def turned(columns: Float[Tensor, "d k"], draw: Draw) -> Float[Tensor, "d k"]:

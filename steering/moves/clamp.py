@@ -7,13 +7,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from trimtab.steering.errors import BadMove
-from trimtab.steering.moves.base import Draw, Move, check_finite, turned
+from trimtab.steering.moves.base import Draw, Straight, check_finite, turned
 
 TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True, eq=False)
-class Clamp(Move):
+class Clamp(Straight):
     """direction: `[d]`, a unit vector. low, high: bounds of the coordinate in activation units; -inf or inf is open.
 
     With low = high = 0 it is Ablate of rank 1; with low = high = c it sets the coordinate; with one end open it caps

@@ -8,11 +8,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from trimtab.steering.errors import BadMove
-from trimtab.steering.moves.base import AffineMap, Draw, Move
+from trimtab.steering.moves.base import AffineMap, Draw, Straight
 
 
 @dataclass(frozen=True, eq=False)
-class Scale(Move):
+class Scale(Straight):
     """factor: what the vector is multiplied by at strength 1. Takes vectors of any width.
 
     With factor 0 at `z.b.h` it is zero ablation of a head, at `attn_out` or `mlp_out` of a sublayer. Raises BadMove on

@@ -29,7 +29,6 @@ from trimtab.steering.moves.base import AffineMap
 from trimtab.steering.moves.gated import Gated
 from trimtab.steering.plans.intervention import Intervention
 from trimtab.steering.plans.plan import SteeringPlan
-from trimtab.steering.plans.session import check_fits
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +82,7 @@ def fold_changes(plan: SteeringPlan, model: PreTrainedModel) -> tuple[Change, ..
             f"{type(model).__name__} wraps the {type(anatomy.model).__name__} that would be folded, and saves "
             f"something else; fold the model inside it (an adapter is merged into it first: `merge_and_unload()`)"
         )
-    check_fits(plan, anatomy)
+    plan.check(anatomy)
     work: dict[str, _Linear] = {}
     for step in [_as_sublayer(step, anatomy) for step in _in_order(plan)]:
         path = _projection(step.site, anatomy)

@@ -1,7 +1,8 @@
-"""Gatekeeper: reads the clean prompt for the gates of a session, and asks them at every pass.
+"""Gatekeeper: reads the clean prompt for the gates of a session, and asks them for their factors at every pass.
 
-The prompt is read by a pass of its own through the base model, with all edits asleep, that stops after the deepest
-site any gate reads: about one more prefill, once per text. Its decisions cannot depend on what the plan does.
+The prompt is read in a pass of its own through the base model, during which nothing is edited and which stops after
+the deepest site that a gate reads. It costs about one more prefill, once per text, and it makes what a gate decides
+independent of what the plan does.
 """
 
 import contextlib
@@ -24,9 +25,12 @@ from trimtab.steering.moves.base import Move
 from trimtab.steering.moves.gated import Gated
 from trimtab.steering.plans.intervention import Intervention
 
+PADDING_AGE = -(10**6)
 
-class _Here(threading.local):
-    """The gates in one thread's passes. reading: True while the clean prompt is read, when nothing may be edited."""
+
+class _Thread(threading.local):
+    """The gates in one thread's passes. reading: True while the clean prompt is read, when nothing may be edited. seen:
+    what gates may look at in the present pass. factors: those that were asked in it already."""
 
     def __init__(self) -> None:
         self.reading, self.seen, self.factors = False, None, {}
@@ -37,23 +41,23 @@ class _Here(threading.local):
 
 
 class Gatekeeper:
-    """State of the gates of one session. What was read of a text is kept with the text, never with the session: a cache
-    that goes on is decided on by its own prompt."""
+    """State of the gates of one session. What was read of a text belongs to the text (`TextState`), not to the session,
+    so that a cache that is continued later is decided on by its own prompt."""
 
     def __init__(self, anatomy: Anatomy, steps: Sequence[Intervention]):
         self._anatomy = anatomy
         gated = [(step, step.move.gate) for step in steps if isinstance(step.move, Gated)]
         self._gates = list(dict.fromkeys(gate for _, gate in gated))
-        self._wanted = tuple(dict.fromkeys(reading for gate in self._gates for reading in gate.reads))
-        self._followed = tuple(dict.fromkeys(site for gate in self._gates for site in gate.follows))
+        self._readings = tuple(dict.fromkeys(reading for gate in self._gates for reading in gate.reads))
+        self._follows = tuple(dict.fromkeys(site for gate in self._gates for site in gate.follows))
         for step, gate in gated:
             _check(anatomy, step, gate)
-        self._here = _Here()
+        self._thread = _Thread()
 
     @property
     def reading(self) -> bool:
         """True while this thread reads a clean prompt, when nothing may be edited."""
-        return self._here.reading
+        return self._thread.reading
 
     @property
     def listeners(self) -> list[tuple[Site, Read]]:
@@ -61,12 +65,12 @@ class Gatekeeper:
 
         def listener(site: Site) -> Read:
             def read(h: Tensor) -> None:
-                if not self.reading and self._here.seen is not None:
-                    self._here.seen.stream[site] = h.float()  # type: ignore[index]
+                if not self.reading and self._thread.seen is not None:
+                    self._thread.seen.stream[site] = h.float()  # type: ignore[index]
 
             return read
 
-        return [(site, listener(site)) for site in self._followed]
+        return [(site, listener(site)) for site in self._follows]
 
     def observe(
         self, arguments: Mapping[str, Any], positions: Positions, text: TextState, generation: Generation | None
@@ -81,33 +85,31 @@ class Gatekeeper:
             text.readings = self._read(arguments, positions)
         else:
             text.readings = self._read(*_whole(generation, positions, past))
-        age = positions.index - (positions.prompt_length[:, None] - 1)
-        outside = torch.full_like(age, -(10**6))  # padding is before everything
-        age = torch.where(positions.index >= 0, age, outside)
-        self._here.seen, self._here.factors = Seen(age, text.readings, {}, text.memory, past), {}
+        seen = Seen(_age(positions), text.readings, {}, text.memory, past)
+        self._thread.seen, self._thread.factors = seen, {}
 
     def follow(self, generation: Generation, cache: Any) -> None:
-        """When beams reorder the generation's cache, what gates left for the next pass follows."""
+        """Have the gates' memory reordered whenever beams reorder the generation's cache."""
 
         def reorder(original: Callable, rows: Tensor) -> Any:
-            for kept in generation.text.memory.values():
-                if isinstance(kept, History):
-                    kept.reorder(rows)
+            for memory in generation.text.memory.values():
+                if isinstance(memory, History):
+                    memory.reorder(rows)
             return original(rows)
 
-        if self._followed:
+        if self._follows:
             generation.closing.enter_context(wrapped(cache, "reorder_cache", reorder))
 
     def factor(self, move: Move) -> Tensor | None:
         """`[b s]` for a gated move, asked once per pass; None for a move without a gate."""
         if not isinstance(move, Gated):
             return None
-        here = self._here
-        if here.seen is None:
+        thread = self._thread
+        if thread.seen is None:
             raise BadPlan("a gated plan was reached before its prompt was read; call the model, not its parts")
-        if move.gate not in here.factors:
-            here.factors[move.gate] = move.gate.factor(here.seen)
-        return here.factors[move.gate]
+        if move.gate not in thread.factors:
+            thread.factors[move.gate] = move.gate.factor(thread.seen)
+        return thread.factors[move.gate]
 
     def _read(self, arguments: Mapping[str, Any], positions: Positions) -> dict[Reading, Tensor]:
         """Readings of the prompts in this pass, from a clean pass over the same tokens."""
@@ -120,34 +122,40 @@ class Gatekeeper:
         mask = arguments.get("attention_mask")
         if mask is not None and getattr(mask, "ndim", None) != 2:  # one per query, as wide as a static cache
             arguments = {**arguments, "attention_mask": (positions.index >= 0).long()}
-        rows = self._clean({reading.site for reading in self._wanted}, arguments)
+        rows = self._clean({reading.site for reading in self._readings}, arguments)
         inside = (positions.index >= 0) & (positions.index < positions.prompt_length[:, None])
-        return {
-            reading: _pooled(rows[reading.site], last if reading.pool == "last" else inside) for reading in self._wanted
-        }
+        masks = {"last": last, "mean": inside}
+        return {reading: _pooled(rows[reading.site], masks[reading.pool]) for reading in self._readings}
 
     def _clean(self, sites: set[Site], arguments: Mapping[str, Any]) -> dict[Site, Tensor]:
-        found: dict[Site, Tensor] = {}
+        """Activations `[b s d]` at the sites in a pass with these arguments, without a cache and without edits."""
+        activations: dict[Site, Tensor] = {}
 
         def reader(site: Site) -> Read:
             def read(h: Tensor) -> None:
-                found[site] = h.float()
-                if len(found) == len(sites):
+                activations[site] = h.float()
+                if len(activations) == len(sites):
                     raise StopForward
 
             return read
 
         if not sites:
-            return found
+            return activations
         clean = {**arguments, "past_key_values": None, "use_cache": False}
-        self._here.reading = True
+        self._thread.reading = True
         try:
             reads = [(site, reader(site)) for site in sites]
             with torch.no_grad(), hooked(self._anatomy, reads=reads), contextlib.suppress(StopForward):
                 self._anatomy.base(**clean)
         finally:
-            self._here.reading = False
-        return found
+            self._thread.reading = False
+        return activations
+
+
+def _age(positions: Positions) -> Tensor:
+    """`[b s]`, tokens of the answer before the one that each position writes; padding counts as long before."""
+    age = positions.index - (positions.prompt_length[:, None] - 1)
+    return torch.where(positions.index >= 0, age, torch.full_like(age, PADDING_AGE))
 
 
 def _check_rows(readings: Mapping[Reading, Tensor], rows: int) -> None:
@@ -178,9 +186,9 @@ def _whole(generation: Generation | None, positions: Positions, past: int) -> tu
     return inputs, Positions(index, positions.prompt_length)
 
 
-def _pooled(h: Tensor, chosen: Tensor) -> Tensor:
-    """Mean of the chosen tokens, `[b s d]` and `[b s]` to `[b d]`, in float64 against massive activations."""
-    weight = chosen.to(h.device, torch.float64)[..., None]
+def _pooled(h: Tensor, mask: Tensor) -> Tensor:
+    """Mean of the tokens in the mask, `[b s d]` and `[b s]` to `[b d]`, in float64 against massive activations."""
+    weight = mask.to(h.device, torch.float64)[..., None]
     return ((h.double() * weight).sum(1) / weight.sum(1)).float()
 
 

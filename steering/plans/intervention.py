@@ -3,26 +3,44 @@
 import math
 from dataclasses import dataclass, replace
 
+from trimtab.steering.errors import BadPlan
+from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.site import Site
 from trimtab.steering.model.span import ALL, Span
 from trimtab.steering.moves.base import Move
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, init=False)
 class Intervention:
     """`h' = h + strength * move.delta(h)` at `site`, on the tokens of `span`.
 
-    A move that is Gated says itself where its gate reads."""
+    site, span: a Site and a Span, or their names: `Intervention("resid_post.12", Add(v), "answer")`. When the move
+    acts at all is said by its gate (`Gated`). Raises BadSite, BadSpan or UnknownName for names that are none.
+    """
 
     site: Site
     move: Move
     span: Span = ALL
     strength: float = 1.0
 
+    def __init__(self, site: Site | str, move: Move, span: Span | str = ALL, strength: float = 1.0):
+        values = {"site": Site.parse(site), "move": move, "span": Span.parse(span), "strength": strength}
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
     @property
     def limit(self) -> float:
         """By what this may be multiplied before its move no longer means what it says; inf when by anything."""
         return self.move.limit / abs(self.strength) if self.strength else math.inf
+
+    def check(self, anatomy: Anatomy) -> None:
+        """Raises BadSite when the model has no such site, BadPlan when the move's vectors are not as wide as those
+        there."""
+        anatomy.check(self.site)
+        width = anatomy.width(self.site)
+        if self.move.width not in (None, width):
+            name = type(self.move).__name__
+            raise BadPlan(f"{name} at {self.site} has width {self.move.width}, but vectors there have {width}")
 
     def scaled(self, factor: float) -> "Intervention":
         """The same with its strength multiplied."""

@@ -12,7 +12,7 @@ from trimtab.steering.model.tokens import Tokens
 from trimtab.steering.plans.plan import SteeringPlan
 from trimtab.steering.price.kl import BASE_STEERED, Measured, summarise
 from trimtab.steering.price.result import KL
-from trimtab.steering.running.scorer import Scorer, gated
+from trimtab.steering.running.scorer import Scorer
 from trimtab.steering.statistics import BOOTSTRAP, Bootstrap
 
 
@@ -52,7 +52,7 @@ def cut_for(plan: SteeringPlan, texts: Sequence[Tokens]) -> list[Tokens]:
 
 def depends_on_prompt(plan: SteeringPlan) -> bool:
     """Whether what a plan does depends on how much of a text is prompt: it has a gate, or a span that ends with it."""
-    return gated(plan) or any(step.span.ends_with_prompt for step in plan.interventions)
+    return plan.gated or any(step.span.ends_with_prompt for step in plan.interventions)
 
 
 def scored_tokens(plan: SteeringPlan) -> str:

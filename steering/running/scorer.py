@@ -1,28 +1,73 @@
-"""Scorer: forced scoring that runs each prompt once, however many completions and plans are scored on it.
+"""Scorer: the logits at the positions that write an answer, for given prompts and completions, with and without plans.
 
-A prompt's keys and values (without its last token) are computed once and continued with `last token + completion`.
-A plan that leaves those tokens alone (spans `last`, `answer`, `generated`) re-uses the base model's; any other plan
-runs the prompts once for itself. The answers are those of `forced_logits` within the float tolerance.
+A prompt's keys and values (without its last token) are computed once and continued with `last token + completion`,
+however many completions and plans are scored on it. A plan that leaves those tokens alone (spans `last`, `answer`,
+`generated`) re-uses the base model's prompts; any other plan runs the prompts once for itself. The answers are those
+of `forced_logits`, which runs whole texts, within the float tolerance. The plan is told each row's true prompt length,
+so spans mean the same here as in generation.
 """
 
 import copy
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.batching import batches, pad_left
 from trimtab.steering.model.tokens import Tokens
-from trimtab.steering.moves.gated import Gated
 from trimtab.steering.plans.plan import SteeringPlan
-from trimtab.steering.running.scoring import SCORE_BUDGET, Forced, forced_logits
 
+SCORE_BUDGET = 1024
 LATE_SPANS = ("last", "answer", "generated")
+
+
+@dataclass(frozen=True, eq=False)
+class Forced:
+    """example: index of the text. logits: `[n d_vocab]` float32, at the last prompt token up to the last but one token.
+    targets: `[n]` the completion's token ids."""
+
+    example: int
+    logits: Float[Tensor, "n v"]
+    targets: Int[Tensor, "n"]
+
+    def logprobs(self) -> Float[Tensor, "n"]:
+        """Log-probability of each target, nats."""
+        return self.logits.gather(-1, self.targets[:, None])[:, 0] - self.logits.logsumexp(-1)
+
+
+def forced_logits(
+    model: PreTrainedModel, texts: Sequence[Tokens], plan: SteeringPlan | None = None, budget: int = SCORE_BUDGET
+) -> Iterator[Forced]:
+    """One Forced per text from whole passes, in batches of like length (not in order: use `.example`). Texts without a
+    completion give n = 0. budget: tokens per forward pass, padding included."""
+    for batch in batches([len(text) for text in texts], budget):
+        yield from _forced_batch(model, [texts[i] for i in batch], batch, plan)
+
+
+def _forced_batch(
+    model: PreTrainedModel, texts: list[Tokens], numbers: list[int], plan: SteeringPlan | None
+) -> Iterator[Forced]:
+    device = Anatomy.of(model).device
+    padded = pad_left([text.ids for text in texts], device)
+    counts = [len(text) - text.prompt_length for text in texts]
+    with torch.inference_mode(), _steered(model, plan, [text.prompt_length for text in texts]):
+        logits = model(
+            input_ids=padded.ids,
+            attention_mask=padded.mask,
+            position_ids=padded.positions,
+            use_cache=False,
+            logits_to_keep=max(counts) + 1,
+        ).logits
+    # Yielded outside the `with`: two interleaved generators would otherwise steer each other's passes.
+    for k, (text, n) in enumerate(zip(texts, counts, strict=True)):
+        answer = logits[k, logits.shape[1] - 1 - n : -1].float()
+        yield Forced(numbers[k], answer, torch.from_numpy(text.ids[len(text) - n :]).to(device))
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,13 +80,14 @@ class _Prefix:
 
     @property
     def bytes(self) -> int:
-        held = ((layer.keys, layer.values) for layer in self.cache.layers)  # type: ignore[union-attr]
-        return sum(int(keys.nbytes) + int(values.nbytes) for keys, values in held)  # type: ignore[union-attr,misc]
+        pairs = ((layer.keys, layer.values) for layer in self.cache.layers)  # type: ignore[union-attr]
+        return sum(int(keys.nbytes) + int(values.nbytes) for keys, values in pairs)  # type: ignore[union-attr,misc]
 
 
 @dataclass(frozen=True, eq=False)
 class Scorer:
-    """model: scored with and without plans. keep: bytes of base prefixes kept in memory (the rest is made anew)."""
+    """model: scored with and without plans. keep: bytes of the base model's prompts that stay in memory (others are
+    run again)."""
 
     model: PreTrainedModel
     keep: int = 2**29
@@ -50,16 +96,16 @@ class Scorer:
     def forced(self, texts: Sequence[Tokens], plan: SteeringPlan | None = None) -> Iterator[Forced]:
         """One Forced per text, as `forced_logits`; not in order of texts (use `.example`), but in the same order
         for every plan. Falls back to whole passes for gated plans and one-token prompts."""
-        if gated(plan) or any(text.prompt_length < 2 for text in texts):
+        if _gated(plan) or any(text.prompt_length < 2 for text in texts):
             yield from forced_logits(self.model, texts, plan)
             return
         groups: dict[bytes, list[int]] = {}
         for i, text in enumerate(texts):
             groups.setdefault(_key(text), []).append(i)
         prompts = [texts[numbers[0]].prompt for numbers in groups.values()]
-        for chosen in batches([len(prompt) for prompt in prompts]):
-            prefix = self._prefix([prompts[k] for k in chosen], plan)
-            numbers = [i for k in chosen for i in groups[_key(prompts[k])]]
+        for batch in batches([len(prompt) for prompt in prompts]):
+            prefix = self._prefix([prompts[k] for k in batch], plan)
+            numbers = [i for k in batch for i in groups[_key(prompts[k])]]
             yield from self._continued(prefix, texts, numbers, plan)
 
     def both(
@@ -67,7 +113,7 @@ class Scorer:
     ) -> Iterator[tuple[Forced, Forced]]:
         """The same text under two plans, in step. A gated plan takes whole passes, which batch in another order and
         round otherwise, so its partner takes them too."""
-        if gated(one) or gated(other):
+        if _gated(one) or _gated(other):
             passes = (forced_logits(self.model, texts, plan) for plan in (one, other))
         else:
             passes = (self.forced(texts, plan) for plan in (one, other))
@@ -75,21 +121,21 @@ class Scorer:
 
     def logprobs(self, texts: Sequence[Tokens], plan: SteeringPlan | None = None) -> np.ndarray:
         """`[n]` mean log-probability per completion token, nats; nan where a text has no completion."""
-        found = np.full(len(texts), np.nan)
+        means = np.full(len(texts), np.nan)
         for forced in self.forced(texts, plan):
             if len(forced.targets):
-                found[forced.example] = float(forced.logprobs().double().mean())
-        return found
+                means[forced.example] = float(forced.logprobs().double().mean())
+        return means
 
     def _prefix(self, prompts: list[Tokens], plan: SteeringPlan | None) -> _Prefix:
         key = tuple(_key(prompt) for prompt in prompts)
         late = plan is None or all(step.span.kind in LATE_SPANS for step in plan.interventions)
         if late and key in self._base:
             return self._base[key]
-        made = self._run_prefix(prompts, None if late else plan)
-        if late and sum(known.bytes for known in self._base.values()) + made.bytes <= self.keep:
-            self._base[key] = made
-        return made
+        prefix = self._run_prefix(prompts, None if late else plan)
+        if late and sum(stored.bytes for stored in self._base.values()) + prefix.bytes <= self.keep:
+            self._base[key] = prefix
+        return prefix
 
     def _run_prefix(self, prompts: list[Tokens], plan: SteeringPlan | None) -> _Prefix:
         padded = pad_left([prompt.ids[:-1].tolist() for prompt in prompts], self._device)
@@ -100,7 +146,9 @@ class Scorer:
         rows = {_key(prompt): k for k, prompt in enumerate(prompts)}
         return _Prefix(rows, padded.mask, out.past_key_values)
 
-    def _continued(self, prefix: _Prefix, texts, numbers: list[int], plan) -> Iterator[Forced]:
+    def _continued(
+        self, prefix: _Prefix, texts: Sequence[Tokens], numbers: list[int], plan: SteeringPlan | None
+    ) -> Iterator[Forced]:
         ends = [texts[i].ids[texts[i].prompt_length - 1 :] for i in numbers]
         for batch in batches([len(end) for end in ends], SCORE_BUDGET):
             rows = [numbers[k] for k in batch]
@@ -109,18 +157,18 @@ class Scorer:
                 targets = texts[i].ids[texts[i].prompt_length :]
                 yield Forced(i, logits[k, : len(targets)].float(), torch.from_numpy(targets).to(logits.device))
 
-    def _run_ends(self, prefix: _Prefix, texts: list[Tokens], plan) -> Tensor:
+    def _run_ends(self, prefix: _Prefix, texts: list[Tokens], plan: SteeringPlan | None) -> Tensor:
         """Logits `[b s v]` of `last prompt token + completion`, padded behind, where nothing real can see it."""
         ends = [text.ids[text.prompt_length - 1 :] for text in texts]
         ids = torch.zeros(len(ends), max(len(end) for end in ends), dtype=torch.long)
         for k, end in enumerate(ends):
             ids[k, : len(end)] = torch.from_numpy(end)
-        chosen = torch.tensor([prefix.rows[_key(text)] for text in texts], device=self._device)
-        before = prefix.mask[chosen]
+        rows = torch.tensor([prefix.rows[_key(text)] for text in texts], device=self._device)
+        before = prefix.mask[rows]
         places = before.sum(1, keepdim=True) + torch.arange(ids.shape[1], device=self._device)
         cache = copy.deepcopy(prefix.cache)
         with torch.inference_mode(), _steered(self.model, plan, [text.prompt_length for text in texts]):
-            cache.batch_select_indices(chosen)
+            cache.batch_select_indices(rows)
             return self.model(
                 input_ids=ids.to(self._device),
                 attention_mask=torch.cat([before, torch.ones_like(ids, device=self._device)], dim=1),
@@ -138,10 +186,9 @@ def _key(text: Tokens) -> bytes:
     return text.ids[: text.prompt_length].tobytes()
 
 
-def gated(plan: SteeringPlan | None) -> bool:
-    """True when a gate decides in it: prompt and answer must then pass under one `plan.on`."""
-    return plan is not None and any(isinstance(step.move, Gated) for step in plan.interventions)
+def _gated(plan: SteeringPlan | None) -> bool:
+    return plan is not None and plan.gated
 
 
-def _steered(model: PreTrainedModel, plan: SteeringPlan | None, lengths: list[int]):
+def _steered(model: PreTrainedModel, plan: SteeringPlan | None, lengths: list[int]) -> AbstractContextManager[object]:
     return nullcontext() if plan is None else plan.on(model, prompt_lengths=lengths)

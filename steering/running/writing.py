@@ -1,10 +1,9 @@
-"""generate: text from prompts, with or without a plan. Every row draws from its own seeded stream, so what a prompt
-is answered does not depend on its batch."""
+"""generate: text from prompts, with or without a plan. Every row draws from its own seeded stream, so the answer to a
+prompt does not depend on the batch that it is in."""
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -14,10 +13,8 @@ from trimtab.steering.governing.governed import processors_of
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.batching import Padded, pad_left
 from trimtab.steering.model.tokens import Tokens
+from trimtab.steering.plans.plan import SteeringPlan
 from trimtab.steering.running.sampling import Sampling
-
-if TYPE_CHECKING:
-    from trimtab.steering.plans.plan import SteeringPlan
 
 
 @dataclass(frozen=True)
@@ -40,7 +37,7 @@ class Decoding:
 def generate(
     model: PreTrainedModel,
     prompts: Sequence[Tokens],
-    plan: "SteeringPlan | None" = None,
+    plan: SteeringPlan | None = None,
     decoding: Decoding = Decoding(),
     batch: int = 16,
 ) -> list[list[int]]:

@@ -10,7 +10,7 @@ from prefect import task
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.site import Site
 from trimtab.steering.model.span import Span
-from trimtab.steering.running.reading import Selection
+from trimtab.steering.running.reading import Rows
 from trimtab.store import ActivationStore, ArraySpec, Artifact, Capture
 from trimtab.store.errors import Mismatch, NotFound
 from trimtab.tasks.collecting.filling import Collection, fill
@@ -110,9 +110,9 @@ def spool_folder(home: Home) -> Path | None:
     return folder
 
 
-def selection_of(recipe: Recipe) -> Selection:
+def selection_of(recipe: Recipe) -> Rows:
     """Which rows of a text the recipe keeps."""
-    return Selection(Span.parse(recipe.capture.span), recipe.capture.pool)
+    return Rows(Span.parse(recipe.capture.span), recipe.capture.pool)
 
 
 def asked_of(recipe: Recipe, prompts: str, sites: Sequence[Site]) -> Capture:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.site import Site
-from trimtab.steering.running.reading import Counted, Selection, Wanted, stream
+from trimtab.steering.running.reading import PassRows, Rows, TokenCounts, stream
 from trimtab.store import ActivationStore
 from trimtab.store.captures.activations import Fork
 from trimtab.store.captures.schema import Region
@@ -31,10 +31,10 @@ class Collection:
     store: ActivationStore
     anatomy: Anatomy
     texts: Spool
-    selection: Selection
+    selection: Rows
 
 
-def fill(work: Collection, regions: Sequence[Region]) -> Counted:
+def fill(work: Collection, regions: Sequence[Region]) -> TokenCounts:
     """Collect these regions, each in a commit of its own; returns the tokens run, and those of the regions' texts.
 
     Raises what the model or the store raises; regions that were committed before stay.
@@ -42,7 +42,7 @@ def fill(work: Collection, regions: Sequence[Region]) -> Counted:
     return _run(work, regions, work.store.commit)
 
 
-def refill(work: Collection, regions: Sequence[Region]) -> Counted:
+def refill(work: Collection, regions: Sequence[Region]) -> TokenCounts:
     """Collect regions of a finished capture once more, and put them in the place of damaged ones in one commit.
 
     Raises Mismatch when their rows are not those that were recorded.
@@ -58,7 +58,7 @@ def refill(work: Collection, regions: Sequence[Region]) -> Counted:
     return counted
 
 
-def _run(work: Collection, regions: Sequence[Region], commit: Callable[[RegionBuffer], object]) -> Counted:
+def _run(work: Collection, regions: Sequence[Region], commit: Callable[[RegionBuffer], object]) -> TokenCounts:
     sites = [Site.parse(name) for name in work.store.sites]
     left = {region.number: region for region in (*work.store.pending_regions(), *regions)}
     done = len(work.texts) - sum(region.prompt_stop - region.prompt_start for region in left.values())
@@ -75,7 +75,7 @@ def _run(work: Collection, regions: Sequence[Region], commit: Callable[[RegionBu
             committer.commit(buffer)
             computed, given, done = computed + counted.computed, given + counted.given, done + len(texts)
     report(STAGE, done, len(work.texts))
-    return Counted(computed, given)
+    return TokenCounts(computed, given)
 
 
 class Committer:
@@ -131,22 +131,22 @@ class _Into:
     starts: np.ndarray
     last: Site
     progress: _Progress
-    _of: Wanted | None = field(default=None, init=False)
+    _of: PassRows | None = field(default=None, init=False)
     _numbers: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64), init=False)
 
-    def __call__(self, site: Site, wanted: Wanted, rows: Tensor) -> None:
-        numbers = self._rows_of(wanted)
+    def __call__(self, site: Site, which: PassRows, rows: Tensor) -> None:
+        numbers = self._rows_of(which)
         spec = self.buffer.specs[str(site)]
         self.buffer.write(str(site), numbers, _as_numpy(rows, spec.dtype).reshape(len(rows), *spec.shape))
         if site == self.last:
             self.progress.add(len(rows), self.buffer.region.n_rows)
 
-    def _rows_of(self, wanted: Wanted) -> np.ndarray:
+    def _rows_of(self, which: PassRows) -> np.ndarray:
         """Row numbers of one pass, the same for all of its sites."""
-        if self._of is not wanted:
-            firsts = self.starts[wanted.texts] + np.asarray(wanted.firsts)
-            runs = [np.arange(first, first + count) for first, count in zip(firsts, wanted.counts, strict=True)]
-            self._of, self._numbers = wanted, np.concatenate([np.empty(0, np.int64), *runs])
+        if self._of is not which:
+            firsts = self.starts[which.texts] + np.asarray(which.firsts)
+            runs = [np.arange(first, first + count) for first, count in zip(firsts, which.counts, strict=True)]
+            self._of, self._numbers = which, np.concatenate([np.empty(0, np.int64), *runs])
         return self._numbers
 
 

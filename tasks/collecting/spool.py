@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from trimtab.steering.model.tokens import Role, Tokens
-from trimtab.steering.running.reading import Selection
+from trimtab.steering.running.reading import Rows
 from trimtab.store import TokenIndex
 from trimtab.store.captures.index import Column, GrowingIndex
 from trimtab.store.captures.schema import Role as StoredRole
@@ -32,7 +32,7 @@ class Spool:
     digest: sha256 over token ids, prompt lengths, labels, pairs and splits. tokens: in all texts together.
     """
 
-    def __init__(self, texts: Iterable[Text], selection: Selection, folder: Path | None = None) -> None:
+    def __init__(self, texts: Iterable[Text], selection: Rows, folder: Path | None = None) -> None:
         """Reads `texts` through once. folder: where unnamed files lie, about 20 bytes a token."""
         self.index = GrowingIndex(folder)
         self._selection = selection
@@ -100,7 +100,7 @@ def _blocks(texts: Iterable[Text]) -> Iterator[list[Text]]:
         yield block
 
 
-def index_of(texts: list[Text], selection: Selection) -> TokenIndex:
+def index_of(texts: list[Text], selection: Rows) -> TokenIndex:
     """What every row and text of a capture is. A pooled row stands for many tokens, so it has no id or position."""
     kept = [selection.tokens(text.tokens).numpy() for text in texts]
     prompts = {

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from trimtab.steering.running.reading import Selection
+from trimtab.steering.running.reading import Rows
 from trimtab.store import ActivationStore, Location
 from trimtab.store.captures.reader import Readable
 from trimtab.tasks.collecting.capture import capture_recipe, collection_of
@@ -64,6 +64,6 @@ def test_a_damaged_or_missing_version_is_computed_anew(grow, tmp_path, monkeypat
 def test_the_digest_of_the_first_texts(grow, tmp_path):
     recipe = grow(30)
     texts = texts_of(recipe.data, model_of(recipe.model)[1])
-    spool = Spool(texts, Selection(), tmp_path)
+    spool = Spool(texts, Rows(), tmp_path)
     for many in (1, 7, 60):
         assert spool.digest_of_first(many) == digest_of(texts[:many])

@@ -20,7 +20,7 @@ from trimtab.steering.model.site import Site
 from trimtab.steering.moves.add import Add
 from trimtab.steering.moves.scale import Scale
 from trimtab.steering.plans.intervention import Intervention
-from trimtab.steering.plans.pack import Packed, load_plan, save_plan
+from trimtab.steering.plans.pack import Packed
 from trimtab.steering.plans.plan import SteeringPlan
 
 IDS = torch.tensor([[7, 3, 52, 11, 30, 3]])
@@ -57,8 +57,8 @@ def full(table) -> FeatureSet:
 
 
 def test_a_feature_set_survives_packing_and_a_file(full, tmp_path):
-    save_plan(full.pack(), tmp_path / "set.safetensors")
-    for packed in (full.pack(), load_plan(tmp_path / "set.safetensors")):
+    full.pack().save(tmp_path / "set.safetensors")
+    for packed in (full.pack(), Packed.load(tmp_path / "set.safetensors")):
         back = FeatureSet.unpack(packed)
         assert torch.equal(back.features, full.features) and back.site == full.site
         assert back.readings == full.readings and back.labels == full.labels

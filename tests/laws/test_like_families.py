@@ -13,7 +13,7 @@ from trimtab.steering.model.proof import prove
 from trimtab.steering.model.site import Site
 from trimtab.steering.model.tokens import Tokens
 from trimtab.steering.plans.fold import fold
-from trimtab.steering.running.reading import Selection, capture
+from trimtab.steering.running.reading import Rows, capture
 
 
 def test_the_row_is_proved_and_the_swapped_one_is_not(like):
@@ -41,7 +41,7 @@ def test_a_site_reads_what_was_written_there_with_shared_prefixes_too(like, benc
     texts = [np.array([7, 3, 52, 11, 30, 3, 18, 44, 9, 5, 6, *end]) for end in ([8, 8, 2], [4], [30, 31])]
     tokens = [Tokens(ids, 11, np.zeros(len(ids), np.uint8), np.zeros(len(ids), bool)) for ids in texts]
     anatomy, sites = Anatomy.of(like), bench.sites(like)[:-1]
-    shared, alone = (capture(anatomy, tokens, sites, Selection(), share) for share in (True, False))
+    shared, alone = (capture(anatomy, tokens, sites, Rows(), share) for share in (True, False))
     for site in sites:
         for a, b in zip(shared.rows[site], alone.rows[site], strict=True):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)

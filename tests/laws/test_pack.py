@@ -20,7 +20,7 @@ from trimtab.steering.moves import MOVES
 from trimtab.steering.moves.add import Add
 from trimtab.steering.moves.clamp import Clamp
 from trimtab.steering.plans.intervention import Intervention
-from trimtab.steering.plans.pack import Packed, load_plan, save_plan
+from trimtab.steering.plans.pack import Packed
 from trimtab.steering.plans.plan import SteeringPlan
 
 blocks = st.integers(0, 99)
@@ -117,12 +117,12 @@ def test_a_count_that_text_would_lose_is_refused():
 def test_packed_and_saved_plans_steer_to_the_same_bit(tiny_llama, bench, tmp_path, move):
     steps = tuple(bench.step(tiny_llama, site, move, span="after:2", strength=0.3) for site in bench.sites(tiny_llama))
     plan = SteeringPlan(steps, Anatomy.of(tiny_llama).fingerprint)
-    save_plan(plan.pack(), tmp_path / "made" / "plan.safetensors")
+    plan.save(tmp_path / "made" / "plan.safetensors")
     answers = []
     for same in (
         plan,
         SteeringPlan.unpack(plan.pack()),
-        SteeringPlan.unpack(load_plan(tmp_path / "made" / "plan.safetensors")),
+        SteeringPlan.load(tmp_path / "made" / "plan.safetensors"),
     ):
         assert_same_plan(same, plan)
         with same.on(tiny_llama):
@@ -176,8 +176,8 @@ def test_files_that_are_not_plans(tmp_path):
         path = tmp_path / name
         if content is not None:
             path.write_bytes(content)
-        with pytest.raises(BadPlan, match=f"{name} is not a trimtab plan"):
-            load_plan(path)
+        with pytest.raises(BadPlan, match=f"{name} is not a file of trimtab"):
+            SteeringPlan.load(path)
 
 
 def test_a_strength_that_json_cannot_hold_is_refused():
@@ -188,5 +188,5 @@ def test_a_strength_that_json_cannot_hold_is_refused():
 def test_two_writers_of_one_name_leave_one_whole_plan(tmp_path):
     plans = [PLAN * k for k in range(1, 9)]
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda plan: save_plan(plan.pack(), tmp_path / "plan"), plans))
-    assert SteeringPlan.unpack(load_plan(tmp_path / "plan")).interventions[0].strength in range(1, 9)
+        list(pool.map(lambda plan: plan.save(tmp_path / "plan"), plans))
+    assert SteeringPlan.load(tmp_path / "plan").interventions[0].strength in range(1, 9)

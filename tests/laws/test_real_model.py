@@ -9,7 +9,6 @@ from trimtab.steering.model.span import Span
 from trimtab.steering.moves.add import Add
 from trimtab.steering.plans.fold import fold
 from trimtab.steering.plans.intervention import Intervention
-from trimtab.steering.plans.pack import load_plan, save_plan
 from trimtab.steering.plans.plan import SteeringPlan
 
 pytestmark = pytest.mark.real_model
@@ -45,8 +44,8 @@ def test_zero_effect_cache_file_and_fold(real_model, plan, batch, tmp_path):
         assert session.fired == [session.forwards]
         assert torch.equal(answers(model, batch, use_cache=False), steered)
     assert not torch.equal(steered, base)
-    save_plan(plan.pack(), tmp_path / "plan.safetensors")
-    with SteeringPlan.unpack(load_plan(tmp_path / "plan.safetensors")).on(model):
+    plan.save(tmp_path / "plan.safetensors")
+    with SteeringPlan.load(tmp_path / "plan.safetensors").on(model):
         assert torch.equal(answers(model, batch), steered)
     assert torch.equal(answers(fold(plan, model), batch), steered)
     assert torch.equal(answers(model, batch), base)

@@ -11,8 +11,7 @@ from trimtab.steering.model.tokens import Tokens
 from trimtab.steering.moves.add import Add
 from trimtab.steering.plans.intervention import Intervention
 from trimtab.steering.plans.plan import SteeringPlan
-from trimtab.steering.running.scorer import Scorer
-from trimtab.steering.running.scoring import forced_logits
+from trimtab.steering.running.scorer import Scorer, forced_logits
 
 
 def texts() -> list[Tokens]:

@@ -7,7 +7,7 @@ from trimtab.steering.model.site import Site
 from trimtab.steering.moves.add import Add
 from trimtab.steering.plans.intervention import Intervention
 from trimtab.steering.plans.plan import SteeringPlan
-from trimtab.steering.running.reading import Selection, capture
+from trimtab.steering.running.reading import Rows, capture
 from trimtab.steering.running.writing import Decoding, generate
 
 POINTS = ("resid_pre", "resid_mid", "resid_post", "z", "attn_out", "mlp_out", "mlp_post")
@@ -43,7 +43,7 @@ def test_capture_of_all_points_at_once_equals_plain_hooks_to_the_bit(subject):
 def test_capture_of_unequal_texts_equals_each_text_alone(subject, plain_capture, share):
     """In padded batches, and where common beginnings ran only once."""
     sites = subject.anatomy.sites(POINTS)
-    captured = capture(subject.anatomy, subject.contrast, sites, Selection(), share)
+    captured = capture(subject.anatomy, subject.contrast, sites, Rows(), share)
     assert (captured.computed < captured.given) == share
     for k, text in enumerate(subject.contrast):
         alone = plain_capture(subject.model, torch.from_numpy(text.ids)[None])
@@ -110,7 +110,7 @@ def test_steered_greedy_generation_equals_plain_hooks(subject, plain_steering):
 
 def whole(subject, sites) -> dict:
     """Rows per site and text, every text in one pass of its own tokens."""
-    return capture(subject.anatomy, subject.texts, sites, Selection(), share=False).rows
+    return capture(subject.anatomy, subject.texts, sites, Rows(), share=False).rows
 
 
 def greedy(model, prompt: torch.Tensor) -> list[int]:

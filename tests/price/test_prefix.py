@@ -7,8 +7,7 @@ import torch
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.hooks import hooked
 from trimtab.steering.model.tokens import Tokens
-from trimtab.steering.running.scorer import Scorer
-from trimtab.steering.running.scoring import forced_logits
+from trimtab.steering.running.scorer import Scorer, forced_logits
 
 
 def sharing(texts: list[Tokens]) -> list[Tokens]:

@@ -1,0 +1,83 @@
+"""The interventions of a session as edits of activations: which tokens of which rows, and how far."""
+
+import threading
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from trimtab.steering.errors import BadPlan, SilentNoOp
+from trimtab.steering.model.site import Site
+from trimtab.steering.model.span import Positions
+from trimtab.steering.plans.gatekeeper import Gatekeeper
+from trimtab.steering.plans.intervention import Intervention
+
+
+class PassState(threading.local):
+    """One thread's forward pass. positions: of its tokens. fired: numbers of the interventions whose hooks ran in it.
+
+    Threads may run the model at the same time, so each has its own.
+    """
+
+    def __init__(self) -> None:
+        self.positions, self.fired = None, []
+
+    positions: Positions | None
+    fired: list[int]
+
+
+class Edits:
+    """steps: the interventions that act, all rows' together. fired: for each of them, passes in which its hook ran.
+
+    rows: the interventions of every batch row; a single entry is for all rows, an empty one leaves its row alone.
+    """
+
+    def __init__(self, rows: Sequence[Sequence[Intervention]], gates: Gatekeeper):
+        self._n_rows, self._gates = len(rows), gates
+        self._steps = [(row, step) for row, steps in enumerate(rows) for step in steps if step.strength]
+        self.here = PassState()
+        self.fired = [0] * len(self._steps)
+
+    @property
+    def steps(self) -> list[Intervention]:
+        return [step for _, step in self._steps]
+
+    def by_site(self) -> list[tuple[Site, Callable[[Tensor], Tensor]]]:
+        """Each intervention as a function of the activations `[b s d]` at its site, in order."""
+        return [(step.site, self._edit(k, row, step)) for k, (row, step) in enumerate(self._steps)]
+
+    def _edit(self, number: int, row: int, step: Intervention) -> Callable[[Tensor], Tensor]:
+        def edit(h: Tensor) -> Tensor:
+            if self._gates.reading:
+                return h
+            self.fired[number] += 1
+            self.here.fired.append(number)
+            mask = self._mask(step, row).to(h.device)
+            factor = self._gates.factor(step.move)
+            if factor is not None:
+                factor = factor.to(h.device)
+                mask = mask & (factor != 0)
+            return displaced(h, step, mask, factor) if mask.any() else h
+
+        return edit
+
+    def _mask(self, step: Intervention, row: int) -> Tensor:
+        """`[b s]`, True where the intervention acts: on the span's tokens of its own rows."""
+        if self.here.positions is None:
+            raise SilentNoOp("the blocks ran without the base model's forward; call the model, not its parts")
+        mask = step.span.mask(self.here.positions)
+        if self._n_rows == 1:
+            return mask
+        if mask.shape[0] % self._n_rows:
+            raise BadPlan(f"{self._n_rows} row plans were given but the batch has {mask.shape[0]} rows")
+        copies = mask.shape[0] // self._n_rows  # beams of one row stand together
+        own_rows = torch.zeros_like(mask)
+        own_rows[row * copies : (row + 1) * copies] = True
+        return mask & own_rows
+
+
+def displaced(h: Tensor, step: Intervention, mask: Tensor, factor: Tensor | None = None) -> Tensor:
+    """The move at `strength * factor` where mask is True, h elsewhere to the bit. h `[b s d]`, mask, factor `[b s]`."""
+    strength = step.strength if factor is None else step.strength * factor[..., None]
+    moved = step.move.moved(h.float(), strength).to(h.dtype)
+    return moved if bool(mask.all()) else torch.where(mask[..., None], moved, h)
