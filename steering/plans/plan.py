@@ -99,7 +99,7 @@ class SteeringPlan:
 
     def spanning(self, span: Span | str) -> "SteeringPlan":
         """The same on the tokens of another span."""
-        return replace(self, interventions=tuple(replace(step, span=span) for step in self.interventions))
+        return replace(self, interventions=tuple(replace(step, span=Span.parse(span)) for step in self.interventions))
 
     def __mul__(self, factor: float) -> "SteeringPlan":
         return self.scaled(factor)
