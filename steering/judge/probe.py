@@ -10,8 +10,7 @@ from trimtab.steering.judge.effect import AnswerPair
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.divergence import kl_divergence
 from trimtab.steering.plans.plan import SteeringPlan
-from trimtab.steering.running.scorer import Scorer, gated
-from trimtab.steering.running.scoring import Forced
+from trimtab.steering.running.scorer import Forced, Scorer
 
 STORED_BYTES = 256 * 2**20  # base logits of the pairs are stored up to this size, and made anew for each plan beyond
 
@@ -42,6 +41,6 @@ class Probe:
 
     def _passes(self, plan: SteeringPlan | None) -> Iterator[tuple[Forced, Forced]]:
         """Steered and plain, in step; the stored plain ones serve every plan without a gate."""
-        if gated(plan) or not self._base:
+        if (plan is not None and plan.gated) or not self._base:
             return self.scorer.both(self.texts, plan, None)
         return zip(self.scorer.forced(self.texts, plan), self._base, strict=True)
