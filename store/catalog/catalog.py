@@ -142,14 +142,20 @@ class Catalog:
         return view.artifact(name, version)
 
     def publish_capture(
-        self, name: str, store: ActivationStore, metrics: JSON = None, key: str | None = None
+        self,
+        name: str,
+        store: ActivationStore,
+        recipe: JSON = None,
+        metrics: JSON = None,
+        key: str | None = None,
     ) -> Artifact:
-        """Register a finished capture as a version of `name`, kind "capture": a header, no arrays.
+        """Register a finished capture as a version of `name`, kind "capture": a header, no arrays. Its rows stay where
+        they are.
 
-        Raises StoreError when the capture is not complete.
+        recipe, metrics, key: as in `publish`. Raises StoreError when the capture is not complete.
         """
         header = Captures.beside(self.location).record(store)
-        return self.publish(name, "capture", {}, header, metrics=metrics, key=key)
+        return self.publish(name, "capture", {}, header, recipe=recipe, metrics=metrics, key=key)
 
     def _transact(self, what: str, act: Callable[[icechunk.Session, View], T]) -> tuple[T, View]:
         """What `act` returned, and a view of what it committed.

@@ -148,10 +148,7 @@ def publish_capture(recipe: Recipe, home: Home, store: ActivationStore, tokens: 
     key = recipe.stage("capture")
     artifact = home.catalog.find(key)
     if artifact is None:
-        header = home.captures.record(store)
-        artifact = home.catalog.publish(
-            f"{recipe.name}.capture", "capture", {}, header, recipe=recipe.to_json(), key=key
-        )
+        artifact = home.catalog.publish_capture(f"{recipe.name}.capture", store, recipe.to_json(), key=key)
     same_rows(artifact, store)
     return CaptureReference(artifact.ref, artifact.digest, False, store.location.url, store.snapshot_id, *tokens)
 
