@@ -1,4 +1,4 @@
-"""A way back for a local repository that lost the one file that names its last snapshot."""
+"""Repair of a repository in a folder that lost the file which names its newest snapshot."""
 
 import json
 import os
@@ -8,18 +8,21 @@ from pathlib import Path
 import icechunk
 
 from trimtab.store.errors import Corrupt, Invalid
-from trimtab.store.location import BRANCH, Location, readable
+from trimtab.store.location import BRANCH, Location
+from trimtab.store.sessions import readable
+from trimtab.store.storages import storage_at
 
 SHARED = ("chunks", "manifests", "snapshots", "transactions")
 
 
 def restore_branch(location: Location) -> str:
-    """Let the branch name the newest snapshot again; returns its id.
+    """Write that file again; returns the id of the newest snapshot.
 
-    Every commit to a catalog begins at the last snapshot and is made under a lock, so the newest one without a sibling
-    is the last. A snapshot with siblings may be one whose commit never came to its end.
+    Every commit begins at the newest snapshot and is made under a lock, so snapshots form one chain, and the youngest
+    is the newest. If another one has the same parent, one of the two belongs to a commit that was never completed, and
+    which one cannot be told.
 
-    Raises Invalid when the place is not a folder or has its branch, Corrupt when the last snapshot cannot be proved.
+    Raises Invalid when the place is not a folder or has its branch, Corrupt when the newest snapshot cannot be proved.
     """
     if location.scheme != "file":
         raise Invalid(f"{location.url}: only a folder's branch can be restored; use your bucket's object versions.")
@@ -40,24 +43,25 @@ def _has_branch(location: Location) -> bool:
 
 
 def _snapshots(location: Location) -> list[icechunk.SnapshotInfo]:
-    """All of them, oldest first, read beside a branch of our own: without one Icechunk opens nothing."""
+    """All snapshots, oldest first. Icechunk opens nothing without a branch, so they are read from a temporary folder
+    that links to the repository's folders and has a branch of its own."""
     names = os.listdir(Path(location.root) / "snapshots")
     with tempfile.TemporaryDirectory() as folder:
         for name in SHARED:
             os.symlink(Path(location.root) / name, Path(folder) / name)
         _write_branch(Path(folder), names[0])
-        repository = icechunk.Repository.open(icechunk.local_filesystem_storage(folder))
+        repository = icechunk.Repository.open(storage_at("file", folder))
         return sorted(map(repository.lookup_snapshot, names), key=lambda snapshot: snapshot.written_at)
 
 
 def _last(location: Location, snapshots: list[icechunk.SnapshotInfo]) -> str:
     newest = snapshots[-1]
-    siblings = [one for one in snapshots[:-1] if one.parent_id == newest.parent_id]
+    siblings = [snapshot for snapshot in snapshots[:-1] if snapshot.parent_id == newest.parent_id]
     if siblings and newest.parent_id is not None:
-        named = ", ".join(f"{one.id} ({one.message}, {one.written_at})" for one in [*siblings[-4:], newest])
+        candidates = ", ".join(f"{s.id} ({s.message}, {s.written_at})" for s in [*siblings[-4:], newest])
         raise Corrupt(
-            f"{location.url}: which snapshot is the last cannot be proved, these follow the same one: {named}; restore "
-            f'the folder from a backup, or write {{"snapshot": ID}} to refs/branch.{BRANCH}/ref.json yourself.'
+            f"{location.url}: which snapshot is the last cannot be proved, these follow the same one: {candidates}; "
+            f'restore the folder from a backup, or write {{"snapshot": ID}} to refs/branch.{BRANCH}/ref.json yourself.'
         )
     return newest.id
 

@@ -1,8 +1,8 @@
-"""Clocks that differ.
+"""Commits from machines whose clocks differ.
 
-Icechunk dates a snapshot by the clock of the machine that commits it, refuses one that is not younger than its parent,
-and refuses one more than ten minutes away from the clock of the storage. So whoever's clock is behind waits until it
-has passed the parent's date.
+Icechunk dates a snapshot by the clock of the machine that commits it. It refuses one that is not younger than its
+parent, and one that is more than ten minutes away from the clock of the storage. So a machine whose clock is behind
+waits until it has passed the parent's date.
 """
 
 import re
@@ -16,7 +16,7 @@ import icechunk
 from trimtab.store.errors import ClockSkew
 
 PATIENCE = 60.0  # seconds
-TICK = 0.001  # dates have microseconds; a parent must be older, not as old
+TICK = 0.001  # seconds past the parent's date: a parent must be older, not as old
 DATE = r"`(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\S*) UTC`"
 BEHIND = re.compile(rf"timestamp ordering\. parent: {DATE}, child: {DATE}")
 DRIFTED = re.compile(rf"local clock: {DATE}, object store clock: {DATE}")
@@ -24,9 +24,9 @@ T = TypeVar("T")
 
 
 def in_order(place: str, commit: Callable[[], T]) -> T:
-    """What `commit` returns, called again once this machine's clock has passed that of the parent snapshot.
+    """What `commit` returns; it is called again once this machine's clock has passed the date of the parent snapshot.
 
-    Raises ClockSkew when that would take more than PATIENCE, or when the storage's own clock is too far away.
+    Raises ClockSkew when that would take more than PATIENCE seconds, or the storage's clock is too far away.
     """
     deadline = time.monotonic() + PATIENCE
     while True:

@@ -3,13 +3,15 @@
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from trimtab.store.errors import Invalid
 
-JSON = Any  # None, bool, int, finite float, str, lists and string-keyed dicts of these; `canonical` checks it
+JSON: TypeAlias = (
+    Any  # None, bool, int, finite float, str, lists and string-keyed dicts of these; `canonical` checks it
+)
 
 
 def canonical(value: object, what: str = "value") -> bytes:
@@ -25,7 +27,10 @@ def canonical(value: object, what: str = "value") -> bytes:
 
 
 def plain(value: object, what: str = "value") -> JSON:
-    """`value` as it would come back from a file: tuples become lists, mapping types become dicts."""
+    """`value` as it would come back from a JSON file: tuples become lists, mappings dicts, numpy's numbers Python's.
+
+    Raises Invalid when it is not JSON (`what` names it in the message).
+    """
     return json.loads(canonical(_thaw(value, what), what))
 
 
@@ -49,7 +54,7 @@ def json_digest(value: object, what: str = "value") -> str:
 
 
 def array_bytes(array: np.ndarray) -> memoryview:
-    """The C-ordered little-endian bytes of `array`, without a copy where it already is so."""
+    """The bytes of `array` in C order, little-endian; a view where it lies in memory like that."""
     array = np.ascontiguousarray(array)
     if array.dtype.byteorder == ">":
         array = array.astype(array.dtype.newbyteorder("<"))
@@ -61,7 +66,7 @@ def array_digest(array: np.ndarray) -> str:
     return pieces_digest(array.dtype, array.shape, [array])
 
 
-def pieces_digest(dtype: np.dtype, shape: tuple[int, ...], pieces: Iterable[np.ndarray]) -> str:
+def pieces_digest(dtype: "np.dtype[Any]", shape: tuple[int, ...], pieces: Iterable[np.ndarray]) -> str:
     """`array_digest` of an array of this dtype and shape that comes in pieces along its first axis."""
     head = canonical({"dtype": dtype.newbyteorder("<").str, "shape": list(shape)})
     digest = hashlib.sha256(head)
@@ -82,5 +87,6 @@ def texts_digest(pieces: Iterable[np.ndarray]) -> str:
 
 
 def frozen_json(value: Mapping[str, JSON] | None, what: str) -> dict[str, JSON]:
-    """A private, normalised copy of a JSON object ({} for None)."""
-    return plain(dict(value or {}), what)  # type: ignore[return-value]
+    """A copy of a JSON object as `plain` gives it ({} for None). Raises Invalid."""
+    copy: dict[str, JSON] = plain(dict(value or {}), what)
+    return copy

@@ -1,8 +1,8 @@
-"""Commits that outlive a power cut: what Icechunk wrote to a local folder is flushed before anybody is told of it.
+"""Commits that survive a power cut: files that Icechunk wrote to a local folder are flushed before a commit returns.
 
-Icechunk itself never asks the system to flush, so an acknowledged commit might be lost, or its branch name a snapshot
-that is not there. After a commit, every file that is newer than the snapshot the session began at is flushed, and every
-folder that got a name since.
+Icechunk itself never calls fsync, so after a power cut an acknowledged commit might be lost, or the branch might name a
+snapshot that does not exist. After a commit, all files and folders are flushed that changed since the snapshot at which
+the session began.
 """
 
 import contextlib
@@ -15,15 +15,16 @@ from pathlib import Path
 def flush(root: Path, since: int = 0) -> int:
     """fsync files and folders below `root` that were changed at `since` or later (nanoseconds, of the file system's own
     clock), and the one that holds `root`; returns how many."""
-    changed = [path for folder in _folders(root) for path in (*_newer(folder, since), *_itself(folder, since))]
-    changed += _itself(root.parent, since)
+    changed = [path for folder in _folders(root) for path in (*_newer(folder, since), *_if_newer(folder, since))]
+    changed += _if_newer(root.parent, since)
     for path in changed:
         _fsync(path)
     return len(changed)
 
 
 def age_of(root: Path, snapshot: str) -> int:
-    """When a snapshot's file was written; 0, so that everything is flushed, when it is not there."""
+    """When a snapshot's file was written, in nanoseconds; 0, so that everything is flushed, when there is no such
+    file."""
     try:
         return (root / "snapshots" / snapshot).stat().st_mtime_ns
     except OSError:
@@ -31,7 +32,7 @@ def age_of(root: Path, snapshot: str) -> int:
 
 
 def _folders(root: Path) -> Iterator[Path]:
-    """Deepest first, so that a name is flushed after what it names."""
+    """`root` and every folder below it, deepest first: a file must be on the disk before the folder that names it."""
     for folder, _, _ in os.walk(root, topdown=False):
         yield Path(folder)
 
@@ -44,7 +45,7 @@ def _newer(folder: Path, since: int) -> Iterator[str]:
                     yield entry.path
 
 
-def _itself(folder: Path, since: int) -> list[str]:
+def _if_newer(folder: Path, since: int) -> list[str]:
     return [str(folder)] if folder.stat().st_mtime_ns >= since else []
 
 

@@ -1,14 +1,11 @@
-"""What the store says when it cannot do what was asked.
-
-Every message is one clear line: the thing, the numbers, the consequence, the cure.
-"""
+"""Errors of the store. Every message is one line: the thing, the numbers, the consequence, the cure."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class StoreError(Exception):
-    """A user error of the store layer; its text is fit to be shown as it is."""
+    """Base of all errors of the store that a user can do something about; the text can be shown as it is."""
 
 
 class NotFound(StoreError):
@@ -35,13 +32,14 @@ class ClockSkew(StoreError):
     """This machine's clock is too far from another's, or from the storage's."""
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """The tail of a 'not found' message: the closest known words, or all of a few, or nothing at all."""
-    known = sorted(known)
-    close = difflib.get_close_matches(word, known, n=3, cutoff=0.5)
+def nearest(word: str, words: Iterable[str]) -> str:
+    """The end of a 'not found' message: up to three of `words` that are like `word`, otherwise the first eight of
+    `words`."""
+    words = sorted(words)
+    close = difflib.get_close_matches(word, words, n=3, cutoff=0.5)
     if close:
         return f"did you mean {' or '.join(close)}?"
-    if not known:
+    if not words:
         return "there are none yet."
-    more = f" and {len(known) - 8} more" if len(known) > 8 else ""
-    return f"known: {', '.join(known[:8])}{more}."
+    more = f" and {len(words) - 8} more" if len(words) > 8 else ""
+    return f"known: {', '.join(words[:8])}{more}."

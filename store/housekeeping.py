@@ -1,8 +1,8 @@
-"""Room on the disk: delete what nobody needs, and drop chunks that no snapshot in use holds.
+"""Free disk space: delete versions and their rows, captures that were never published, and old snapshots.
 
-Everything goes by age. A collector beside an open writer takes chunks that the writer is about to commit, and the
-commit then cannot be read; so nothing younger than the longest write is touched. Nothing outside this home's own
-`captures` is ever removed, and nothing that is not the store that a record means.
+Garbage collection goes by age. Beside an open writer it would remove chunks that the writer is about to commit, and
+that commit could not be read; so nothing younger than the longest write is touched. Only stores below this home's
+`captures` are ever removed, and only when they are the ones that a record names.
 """
 
 import contextlib
@@ -14,8 +14,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from trimtab.store.captures.activations import ActivationStore
+from trimtab.store.catalog import nodes
 from trimtab.store.catalog.artifact import Artifact
-from trimtab.store.catalog.catalog import Catalog, nodes
+from trimtab.store.catalog.catalog import Catalog
 from trimtab.store.catalog.places import Captures, is_store
 from trimtab.store.errors import Corrupt, Invalid, StoreError
 from trimtab.store.location import BRANCH, LEFT_OVER, Location
@@ -25,8 +26,10 @@ YOUNGEST = timedelta(hours=1)
 
 @dataclass(frozen=True)
 class Freed:
-    """What was (or would be) freed at one place. what: "unpublished capture", "half-deleted capture" or "old
-    snapshots". bytes: of chunks."""
+    """What was (or would be) freed at one place.
+
+    what: "unpublished capture", "half-deleted capture" or "old snapshots".  bytes: of chunks.
+    """
 
     place: str
     what: str
@@ -35,10 +38,10 @@ class Freed:
 
 @dataclass(frozen=True)
 class Deletion:
-    """A version that is gone. kept: why a capture's rows stay; empty when they went too, or there were none."""
+    """A deleted version. rows_stay: why a capture's rows were not removed; empty when they were, or there were none."""
 
     artifact: Artifact
-    kept: str = ""
+    rows_stay: str = ""
 
 
 def delete(catalog: Catalog, ref: str) -> Deletion:
@@ -84,9 +87,11 @@ def _needed(catalog: Catalog, artifact: Artifact) -> str:
 
 
 def collect_garbage(catalog: Catalog, captures: Location, older_than: timedelta, dry_run: bool) -> list[Freed]:
-    """Delete captures below `captures` that were never published, and drop old snapshots of all others and of the
-    catalog, as far as they are older than `older_than`. What a published version needs stays, and what a collection
-    is working with.
+    """Delete captures below `captures` that were never published, and drop old snapshots of the others and of the
+    catalog, where they are older than `older_than`. What a published version needs, or a collection works with, stays.
+
+    dry_run: delete nothing, and list what would be deleted (old snapshots are left out: their size is not known
+    before).
 
     Raises Invalid when `older_than` is shorter than an hour, Corrupt when the catalog is lost: everything would look
     unpublished.
@@ -99,12 +104,12 @@ def collect_garbage(catalog: Catalog, captures: Location, older_than: timedelta,
     lost = lost_catalog(catalog, home)
     if lost:
         raise Corrupt(f"nothing is freed: {lost}.")
-    freed = [*_left_over(home, before, dry_run), *_unpublished(catalog, home, before, dry_run)]
+    freed = [*_remains(home, before, dry_run), *_unpublished(catalog, home, before, dry_run)]
     return [*freed, *_old_snapshots(catalog, home, before, dry_run)]
 
 
 def lost_catalog(catalog: Catalog, captures: Captures) -> str:
-    """What is wrong when finished captures lie beside a catalog that never knew anything; empty when all is well.
+    """A clause that says so, when finished captures lie beside a catalog that never had a version; otherwise empty.
 
     Raises Corrupt when the catalog cannot be read.
     """
@@ -127,15 +132,15 @@ def _ever_deleted(catalog: Catalog) -> bool:
 
 
 def _is_finished(place: Location) -> bool:
-    """What cannot be read is not."""
+    """Whether a finished capture lies there; False when it cannot be read."""
     try:
         return ActivationStore.open(place).complete
     except StoreError:
         return False
 
 
-def _left_over(home: Captures, before: datetime, dry_run: bool) -> Iterator[Freed]:
-    """What a killed `delete`, `collect` or `repair` left under a name of its own."""
+def _remains(home: Captures, before: datetime, dry_run: bool) -> Iterator[Freed]:
+    """Hidden folders that a killed `delete`, `collect` or `repair` did not remove."""
     folder = Path(home.root.root)
     if home.root.scheme != "file" or not folder.is_dir():
         return
@@ -153,7 +158,7 @@ def _size(folder: Path) -> int:
 
 def _unpublished(catalog: Catalog, home: Captures, before: datetime, dry_run: bool) -> Iterator[Freed]:
     for place in home:
-        # what is published and who is at work is asked at the moment of freeing, with every writer kept out
+        # under the lock, so that nobody publishes or writes it between this check and the deletion
         with contextlib.nullcontext() if dry_run else place.lock():
             if home.refusal(place) or not _is_garbage(catalog, home, place, before):
                 continue
@@ -166,16 +171,16 @@ def _is_garbage(catalog: Catalog, home: Captures, place: Location, before: datet
     try:
         return is_store(place) and last_use(place) < before and not _is_published(catalog, home, place)
     except StoreError:
-        return False  # what cannot be read may be what somebody wants to repair
+        return False  # a store that cannot be read may still be repaired
 
 
 def _is_published(catalog: Catalog, home: Captures, place: Location) -> bool:
-    """By its place, or by its rows: a record may have been written through another path."""
+    """Whether a record names this place, or has the digest of the rows there: it may name them by another path."""
     if place in _published(catalog, home):
         return True
     try:
         digest = ActivationStore.open(place).layout.digest
-    except Corrupt:  # its maker was killed before the template
+    except Corrupt:  # its creator was killed before the template was written
         return False
     return digest is not None and digest in [artifact.header.get("digest") for artifact in catalog.list("capture")]
 
@@ -183,13 +188,13 @@ def _is_published(catalog: Catalog, home: Captures, place: Location) -> bool:
 def _published(catalog: Catalog, home: Captures) -> set[Location]:
     places = set()
     for artifact in catalog.list("capture"):
-        with contextlib.suppress(StoreError):  # a record that names no place needs none
+        with contextlib.suppress(StoreError):  # a record that names no place
             places.add(home.locate(artifact.header))
     return places
 
 
 def last_use(place: Location) -> datetime:
-    """When a collection last committed to the repository or was begun, or begun again, there."""
+    """When a collection was last begun or resumed there, or last committed."""
     return max(newest(place), place.touched() or newest(place))
 
 
@@ -201,9 +206,9 @@ def newest(place: Location) -> datetime:
 def _old_snapshots(catalog: Catalog, home: Captures, before: datetime, dry_run: bool) -> Iterator[Freed]:
     """Forget snapshots that no branch and no tag names, and the chunks that only they had."""
     if dry_run:
-        return  # nobody knows how much that would be
-    ours = [place for place in _published(catalog, home) if not home.refusal(place)]
-    for place in [*sorted(ours, key=str), catalog.location]:
+        return  # how much that would free is not known before
+    places = [place for place in _published(catalog, home) if not home.refusal(place)]
+    for place in [*sorted(places, key=str), catalog.location]:
         if is_store(place):
             freed = _thin(place, before)
             if freed:

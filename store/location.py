@@ -1,52 +1,42 @@
-"""Where things lie: a local folder, memory, or S3. The only file that opens storage.
+"""Where things lie: a local folder, memory, or S3.
 
     Location.parse("runs/captures/a1")      a folder (also file:///...)
     Location.parse("memory://tests")        this process only
     Location.parse("s3://bucket/prefix")    credentials and endpoint from the usual AWS_* variables
 
-A local folder is not safe for concurrent commits by itself (18 of 307 acknowledged commits were lost in
-a test; 0 of 320 with a lock), so every commit there holds a cross-process file lock, which lies beside the
-folder because Icechunk wants its folder clean.
+A local folder is not safe for concurrent commits by itself (18 of 307 acknowledged commits were lost in a test; 0 of
+320 with a lock), so every commit there holds a file lock between processes. The lock's file lies beside the folder, in
+which Icechunk wants no other files.
 """
 
-import atexit
 import contextlib
-import functools
 import os
 import shutil
-import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 import icechunk
-from filelock import FileLock
-from zarr.core.sync import sync
 
 from trimtab.store.clocks import in_order
 from trimtab.store.digests import JSON
 from trimtab.store.durable import age_of, flush
 from trimtab.store.errors import Conflict, Corrupt, Invalid, NotFound, StoreError
+from trimtab.store.sessions import one_line, opened
+from trimtab.store.storages import forget_memory, lock_at, storage_at
 from trimtab.store.urls import split_url
-
-icechunk.set_logs_filter("off")  # it logs to stdout, among the JSON; what it says there it also raises
 
 BRANCH = "main"
 LEFT_OVER = r"\..+\.((deleted|damaged)-[0-9a-f]{8}|creating)"  # names under which a killed process may leave a folder
-REST_SECONDS = 0.02
-CREATION_SECONDS = 10.0  # for the files of a repository that somebody else is making
-
-_memory: dict[str, icechunk.Storage] = {}
-_memory_locks: dict[str, threading.RLock] = {}
-_memory_guard = threading.Lock()
+CREATION_SECONDS = 10.0  # to wait for the files of a repository that another process is creating
 
 
 @dataclass(frozen=True)
 class Location:
-    """One place that holds one Icechunk repository (or, above it, a folder of such places).
+    """A place of one Icechunk repository, or of a folder with several of them.
 
     scheme: "file", "memory" or "s3".  root: an absolute folder, a memory name, or "bucket/prefix".
     """
@@ -87,14 +77,15 @@ class Location:
         return Location(self.scheme, self.root.rpartition("/")[0])
 
     def exists(self) -> bool:
-        """True when a repository has been created here. Raises Corrupt when one lost its branch: it is not empty."""
+        """Whether a repository was created here. Raises Corrupt when there is one that lost its branch, StoreError when
+        the place cannot be reached."""
         if self.scheme == "file" and not Path(self.root).is_dir():
             return False  # asking Icechunk would create the folder
-        if _guarded(self, lambda: _has_branch(self)):
+        if opened(self.url, lambda: _has_branch(self)):
             return True
-        if not _guarded(self, lambda: _was_made(self)):
+        if not opened(self.url, lambda: _was_made(self)):
             return False
-        if not _guarded(self, lambda: _has_branch(self)):  # asked again: it may have been made since
+        if not opened(self.url, lambda: _has_branch(self)):  # once more: it may have been created since
             raise Corrupt(
                 f"{self.url} has lost its branch (refs/branch.{BRANCH}/ref.json): its snapshots are there, and nothing "
                 "in them can be found; restore that file from a backup, or run `trimtab repair`."
@@ -102,29 +93,26 @@ class Location:
         return True
 
     def repository(self, create: bool = False) -> icechunk.Repository:
-        """Open the repository here; with `create`, make it first when there is none.
+        """Open the repository here; with `create`, create it first when there is none.
 
         Raises NotFound when there is none and `create` is false, Invalid when the folder holds other things.
         """
         if self.exists():
-            return _guarded(self, lambda: icechunk.Repository.open(_storage(self)))
+            return opened(self.url, lambda: icechunk.Repository.open(self._storage()))
         if not create:
             raise NotFound(f"there is no store at {self.url}; collect or publish there first, or check the path.")
         with self.lock():
             if not self.exists():
                 _create(self)
-        return _guarded(self, lambda: icechunk.Repository.open(_storage(self)))
+        return opened(self.url, lambda: icechunk.Repository.open(self._storage()))
 
     def lock(self) -> contextlib.AbstractContextManager[object]:
-        """Held around commits. Re-entrant per thread; keeps threads and processes apart; nothing on S3."""
-        if self.scheme == "file":
-            path = Path(self.root)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            return _file_lock(str(path.parent / f".{path.name}.lock"))
-        if self.scheme == "memory":
-            with _memory_guard:
-                return _memory_locks.setdefault(self.root, threading.RLock())
-        return contextlib.nullcontext()
+        """To be held around commits. Re-entrant per thread; keeps threads and processes apart; nothing on S3, where
+        commits are safe without."""
+        return lock_at(self.scheme, self.root)
+
+    def _storage(self) -> icechunk.Storage:
+        return storage_at(self.scheme, self.root)
 
     def commit(
         self,
@@ -133,12 +121,12 @@ class Location:
         metadata: Mapping[str, JSON] | None = None,
         rebase: bool = True,
     ) -> str:
-        """Commit under the lock, moving over what others committed meanwhile; returns the snapshot id. With another
-        machine's clock ahead, it waits (`clocks.py`).
+        """Commit under the lock; returns the snapshot id. In a local folder it is on the disk then (`durable.py`).
 
-        In a local folder the commit is on the disk when this returns (`durable.py`).
-        Without `rebase`, any commit of others is a Conflict: what was looked up must be looked up again.
-        Raises Conflict when others changed the same chunks or nodes: nothing of this session is visible then.
+        rebase: whether commits that others made since the session began are accepted, as long as they changed other
+        chunks and nodes. Without it any such commit is a Conflict, so that look-ups can be made again.
+        Waits when another machine's clock is ahead (`clocks.py`).
+        Raises Conflict, ClockSkew; nothing of the session is visible then.
         """
         solver = icechunk.ConflictDetector() if rebase else None
         base = session.snapshot_id
@@ -154,12 +142,12 @@ class Location:
                 ) from error
 
     def flush(self, snapshot: str = "") -> None:
-        """Bring what was written to a local folder to the disk: all of it, or what is not older than a snapshot."""
+        """Flush files of a local folder to the disk: all, or those that are not older than a snapshot."""
         if self.scheme == "file":
             flush(Path(self.root), age_of(Path(self.root), snapshot) if snapshot else 0)
 
     def touch(self) -> None:
-        """Say that somebody works with the repository of a local folder: its own date becomes now."""
+        """Mark the repository of a local folder as in use: the folder's date becomes now."""
         if self.scheme == "file" and os.path.isdir(self.root):
             os.utime(self.root)
 
@@ -194,8 +182,7 @@ class Location:
     def delete(self) -> None:
         """Remove the repository and everything in it. A missing one is no error."""
         if self.scheme == "memory":
-            with _memory_guard:
-                _memory.pop(self.root, None)
+            forget_memory(self.root)
             return
         if self.scheme == "s3":
             raise StoreError(f"{self.url}: deleting on S3 is left to your bucket's own tools (aws s3 rm --recursive).")
@@ -208,77 +195,9 @@ class Location:
                 shutil.rmtree(doomed)
 
 
-@contextlib.contextmanager
-def readable(what: str) -> Iterator[None]:
-    """Icechunk's own errors as one line: a repository that is being made, moved or was damaged. Raises Corrupt."""
-    try:
-        yield
-    except FileNotFoundError:  # Zarr's "no group here", which is a ValueError too
-        raise
-    except (icechunk.IcechunkError, ValueError, KeyError, TypeError) as error:  # the last three: damaged metadata
-        raise Corrupt(f"{what} cannot be read: {one_line(error)}.") from error
-
-
-def sound(session: icechunk.Session) -> icechunk.Session:
-    """The same session, once its snapshot has been read.
-
-    Why: over a snapshot that cannot be read, Icechunk's `get` and `list_dir` answer "nothing there", and a catalog
-    would look empty. `exists` does fail. Raises Corrupt.
-    """
-    with readable(f"snapshot {session.snapshot_id}"):
-        sync(session.store.exists("zarr.json"))
-    return session
-
-
-def one_line(error: Exception) -> str:
-    """An Icechunk error without its frames and line breaks, at most 300 characters."""
-    words = [word for word in str(error).split() if word not in ("x", "|", "`->", "|->")]
-    return " ".join(words)[:300]
-
-
-@functools.cache
-def _file_lock(path: str) -> FileLock:
-    # one object per path, or a thread that holds the lock would wait for itself
-    return FileLock(path)
-
-
-@functools.cache
-def _rest_at_exit() -> None:
-    """Icechunk's threads may still hold Python objects of calls that have returned; one that wants the interpreter lock
-    while the interpreter ends aborts the process (6 of 1,800 small scripts; with this pause, 0 of 1,400)."""
-    atexit.register(time.sleep, REST_SECONDS)
-
-
-def _storage(location: Location) -> icechunk.Storage:
-    _rest_at_exit()
-    if location.scheme == "file":
-        return icechunk.local_filesystem_storage(location.root)
-    if location.scheme == "memory":
-        with _memory_guard:
-            if location.root not in _memory:
-                _memory[location.root] = icechunk.in_memory_storage()
-            return _memory[location.root]
-    return _s3_storage(location.root)
-
-
-def _s3_storage(root: str) -> icechunk.Storage:
-    bucket, _, prefix = root.partition("/")
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
-    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
-    return icechunk.s3_storage(
-        bucket=bucket,
-        prefix=prefix or None,
-        region=region,
-        endpoint_url=endpoint,
-        allow_http=bool(endpoint and endpoint.startswith("http://")),
-        force_path_style=endpoint is not None,  # local servers answer no bucket.host names
-        from_env=True,
-    )
-
-
 def _has_branch(location: Location) -> bool:
     try:
-        return icechunk.Repository.exists(_storage(location))
+        return icechunk.Repository.exists(location._storage())
     except icechunk.IcechunkError as error:
         if "cannot serialize ref json" in str(error):  # the file is there, and empty or garbage
             return False
@@ -286,36 +205,39 @@ def _has_branch(location: Location) -> bool:
 
 
 def _was_made(location: Location) -> bool:
-    """Whether a repository was made at a place that has no branch: a folder has snapshots then. Elsewhere nothing can
-    be listed, and the configuration, which `_create` writes last, tells."""
+    """Whether a place without a branch had a repository: a folder has snapshots then. Other places cannot be listed;
+    they have the configuration, which `_create_remote` writes last."""
     if location.scheme == "file":
         snapshots = Path(location.root) / "snapshots"
         return snapshots.is_dir() and any(snapshots.iterdir())
-    return icechunk.Repository.fetch_config(_storage(location)) is not None
+    return icechunk.Repository.fetch_config(location._storage()) is not None
 
 
 def _create(location: Location) -> None:
-    """Make the repository; a local one under another name first: a kill leaves nothing half-made."""
+    """Create the repository; a local one under another name first, so that a kill leaves nothing half-made.
+
+    Raises Invalid when the folder holds other things.
+    """
     if location.scheme != "file":
         return _create_remote(location)
     path = Path(location.root)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise Invalid(f"{path} exists, is not empty and is not a store; name an empty or a new folder.")
-    making = path.parent / f".{path.name}.creating"
-    shutil.rmtree(making, ignore_errors=True)
-    icechunk.Repository.create(icechunk.local_filesystem_storage(str(making)))
-    os.rename(making, path)
+    partial = path.parent / f".{path.name}.creating"
+    shutil.rmtree(partial, ignore_errors=True)
+    icechunk.Repository.create(storage_at("file", str(partial)))
+    os.rename(partial, path)
 
 
 def _create_remote(location: Location) -> None:
-    """Make it, or wait until somebody who was quicker has: between the first file and the branch nothing opens."""
+    """Create it, or wait for another process that is creating it: nothing opens before its branch is written."""
     try:
-        icechunk.Repository.create(_storage(location)).save_config()
+        icechunk.Repository.create(location._storage()).save_config()
     except icechunk.IcechunkError as error:
-        _await_maker(location, error)
+        _await_creator(location, error)
 
 
-def _await_maker(location: Location, error: icechunk.IcechunkError) -> None:
+def _await_creator(location: Location, error: icechunk.IcechunkError) -> None:
     if not any(word in str(error) for word in ("clean prefix", "conflict")):
         raise StoreError(f"cannot make a store at {location.url}: {one_line(error)}.") from error
     deadline = time.monotonic() + CREATION_SECONDS
@@ -326,14 +248,3 @@ def _await_maker(location: Location, error: icechunk.IcechunkError) -> None:
                 "was making it was killed; restore that object, or name an empty place."
             ) from error
         time.sleep(0.05)
-
-
-def _guarded(location: Location, act):  # type: ignore[no-untyped-def]
-    try:
-        return act()
-    except icechunk.IcechunkError as error:
-        raise StoreError(
-            f"cannot open {location.url}: {one_line(error)}. Check the address, the credentials and the network."
-        ) from error
-    except OSError as error:
-        raise StoreError(f"cannot open {location.url}: {error}.") from error

@@ -1,4 +1,4 @@
-"""The address of a place, as text. Nothing is opened here, and a password in a URL is never repeated."""
+"""URLs of places, as text. Nothing is opened here, and messages never repeat a password."""
 
 import os
 from urllib.parse import SplitResult, unquote, urlsplit
@@ -11,8 +11,8 @@ SCHEMES = ("file", "memory", "s3")
 def split_url(text: str) -> tuple[str, str]:
     """(scheme, root) of a URL or a folder path; root: an absolute folder, a memory name, or "bucket/prefix".
 
-    Raises Invalid for an unknown scheme, an empty place, and for credentials, ?query or #fragment, which a home never
-    has: Prefect and reports would keep them.
+    Raises Invalid for an unknown scheme, an empty place, and for credentials, ?query or #fragment: Prefect and reports
+    store URLs, and credentials with them.
     """
     if "://" not in text:
         return "file", _folder(text)

@@ -1,4 +1,4 @@
-"""Read everything back and say what is not as it was written."""
+"""Read everything back and report what is not as it was written."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from functools import partial
 
 from trimtab.store.captures.activations import ActivationStore
+from trimtab.store.captures.dtypes import all_finite
 from trimtab.store.captures.schema import Region
-from trimtab.store.captures.writing import all_finite
+from trimtab.store.catalog import nodes
 from trimtab.store.catalog.artifact import Artifact, Content, seal
-from trimtab.store.catalog.catalog import Catalog, nodes
+from trimtab.store.catalog.catalog import Catalog
 from trimtab.store.catalog.payload import LazyArrays
 from trimtab.store.catalog.places import Captures
 from trimtab.store.digests import array_bytes
@@ -23,7 +24,7 @@ RECOLLECT = "delete the store and collect it again"
 
 @dataclass(frozen=True)
 class Finding:
-    """What was found about one thing. wrong and cure are empty when ok."""
+    """The result of checking one version, alias or capture. wrong, cure: empty when ok."""
 
     ok: bool
     thing: str
@@ -56,11 +57,11 @@ def _published_rows(captures: Captures, artifact: Artifact) -> list[Finding]:
 
 
 def _lost(catalog: Catalog) -> list[Finding]:
-    """A home whose catalog forgot everything is not in order, although nothing in the catalog is wrong."""
+    """A finding when finished captures lie beside an empty catalog: it was lost, although nothing in it is damaged."""
     try:
         wrong = lost_catalog(catalog, Captures.beside(catalog.location))
     except StoreError:
-        return []  # a catalog that cannot be read is a finding already
+        return []  # a catalog that cannot be read is a finding of its own
     return [Finding(False, catalog.location.url, wrong, "the captures are still there")] if wrong else []
 
 
@@ -72,12 +73,12 @@ def verify_capture(url: str | Location, digest: str | None = None) -> list[Findi
 
 def _everything(catalog: Catalog, findings: list[Finding]) -> list[Artifact]:
     try:
-        survey = Catalog(catalog.location).survey()  # a new one: nothing remembered from before
+        inventory = Catalog(catalog.location).inventory()  # a new one, without cached records
     except Exception as error:
         findings.append(Finding(False, catalog.location.url, _reason(error), "restore the folder from a backup"))
         return []
-    findings += [Finding(False, damaged.ref, *_wrong_and_cure(damaged.wrong)) for damaged in survey.damaged]
-    return list(survey.artifacts)
+    findings += [Finding(False, defect.ref, *_wrong_and_cure(defect.wrong)) for defect in inventory.defects]
+    return list(inventory.artifacts)
 
 
 def _wrong_and_cure(text: str) -> tuple[str, str]:
@@ -85,9 +86,9 @@ def _wrong_and_cure(text: str) -> tuple[str, str]:
     return wrong, cure.rstrip(".") or "restore the folder from a backup"
 
 
-def _findings(thing: str, cure: str, look: Callable[[], Iterator[str]]) -> list[Finding]:
+def _findings(thing: str, cure: str, check: Callable[[], Iterator[str]]) -> list[Finding]:
     try:
-        wrong = list(look())
+        wrong = list(check())
     except Exception as error:  # broken bytes may raise anything at all, and each is a finding
         wrong = [_reason(error)]
     return [Finding(False, thing, text, cure) for text in wrong] or [Finding(True, thing)]
@@ -124,7 +125,8 @@ def _capture(store: ActivationStore, digest: str | None) -> Iterator[str]:
 
 
 def damaged_rows(store: ActivationStore, regions: Sequence[Region]) -> Iterator[tuple[Region, str]]:
-    """(region, what is wrong) for each site's rows in these regions that are not what was written. Reads them all."""
+    """(region, what is wrong) for each site's rows in these regions that are not what was written. Reads all of
+    them."""
     recorded = store.region_digests()
     for region in regions:
         for i, site in enumerate(store.sites):
@@ -144,7 +146,8 @@ def _damage(store: ActivationStore, site: str, region: Region, digest: bytes) ->
 
 
 def damaged_frame(store: ActivationStore, digest: str | None) -> Iterator[str]:
-    """What is wrong with all but the rows: index, arrays, digests of regions, the seal. The store is newly opened."""
+    """What is wrong with everything but the rows: index, arrays, digests of regions. `store` must be newly opened, so
+    that nothing is cached."""
     if not store.complete:
         yield "it was never finished"
         return

@@ -159,6 +159,7 @@ EVERY_PUBLIC_NAME = "[getattr(trimtab.steering, name) for name in trimtab.steeri
     ("module", "then", "without"),
     [
         ("trimtab.store", "", ("torch", "transformers", "prefect")),
+        ("trimtab.store", "trimtab.store.ActivationStore", ("torch", "transformers", "prefect", "h5py", "xarray")),
         ("trimtab.steering", "", ("torch", "zarr", "icechunk", "prefect", "h5py")),
         ("trimtab.steering", EVERY_PUBLIC_NAME, ("zarr", "icechunk", "prefect", "h5py")),
     ],

@@ -6,9 +6,9 @@ itself, and opening sixty arrays per region as much again. Zarr and xarray read 
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import icechunk
 import numpy as np
@@ -19,7 +19,7 @@ from zarr.core.sync import sync
 
 from trimtab.store.captures.schema import ArraySpec
 from trimtab.store.errors import Corrupt
-from trimtab.store.location import one_line
+from trimtab.store.sessions import one_line
 
 AT_ONCE = 4
 CHECKSUM_BYTES = 4
@@ -31,7 +31,7 @@ Piece = tuple[ArraySpec, int, np.ndarray]  # spec, first row, rows [n, ...] in t
 
 
 def whole_chunks(store: icechunk.IcechunkStore, pieces: Iterable[Piece]) -> None:
-    """Write rows that begin on a chunk's edge and end on one (or at the array's end)."""
+    """Write pieces that begin at the first row of a chunk, and end at the last row of one or of the array."""
     blocks = []
     for spec, start, rows in pieces:
         step = spec.chunk_rows
@@ -40,44 +40,48 @@ def whole_chunks(store: icechunk.IcechunkStore, pieces: Iterable[Piece]) -> None
 
 
 def patch_chunks(store: icechunk.IcechunkStore, pieces: Iterable[Piece], total: int) -> None:
-    """Write rows into chunks that keep their other rows. total: rows of the whole array."""
+    """Write rows into chunks that keep their other rows. total: rows of the whole array.
+
+    Raises ValueError or an Icechunk error when a chunk that keeps rows cannot be read.
+    """
     edits = defaultdict(list)
     for spec, start, rows in pieces:
         step, done = spec.chunk_rows, 0
         while done < len(rows):
             number, inside = divmod(start + done, step)
-            taken = rows[done : done + step - inside]
-            edits[spec.name, number].append((spec, inside, taken))
-            done += len(taken)
+            part = rows[done : done + step - inside]
+            edits[spec.name, number].append((spec, inside, part))
+            done += len(part)
     sync(_each(_patch(store, number, parts, total) for (_, number), parts in edits.items()))
 
 
 def read_chunks(store: icechunk.IcechunkStore, spec: ArraySpec, numbers: Sequence[int]) -> list[np.ndarray]:
-    """The given chunks, each [chunk rows, ...] (also rows behind the array's end).
+    """Chunks by number, each [chunk rows, ...] in the stored dtype; the last one has rows behind the array's end.
 
-    Raises Corrupt when one cannot be read; a written chunk is never missing, not even one of zeros.
+    Raises DamagedChunk when one is missing or cannot be read (a chunk of zeros is written like any other).
     """
     return sync(_each(_read(store, spec, int(number)) for number in numbers))
 
 
 def ahead(read: Callable[[Key], Value], keys: Sequence[Key]) -> Iterator[Value]:
-    """read(key) of every key in order, the next one read by a second thread while the caller works with this one."""
+    """read(key) for every key in order; a second thread reads the next one while the caller works with this one."""
     if len(keys) < 2:
         yield from map(read, keys)
         return
     with ThreadPoolExecutor(1, thread_name_prefix="read") as thread:
         coming = thread.submit(read, keys[0])
         for key in keys[1:]:
-            found, coming = coming.result(), thread.submit(read, key)
-            yield found
+            value, coming = coming.result(), thread.submit(read, key)
+            yield value
         yield coming.result()
 
 
-async def _each(steps):  # type: ignore[no-untyped-def]
-    gate = asyncio.Semaphore(AT_ONCE)
+async def _each(steps: Iterable[Coroutine[Any, Any, Value]]) -> list[Value]:
+    """The results of all steps, of which AT_ONCE run at a time."""
+    limit = asyncio.Semaphore(AT_ONCE)
 
-    async def one(step):  # type: ignore[no-untyped-def]
-        async with gate:
+    async def one(step: Coroutine[Any, Any, Value]) -> Value:
+        async with limit:
             return await step
 
     return await asyncio.gather(*(one(step) for step in steps))
@@ -97,13 +101,16 @@ async def _put(store: icechunk.IcechunkStore, spec: ArraySpec, number: int, rows
 
 
 class DamagedChunk(Corrupt):
-    """A chunk that is missing, cannot be read, or is not what was written. number: which one of its array."""
+    """A chunk that is missing, cannot be read, or is not what was written.
+
+    site: its array.  number: of the chunk.  wrong: what is wrong with it, as the end of a sentence.
+    """
 
     def __init__(self, site: str, number: int, wrong: str) -> None:
         super().__init__(f"{site}: chunk {number} {wrong}")
         self.site, self.number, self.wrong = site, number, wrong
 
-    def __reduce__(self):  # type: ignore[no-untyped-def]
+    def __reduce__(self) -> tuple[type["DamagedChunk"], tuple[str, int, str]]:
         return DamagedChunk, (self.site, self.number, self.wrong)
 
 
@@ -118,11 +125,11 @@ async def _read(store: icechunk.IcechunkStore, spec: ArraySpec, number: int) -> 
 
 
 async def _get(store: icechunk.IcechunkStore, spec: ArraySpec, number: int) -> np.ndarray | None:
-    found = await store.get(_key(spec, number), default_buffer_prototype())
-    if found is None:
+    content = await store.get(_key(spec, number), default_buffer_prototype())
+    if content is None:
         await store.exists(_key(spec, number))  # `get` hides some storage errors as "not there"; this raises them
         return None
-    raw = found.as_numpy_array()
+    raw = np.asarray(content.as_numpy_array())
     if spec.checksum:
         raw = _checked(raw)
     if spec.codec == "small":
@@ -133,9 +140,9 @@ async def _get(store: icechunk.IcechunkStore, spec: ArraySpec, number: int) -> n
 async def _patch(store: icechunk.IcechunkStore, number: int, parts: Sequence[Piece], total: int) -> None:
     spec = parts[0][0]
     whole = min(spec.chunk_rows, total - number * spec.chunk_rows)
-    covered = sum(len(part) for _, _, part in parts) == whole  # then nothing is kept, and it may be damaged
-    found = None if covered else await _get(store, spec, number)
-    block = np.zeros((spec.chunk_rows, *spec.stored_shape), spec.stored_dtype) if found is None else found.copy()
+    covered = sum(len(part) for _, _, part in parts) == whole  # then no row stays, and the chunk may be damaged
+    before = None if covered else await _get(store, spec, number)
+    block = np.zeros((spec.chunk_rows, *spec.stored_shape), spec.stored_dtype) if before is None else before.copy()
     for _, inside, rows in parts:
         block[inside : inside + len(rows)] = rows
     await _put(store, spec, number, block)
@@ -150,7 +157,7 @@ def _encode(spec: ArraySpec, rows: np.ndarray) -> np.ndarray:
 
 
 def _checked(raw: np.ndarray) -> np.ndarray:
-    """A chunk's bytes without the checksum behind them. Raises ValueError when that is another one."""
+    """A chunk's bytes without the checksum at their end. Raises ValueError when it is not theirs."""
     data, checksum = raw[:-CHECKSUM_BYTES], raw[-CHECKSUM_BYTES:]
     if not np.array_equal(_checksum(data), checksum):
         raise ValueError("its checksum is not that of what was written")

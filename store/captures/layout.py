@@ -1,8 +1,9 @@
-"""Names and numbers on disk of one capture: the template, and reading it back."""
+"""Everything about a capture but its rows: written as a template before the first row, and read back."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import icechunk
 import numpy as np
@@ -10,20 +11,26 @@ import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 
 from trimtab.store.captures.chunks import BLOCK_BYTES
-from trimtab.store.captures.index import PIECE, StoredIndex, read_checked
-from trimtab.store.captures.schema import INDEX_PROMPT, INDEX_ROW, ArraySpec, Capture, Index, Region, regions_of
+from trimtab.store.captures.index import INDEX_PROMPT, INDEX_ROW, Index
+from trimtab.store.captures.schema import ArraySpec, Capture, Region, regions_of
+from trimtab.store.captures.stored_index import PIECE, StoredIndex, array_at, read_checked
 from trimtab.store.digests import JSON, json_digest, plain
 from trimtab.store.errors import Corrupt, Invalid, NotFound
 
-CONTENT = 1  # of content digests: rows, index and question, however they lie on disk
-UNCHECKED, FORMAT = 1, 2  # on disk: 1 had no checksums
-KEY = "trimtab"
+CONTENT = 1  # version of content digests, which do not depend on how a capture lies on disk
+UNCHECKED, FORMAT = 1, 2  # versions of what lies on disk; the first had no checksums
+KEY = "trimtab"  # attribute of the root group
 COLLECTING, COMPLETE = "collecting", "complete"
 
 
 @dataclass(frozen=True)
-class Layout:
-    """Everything about a capture but its rows."""
+class CaptureLayout:
+    """Everything about a capture but its rows.
+
+    edges [regions + 1]: first prompt of each region, and the number of prompts.
+    state: COLLECTING or COMPLETE.
+    digest: of the content, once complete.
+    """
 
     capture: Capture
     index: Index
@@ -39,10 +46,12 @@ class Layout:
 
     @property
     def regions(self) -> tuple[Region, ...]:
+        """The regions, in the order of their prompts."""
         return regions_of(self.edges, self.row_edges)
 
     @property
     def sites(self) -> tuple[str, ...]:
+        """The stored sites' names."""
         return tuple(spec.name for spec in self.specs)
 
     @property
@@ -52,11 +61,18 @@ class Layout:
 
     @property
     def checked(self) -> bool:
-        """True when damage shows on reading; captures of earlier versions are checked by `verify` only."""
+        """True when every chunk has a checksum that is compared on reading; false in captures of the first format."""
         return all(spec.checksum for spec in self.specs)
 
-    def stored_as(self, other: "Layout") -> "Layout":
-        """The same with the checksums of `other`: a capture that was begun without any goes on without."""
+    @property
+    def bytes_to_write(self) -> int:
+        """Bytes that a collection writes at most, uncompressed: rows, index, and the chunks that two regions share,
+        which are written twice."""
+        shared = sum(min(spec.chunk_rows, self.index.n_rows) * spec.row_bytes for spec in self.specs)
+        return self.nbytes + (len(self.edges) - 2) * shared + 10 * self.index.n_rows + 14 * self.index.n_prompts
+
+    def stored_as(self, other: "CaptureLayout") -> "CaptureLayout":
+        """This layout with checksums only if `other` has them: a capture that was begun without goes on without."""
         return replace(self, specs=tuple(replace(spec, checksum=other.checked) for spec in self.specs))
 
     @property
@@ -72,7 +88,7 @@ class Layout:
         raise NotFound(f"site {site!r} is not in this capture; it holds {', '.join(self.sites)}.")
 
     def content_digest(self, region_digests: np.ndarray) -> str:
-        """sha256 (hex) over capture, index, arrays and all rows; region_digests: uint8 [region, site, 32]."""
+        """sha256 (hex) over settings, index, arrays and all rows. region_digests: uint8 [region, site, 32]."""
         rows = {site: region_digests[:, i].tobytes().hex() for i, site in enumerate(self.sites)}
         arrays = [[s.name, list(s.shape), list(s.dims), s.dtype] for s in self.specs]
         return json_digest(
@@ -87,7 +103,7 @@ class Layout:
         )
 
     def attributes(self) -> dict[str, JSON]:
-        """What stands under the root group's "trimtab" attribute."""
+        """The value of the root group's "trimtab" attribute."""
         return {
             "format": FORMAT if self.checked else UNCHECKED,
             "kind": "capture",
@@ -100,17 +116,17 @@ class Layout:
         }
 
 
-def specs_to_json(specs: Sequence[ArraySpec]) -> list[JSON]:
-    """The specs as they stand in the attributes."""
-    return plain([asdict(spec) for spec in specs], "arrays")  # type: ignore[return-value]
+def specs_to_json(specs: Sequence[ArraySpec]) -> list[dict[str, JSON]]:
+    """The specs as JSON, for attributes."""
+    return [plain(asdict(spec), "arrays") for spec in specs]
 
 
-def specs_from_json(values: Sequence[dict]) -> tuple[ArraySpec, ...]:
+def specs_from_json(values: Sequence[dict[str, JSON]]) -> tuple[ArraySpec, ...]:
     """The inverse of `specs_to_json`."""
     return tuple(ArraySpec(**{"checksum": False, **value}) for value in values)
 
 
-def write_template(store: icechunk.IcechunkStore, layout: Layout) -> None:
+def write_template(store: icechunk.IcechunkStore, layout: CaptureLayout) -> None:
     """Create every array at its full size, and write the index."""
     root = zarr.create_group(store, attributes={KEY: layout.attributes()})
     for spec in layout.specs:
@@ -153,13 +169,13 @@ def _create_site(root: zarr.Group, spec: ArraySpec, n_rows: int) -> None:
 
 
 def _compressors(spec: ArraySpec) -> list[BloscCodec | Crc32cCodec]:
-    """What chunks.py does by hand, as Zarr and xarray need to know it."""
+    """The codecs that chunks.py applies itself, declared so that Zarr and xarray can read the chunks."""
     size = spec.stored_dtype.itemsize
     small = BloscCodec(cname="zstd", clevel=1, shuffle="shuffle", typesize=size, blocksize=BLOCK_BYTES)
     return [small] * (spec.codec == "small") + [Crc32cCodec()] * spec.checksum
 
 
-def _create(root: zarr.Group, name: str, length: int, dtype: np.dtype | type, dim: str) -> zarr.Array:
+def _create(root: zarr.Group, name: str, length: int, dtype: type, dim: str) -> "zarr.Array[Any]":
     return root.create_array(
         name,
         shape=(length,),
@@ -171,7 +187,7 @@ def _create(root: zarr.Group, name: str, length: int, dtype: np.dtype | type, di
     )
 
 
-def _fill(array: zarr.Array, pieces: Iterable[np.ndarray]) -> None:
+def _fill(array: "zarr.Array[Any]", pieces: Iterable[np.ndarray]) -> None:
     start = 0
     for piece in pieces:
         if len(piece):
@@ -180,7 +196,7 @@ def _fill(array: zarr.Array, pieces: Iterable[np.ndarray]) -> None:
 
 
 def _write_index(root: zarr.Group, index: Index) -> None:
-    """Piece by piece: an index may be larger than memory."""
+    """Write the index piece by piece, as it may be larger than memory. Raises Invalid for more than 256 splits."""
     _fill(_create(root, "offsets", index.n_prompts + 1, np.int64, "prompt_edge"), index.pieces("offsets"))
     for name, dtype in INDEX_ROW.items():
         _fill(_create(root, name, index.n_rows, dtype, "row"), index.pieces(name))
@@ -194,8 +210,9 @@ def _write_index(root: zarr.Group, index: Index) -> None:
     _fill(codes, (np.searchsorted(names, piece).astype(np.uint8) for piece in index.pieces("split")))
 
 
-def read_layout(root: zarr.Group) -> Layout:
-    """The layout of an existing capture. Raises Corrupt when the attributes or arrays are not a capture's."""
+def read_layout(root: zarr.Group) -> CaptureLayout:
+    """The layout of the capture below a root group. Raises Corrupt when there is none, or its attributes or index are
+    damaged."""
     attributes = root.attrs.asdict().get(KEY)
     if not isinstance(attributes, dict) or attributes.get("kind") != "capture":
         raise Corrupt("this store holds no capture; name the folder that a collection wrote.")
@@ -206,7 +223,7 @@ def read_layout(root: zarr.Group) -> Layout:
     capture = Capture(attributes["capture"])
     if capture.digest != attributes["capture_digest"]:
         raise Corrupt("the capture's fields do not give its recorded digest: the attributes were changed by hand.")
-    return Layout(
+    return CaptureLayout(
         capture=capture,
         index=_open_index(root),
         specs=specs_from_json(attributes["arrays"]),
@@ -224,10 +241,8 @@ def _open_index(root: zarr.Group) -> StoredIndex:
 
 
 def read_array(root: zarr.Group, path: str) -> np.ndarray:
-    """All of one small array. Raises Corrupt."""
-    array = root[path]
-    assert isinstance(array, zarr.Array)
-    return read_checked(array, slice(None))
+    """All of one small array. Raises Corrupt when it is damaged."""
+    return read_checked(array_at(root, path), slice(None))
 
 
 def check_arrays(specs: Sequence[ArraySpec], index: Index) -> None:

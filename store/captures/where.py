@@ -1,55 +1,60 @@
-"""Which rows are meant."""
+"""A selection of a capture's rows, by prompt, label, split, role, or special token."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from typing import Any, TypeAlias
 
 import numpy as np
 
-from trimtab.store.captures.schema import Role, RowIndex
+from trimtab.store.captures.index import RowIndex, TokenRole
 from trimtab.store.errors import Invalid, NotFound
 
 
 @dataclass(frozen=True)
 class Where:
-    """A selection of rows; what is None selects all, and everything given must hold.
+    """Rows that meet every condition; a field that is None is no condition.
 
-    prompts: prompt numbers.  label: +1, -1 or 0.  split: its name.  roles: Role or names ("assistant").
+    prompts: numbers of prompts.
+    label: +1, -1 or 0.
+    split: its name.
+    roles: TokenRole, or their names ("assistant").
     special: False leaves special tokens out, True takes only them.
     """
 
     prompts: Sequence[int] | None = None
     label: int | None = None
     split: str | None = None
-    roles: Sequence[Role | str] | None = None
+    roles: Sequence[TokenRole | str] | None = None
     special: bool | None = None
 
     @staticmethod
-    def of(where: "Where | dict | None") -> "Where":
-        """Accept a Where, its fields as a dict, or None (everything). Raises Invalid for unknown fields."""
+    def of(where: "WhereLike") -> "Where":
+        """A Where, from its fields as a dict too; None selects all rows. Raises Invalid for unknown fields."""
         if isinstance(where, Where):
             return where
-        known = [f.name for f in fields(Where)]
-        unknown = sorted(set(where or {}) - set(known))
+        names = [f.name for f in fields(Where)]
+        unknown = sorted(set(where or {}) - set(names))
         if unknown:
-            raise Invalid(f"cannot select rows by {', '.join(unknown)}; use {', '.join(known)}.")
+            raise Invalid(f"cannot select rows by {', '.join(unknown)}; use {', '.join(names)}.")
         return Where(**(where or {}))
 
     def prompt_mask(self, index: RowIndex) -> np.ndarray:
-        """bool [prompts]. Raises NotFound for prompts or splits that the capture lacks."""
+        """bool [prompts]: those that meet the conditions on prompts. Raises NotFound for prompts or splits that the
+        capture lacks."""
         mask = np.ones(index.n_prompts, dtype=bool)
         if self.prompts is not None:
-            mask &= _chosen(self.prompts, index.n_prompts)
+            mask &= _prompt_mask(self.prompts, index.n_prompts)
         if self.label is not None:
             mask &= index.label == self.label
         if self.split is not None:
-            known = sorted(set(index.split.tolist()))
-            if self.split not in known:
-                raise NotFound(f"split {self.split!r} is not in this capture; it has {known}.")
+            splits = sorted(set(index.split.tolist()))
+            if self.split not in splits:
+                raise NotFound(f"split {self.split!r} is not in this capture; it has {splits}.")
             mask &= index.split == self.split
         return mask
 
     def row_mask(self, index: RowIndex) -> np.ndarray:
-        """bool [rows]."""
+        """bool [rows]: those that meet all conditions. Raises NotFound as `prompt_mask`, Invalid for unknown roles."""
         mask = np.repeat(self.prompt_mask(index), np.diff(index.offsets))
         if self.roles is not None:
             mask &= np.isin(index.role, [_role(role) for role in self.roles])
@@ -57,8 +62,15 @@ class Where:
             mask &= index.special == self.special
         return mask
 
+    def rows(self, index: RowIndex) -> np.ndarray:
+        """int64: the numbers of the rows of `row_mask`, ascending."""
+        return np.flatnonzero(self.row_mask(index))
 
-def _chosen(prompts: Sequence[int], n_prompts: int) -> np.ndarray:
+
+WhereLike: TypeAlias = Where | Mapping[str, Any] | None  # what every reading method accepts as `where`
+
+
+def _prompt_mask(prompts: Sequence[int], n_prompts: int) -> np.ndarray:
     numbers = np.asarray(prompts)
     if numbers.dtype == bool or (numbers.size and not np.issubdtype(numbers.dtype, np.integer)):
         raise Invalid(f"prompts must be prompt numbers, got {numbers.dtype}.")
@@ -71,9 +83,9 @@ def _chosen(prompts: Sequence[int], n_prompts: int) -> np.ndarray:
     return mask
 
 
-def _role(role: Role | str | int) -> int:
+def _role(role: TokenRole | str | int) -> int:
     try:
-        return int(Role[role.upper()]) if isinstance(role, str) else int(Role(role))
+        return int(TokenRole[role.upper()]) if isinstance(role, str) else int(TokenRole(role))
     except (KeyError, ValueError):
-        names = ", ".join(r.name.lower() for r in Role)
+        names = ", ".join(r.name.lower() for r in TokenRole)
         raise Invalid(f"role {role!r} is unknown; use {names}.") from None

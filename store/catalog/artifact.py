@@ -9,7 +9,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from trimtab.store.catalog.payload import Entry
+from trimtab.store.catalog.payload import ArrayEntry
 from trimtab.store.digests import JSON, json_digest
 
 LIBRARIES = ("trimtab", "numpy", "torch", "transformers", "zarr", "icechunk", "scikit-learn")
@@ -17,7 +17,7 @@ LIBRARIES = ("trimtab", "numpy", "torch", "transformers", "zarr", "icechunk", "s
 
 @dataclass(frozen=True)
 class Parent:
-    """What an artifact was made from: a pinned reference ("name@3") and the digest it had."""
+    """An artifact that another one was computed from: its pinned reference ("name@3"), and the digest it had then."""
 
     ref: str
     digest: str
@@ -30,10 +30,15 @@ class Parent:
 class Artifact:
     """An immutable version of a product.
 
-    name, version: "name@version" is `ref`.  kind: plan, capture, ranking, verdict, ...
-    digest: sha256 (hex) over kind, header, arrays, parents and recipe.  created: ISO time, UTC.
-    arrays: name -> numpy array, read when asked for.  header: JSON.  parents: pinned.
-    recipe, metrics: JSON or None.  libraries: versions that were installed.
+    name, version: "name@version" is `ref`.
+    kind: plan, capture, ranking, verdict, ...
+    digest: sha256 (hex) over kind, header, arrays, parents and recipe.
+    created: ISO time, UTC.
+    arrays: name -> numpy array, read at each access.
+    header: JSON, what the arrays mean.
+    parents: the artifacts it was computed from.
+    recipe, metrics: JSON or None.
+    libraries: installed versions when it was published.
     key: the stage key it was published with, or None.
     """
 
@@ -61,11 +66,11 @@ class Artifact:
 
 @dataclass(frozen=True)
 class Content:
-    """What the digest of an artifact covers."""
+    """The part of an artifact that its digest covers."""
 
     kind: str
     header: Mapping[str, JSON]
-    entries: Mapping[str, Entry]
+    entries: Mapping[str, ArrayEntry]
     parents: tuple[Parent, ...]
     recipe: JSON
 
@@ -84,17 +89,17 @@ class Content:
 
 
 def seal(record: Mapping[str, JSON]) -> str:
-    """sha256 (hex) of a whole record: what `verify` compares, so that metrics and dates are covered too."""
+    """sha256 (hex) of a whole record, metrics and dates included, for `verify`."""
     return json_digest({name: value for name, value in record.items() if name != "seal"})
 
 
 @lru_cache(maxsize=1)
 def libraries() -> Mapping[str, str]:
-    """Installed versions of what shapes results; asks for metadata only, imports nothing."""
-    found = {"python": python_version()}
+    """name -> installed version, of Python and LIBRARIES. Reads package metadata only, and imports nothing."""
+    versions = {"python": python_version()}
     for name in LIBRARIES:
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    return MappingProxyType(found)
+    return MappingProxyType(versions)

@@ -7,9 +7,9 @@ On disk one Icechunk repository:
     /keys/<sha256 of key>          a stage key whose content was published before under another key
     /deleted/<name>/<version>      who deleted a version, and when; its number is never given again
 
-A version's number is the path of a new node. Of two who publish, promote or delete at once, the second to commit looks
-everything up again in what the first left, so every alias and every parent names a version that is there. Nothing is
-ever overwritten.
+A version's number is part of the path of its node, and nothing is ever overwritten. When two processes publish, promote
+or delete at once, the second to commit starts again from what the first committed, look-ups included, so every alias
+and every parent names a version that exists.
 """
 
 import getpass
@@ -18,8 +18,7 @@ import random
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import replace
 from typing import TypeVar
 
 import icechunk
@@ -28,64 +27,26 @@ import numpy as np
 from trimtab.store.branch import restore_branch
 from trimtab.store.captures.activations import ActivationStore
 from trimtab.store.catalog import nodes
-from trimtab.store.catalog.artifact import Artifact, Content, Parent, libraries, seal
-from trimtab.store.catalog.moves import Move
-from trimtab.store.catalog.payload import Entry, pack
+from trimtab.store.catalog.aliases import AliasMove
+from trimtab.store.catalog.artifact import Artifact
+from trimtab.store.catalog.draft import Draft, now
 from trimtab.store.catalog.places import Captures
-from trimtab.store.catalog.refs import check_alias, check_name
-from trimtab.store.catalog.view import Survey, View, known_name
-from trimtab.store.digests import JSON, frozen_json, plain
-from trimtab.store.errors import Conflict, Corrupt, Invalid
-from trimtab.store.location import BRANCH, Location, readable, sound
+from trimtab.store.catalog.refs import check_alias
+from trimtab.store.catalog.view import Inventory, View, known_name
+from trimtab.store.digests import JSON, plain
+from trimtab.store.errors import Conflict, Corrupt
+from trimtab.store.location import BRANCH, Location
+from trimtab.store.sessions import readable, sound
 
 TRIES = 200
-CLOCK_FIELDS = {"seconds", "elapsed", "duration"}
 PAUSE = 0.02  # seconds, at most, after the first lost race; ten times that after the tenth
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class _Draft:
-    """What a publisher gave. parents: references, which mean what they mean when the version is committed."""
-
-    name: str
-    kind: str
-    header: dict[str, JSON]
-    entries: dict[str, Entry]
-    payload: np.ndarray
-    parents: Sequence[str]
-    recipe: JSON
-    metrics: JSON
-    key: str | None
-
-    def content(self, view: View) -> Content:
-        """What the digest covers. Raises NotFound and Corrupt for a parent."""
-        parents = (view.get(ref) for ref in self.parents)
-        pinned = tuple(Parent(parent.ref, parent.digest) for parent in parents)
-        return Content(self.kind, self.header, self.entries, pinned, self.recipe)
-
-    def record(self, content: Content, version: int) -> dict[str, JSON]:
-        record: dict[str, JSON] = {
-            "name": self.name,
-            "version": version,
-            "kind": content.kind,
-            "digest": content.digest,
-            "created": _now(),
-            "arrays": {name: entry.as_json() for name, entry in content.entries.items()},
-            "header": dict(content.header),
-            "parents": [{"ref": p.ref, "digest": p.digest} for p in content.parents],
-            "recipe": content.recipe,
-            "metrics": self.metrics,
-            "libraries": dict(libraries()),
-            "key": self.key,
-        }
-        return record | {"seal": seal(record)}
 
 
 class Catalog:
     """All products at one place: `Catalog("folder")`, `Catalog("s3://bucket/prefix")`.
 
-    The first publish creates it; reading one that does not exist finds nothing.
+    The first publish creates the repository; before that, the catalog is empty.
     """
 
     def __init__(self, url: str | os.PathLike[str] | Location) -> None:
@@ -96,7 +57,7 @@ class Catalog:
     def __repr__(self) -> str:
         return f"Catalog({self.location.url!r})"
 
-    def __reduce__(self):  # type: ignore[no-untyped-def]
+    def __reduce__(self) -> tuple[type["Catalog"], tuple[str]]:
         return Catalog, (self.location.url,)
 
     # ---- publishing
@@ -112,33 +73,24 @@ class Catalog:
         metrics: JSON = None,
         key: str | None = None,
     ) -> Artifact:
-        """Make the next version of `name`; content that a version of it already has gives that version.
+        """Publish the next version of `name`; when a version of it has this content already, that one is returned.
 
-        parents: "name@3", "name@alias" or "capture:<digest>"; they must exist, and are stored pinned.
-        What a clock says (CLOCK_FIELDS) belongs in `metrics`, which the digest does not cover.
+        parents: "name@3", "name@alias" or "capture:<digest>"; they must exist, and are recorded with version and
+        digest.
+        metrics: JSON that the digest does not cover. Durations (CLOCK_FIELDS) belong there, not in the header.
+        key: a stage key, by which `find` finds the version.
         Raises Invalid (name, header, arrays), NotFound (a parent), Conflict after 200 lost races.
         """
-        if told := CLOCK_FIELDS & header.keys():
-            raise Invalid(
-                f"the header of {name} has {', '.join(sorted(told))}, so the same work done twice is two versions; "
-                "put that into metrics."
-            )
-        entries, payload = pack(arrays)
-        draft = _Draft(
-            check_name(name),
-            kind,
-            frozen_json(header, f"the header of {name}"),
-            entries,
-            payload,
-            tuple(map(str, parents)),
-            plain(recipe, "recipe"),
-            plain(metrics, "metrics"),
-            key,
+        draft = replace(
+            Draft.of(name, kind, arrays, header, parents),
+            recipe=plain(recipe, "recipe"),
+            metrics=plain(metrics, "metrics"),
+            key=key,
         )
         view = self.view()
-        for parent in draft.parents:  # before a first publish makes a catalog
+        for parent in draft.parents:  # a first publish creates the catalog, so nothing may be missing then
             view.get(parent)
-        version, view = self._transact(f"publish {name}", lambda session, view: _add(session, view, draft))
+        version, view = self._transact(f"publish {name}", draft.add)
         return view.artifact(name, version)
 
     def publish_capture(
@@ -158,23 +110,23 @@ class Catalog:
         return self.publish(name, "capture", {}, header, recipe=recipe, metrics=metrics, key=key)
 
     def _transact(self, what: str, act: Callable[[icechunk.Session, View], T]) -> tuple[T, View]:
-        """What `act` returned, and a view of what it committed.
+        """Commit what `act` does in a session; returns its result, and a view of what was committed.
 
-        It runs in a session at the tip, and again in a new one whenever somebody else committed before it could:
-        nothing that it looked up is ever out of date when it is committed.
+        `act` runs in a session at the newest snapshot, and again in a new one whenever somebody else committed before
+        it could: nothing that it looked up is out of date when it is committed. Raises Conflict after 200 lost races.
         """
         repository = self._repository(create=True)
         assert repository is not None
         for attempt in range(TRIES):
             with self.location.lock():
                 session = sound(repository.writable_session(BRANCH))
-                view = self._seen(session)
+                view = self._view_of(session)
                 result = act(session, view)
                 if not session.has_uncommitted_changes:
                     return result, view
                 try:
                     self.location.commit(session, what, rebase=False)
-                    return result, self._seen(session)
+                    return result, self._view_of(session)
                 except Conflict:
                     pass
             time.sleep(random.uniform(0, PAUSE * min(attempt + 1, 10)))
@@ -205,52 +157,52 @@ class Catalog:
     def list(self, kind: str | None = None) -> Sequence[Artifact]:
         """Every version of every name (of one kind), oldest first. Arrays are not read.
 
-        Raises Corrupt when the record of any version is not what was published: what is missing in a list would be
-        taken for what is not there. `survey` tells the two apart.
+        Raises Corrupt when the record of any version is damaged, since the list would be incomplete without a word;
+        `inventory` lists what is sound beside what is damaged.
         """
-        survey = self.survey(kind)
-        if survey.records_damaged:
-            first = survey.records_damaged[0]
+        inventory = self.inventory(kind)
+        if inventory.record_defects:
+            first = inventory.record_defects[0]
             raise Corrupt(
-                f"{self.location.url} has {len(survey.records_damaged)} damaged records; the first is {first.ref}: "
+                f"{self.location.url} has {len(inventory.record_defects)} damaged records; the first is {first.ref}: "
                 f"{first.wrong}"
             )
-        return survey.artifacts
+        return inventory.artifacts
 
-    def survey(self, kind: str | None = None) -> Survey:
-        """Every version (of one kind), every alias, and everything damaged."""
-        return self.view().survey(kind)
+    def inventory(self, kind: str | None = None) -> Inventory:
+        """Every version (of one kind), every alias, and everything that is damaged."""
+        return self.view().inventory(kind)
 
     # ---- aliases
 
-    def promote(self, ref: str, alias: str, who: str | None = None) -> Move:
-        """Let `name@alias` mean the version that `ref` names; the move is recorded for ever.
+    def promote(self, ref: str, alias: str, who: str | None = None) -> AliasMove:
+        """Let `name@alias` name the version that `ref` names now; every such move stays recorded.
 
         Raises NotFound (ref), Invalid (alias).
         """
         check_alias(alias)
         self.get(ref)
-        by, when = who or _who(), _now()
+        by, when = who or _who(), now()
 
-        def move(session: icechunk.Session, view: View) -> Move:
+        def record_move(session: icechunk.Session, view: View) -> AliasMove:
             artifact = view.get(ref)
             history = view.history(artifact.name)
-            done = [m for m in history.sound if (m.alias, m.who, m.when) == (alias, by, when)]
-            if done:  # this very move: its commit was made, but the answer was lost
-                return done[0]
-            made = Move(alias, history.aliases.get(alias), artifact.version, by, when)
-            record = {"alias": alias, "from": made.before, "to": made.after, "who": by, "when": when}
+            committed = [m for m in history.sound if (m.alias, m.who, m.when) == (alias, by, when)]
+            if committed:  # this very move: its commit succeeded, but the answer was lost
+                return committed[0]
+            move = AliasMove(alias, history.aliases.get(alias), artifact.version, by, when)
+            record = {"alias": alias, "from": move.before, "to": move.after, "who": by, "when": when}
             nodes.add_group(session, f"moves/{artifact.name}/{view.last_move(artifact.name) + 1}", record)
-            return made
+            return move
 
-        return self._transact(f"promote {ref} to {alias}", move)[0]
+        return self._transact(f"promote {ref} to {alias}", record_move)[0]
 
     def aliases(self, name: str) -> dict[str, int]:
         """alias -> version. Raises NotFound for an unknown name."""
         view = self.view()
         return view.history(known_name(view, name)).aliases
 
-    def history(self, name: str) -> Sequence[Move]:
+    def history(self, name: str) -> Sequence[AliasMove]:
         """Every move of every alias of a name, oldest first. Raises NotFound for an unknown name."""
         view = self.view()
         return view.history(known_name(view, name)).sound
@@ -258,32 +210,32 @@ class Catalog:
     # ---- deleting
 
     def delete(self, ref: str, who: str | None = None) -> Artifact:
-        """Take a version out of the catalog; returns what it was. Its number is not used again.
+        """Take a version out of the catalog; returns it. Its number is not used again.
 
-        A damaged record can be deleted, too: what is returned then is of kind "damaged" and empty.
-        Raises NotFound, and Conflict naming what still needs it: products made from it, or aliases.
+        A version with a damaged record can be deleted, too; an empty artifact of kind "damaged" is returned then.
+        Raises NotFound, and Conflict naming the products made from it, or the aliases, that still need it.
         """
         view = self.view()
         name, version = view.resolve(ref)
-        gone = _whatever(view, name, version)
-        path, mark = f"{name}/{version}", {"who": who or _who(), "when": _now()}
+        artifact = _sound_or_empty(view, name, version)
+        path, tombstone = f"{name}/{version}", {"who": who or _who(), "when": now()}
 
         def remove(session: icechunk.Session, view: View) -> None:
-            if (view.tombstone(name, version) or {}).items() >= mark.items():
-                return  # this very deletion: its commit was made, but the answer was lost
+            if (view.tombstone(name, version) or {}).items() >= tombstone.items():
+                return  # this very deletion: its commit succeeded, but the answer was lost
             view.resolve(f"{name}@{version}")
             if needing := view.needing(name, version):
                 needed = ", ".join(needing[:8])
-                raise Conflict(f"{gone.ref} cannot be deleted, {needed} still needs it; delete or move that first.")
+                raise Conflict(f"{artifact.ref} cannot be deleted, {needed} still needs it; delete or move that first.")
             nodes.remove(session, f"artifacts/{path}")
-            nodes.add_group(session, f"deleted/{path}", {"digest": gone.digest, **mark})
+            nodes.add_group(session, f"deleted/{path}", {"digest": artifact.digest, **tombstone})
 
-        self._transact(f"delete {gone.ref}", remove)
-        return gone
+        self._transact(f"delete {artifact.ref}", remove)
+        return artifact
 
     def restore_branch(self) -> str:
-        """Find a local catalog again that lost `refs/branch.main/ref.json`: returns the snapshot it now shows, the
-        newest. Raises Corrupt when it cannot be proved to be the last one, and Invalid when nothing was lost."""
+        """Repair a catalog in a folder that lost `refs/branch.main/ref.json`, the file that names its newest snapshot;
+        returns that snapshot's id. Raises Corrupt when the newest cannot be proved, Invalid when nothing was lost."""
         self._opened = None
         return restore_branch(self.location)
 
@@ -295,49 +247,27 @@ class Catalog:
         return self._opened
 
     def view(self) -> View:
-        """What there is now: all that is looked up in it is about one moment. Raises Corrupt."""
+        """The catalog as it is now; every look-up in one view sees the same state. Raises Corrupt."""
         repository = self._repository()
         if repository is None:
-            return self._seen(None)
+            return self._view_of(None)
         try:
             with readable(f"the catalog at {self.location.url}"):
-                return self._seen(sound(repository.readonly_session(BRANCH)))
+                return self._view_of(sound(repository.readonly_session(BRANCH)))
         except Corrupt:
-            self._opened = None  # it may have been removed or restored: look again next time
+            self._opened = None  # it may have been removed or restored: open it again next time
             raise
 
-    def _seen(self, session: icechunk.Session | None) -> View:
+    def _view_of(self, session: icechunk.Session | None) -> View:
         return View(self.location.url, session, self._records)
 
 
-def _add(session: icechunk.Session, view: View, draft: _Draft) -> int:
-    """The version of `draft`: a new one, unless the name has this content already."""
-    content = draft.content(view)
-    same = view.with_digest(draft.name, content.digest)
-    if same is not None:
-        _note_key(session, view, draft.key, same)
-        return same.version
-    version = view.last_number(draft.name) + 1
-    nodes.add_array(session, f"artifacts/{draft.name}/{version}", draft.record(content, version), draft.payload)
-    return version
-
-
-def _note_key(session: icechunk.Session, view: View, key: str | None, artifact: Artifact) -> None:
-    """Remember that this key, too, gives the content of `artifact`, or the stage would run again and again."""
-    if key is not None and key != artifact.key and view.attributes(nodes.key_path(key)) is None:
-        nodes.add_group(session, nodes.key_path(key), {"key": key, "ref": artifact.ref})
-
-
-def _whatever(view: View, name: str, version: int) -> Artifact:
-    """A version, or an empty one of kind "damaged" when its record cannot be used."""
+def _sound_or_empty(view: View, name: str, version: int) -> Artifact:
+    """A version, or an empty artifact of kind "damaged" when its record is not sound."""
     try:
         return view.artifact(name, version)
     except Corrupt:
         return Artifact(name, version, "damaged", "", "", {}, {}, (), None, None, {}, None)
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
 def _who() -> str:

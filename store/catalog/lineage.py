@@ -13,17 +13,22 @@ SOURCES = ("model", "tokenizer", "template", "prompts", "data")
 
 
 @dataclass(frozen=True)
-class Node:
-    """One step back. note: what a reader wants to know at this point, or what is wrong with it."""
+class LineageNode:
+    """A product, or a source such as a model or prompts, in a tree of what it was computed from.
+
+    kind: of the artifact, or "model", "prompts", ...; "missing" or "damaged" when it cannot be read.
+    note: date, location or fields, or what is wrong with it.
+    children: what it was computed from.
+    """
 
     ref: str
     kind: str
     digest: str
     note: str
-    children: tuple["Node", ...] = ()
+    children: tuple["LineageNode", ...] = ()
 
-    def walk(self, depth: int = 0) -> Iterator[tuple[int, "Node"]]:
-        """(depth, node) from here down."""
+    def walk(self, depth: int = 0) -> Iterator[tuple[int, "LineageNode"]]:
+        """(depth, node) of this node and everything below it, in depth-first order."""
         yield depth, self
         for child in self.children:
             yield from child.walk(depth + 1)
@@ -32,8 +37,8 @@ class Node:
         return "\n".join(f"{'  ' * d}{n.ref}  {n.kind}  {n.digest[:12]}  {n.note}".rstrip() for d, n in self.walk())
 
 
-def lineage(catalog: Catalog, ref: str) -> Node:
-    """The tree of everything `ref` was made from. Raises NotFound for an unknown ref.
+def lineage(catalog: Catalog, ref: str) -> LineageNode:
+    """The tree of everything `ref` was computed from. Raises NotFound for an unknown ref.
 
     A parent that is gone, damaged, its own ancestor, or no longer has the digest it had, is a node whose note says so.
     """
@@ -41,41 +46,45 @@ def lineage(catalog: Catalog, ref: str) -> Node:
     return _node(view, view.get(ref), {})
 
 
-def _node(view: View, artifact: Artifact, seen: dict[str, Node]) -> Node:
+def _node(view: View, artifact: Artifact, seen: dict[str, LineageNode]) -> LineageNode:
     if artifact.ref not in seen:
-        seen[artifact.ref] = Node(artifact.ref, artifact.kind, artifact.digest, "is its own ancestor: this was forged")
+        seen[artifact.ref] = LineageNode(
+            artifact.ref, artifact.kind, artifact.digest, "is its own ancestor: this was forged"
+        )
         children = [_parent(view, parent, seen) for parent in dict.fromkeys(artifact.parents)]
         children += _sources(artifact) if artifact.kind == "capture" else []
         note = str(artifact.header.get("location", "")) if artifact.kind == "capture" else artifact.created
-        seen[artifact.ref] = Node(artifact.ref, artifact.kind, artifact.digest, note, tuple(children))
+        seen[artifact.ref] = LineageNode(artifact.ref, artifact.kind, artifact.digest, note, tuple(children))
     return seen[artifact.ref]
 
 
-def _parent(view: View, parent: Parent, seen: dict[str, Node]) -> Node:
+def _parent(view: View, parent: Parent, seen: dict[str, LineageNode]) -> LineageNode:
     try:
         artifact = view.get(parent.ref)
     except NotFound:
-        return Node(parent.ref, "missing", parent.digest, "is not in the catalog any more")
+        return LineageNode(parent.ref, "missing", parent.digest, "is not in the catalog any more")
     except Corrupt as error:
-        return Node(parent.ref, "damaged", parent.digest, str(error))
+        return LineageNode(parent.ref, "damaged", parent.digest, str(error))
     if artifact.digest != parent.digest:
-        return Node(parent.ref, artifact.kind, parent.digest, f"has digest {artifact.digest[:12]} now: it was changed")
+        return LineageNode(
+            parent.ref, artifact.kind, parent.digest, f"has digest {artifact.digest[:12]} now: it was changed"
+        )
     return _node(view, artifact, seen)
 
 
-def _sources(artifact: Artifact) -> list[Node]:
+def _sources(artifact: Artifact) -> list[LineageNode]:
     fields = artifact.header.get("capture")
     if not isinstance(fields, Mapping):
         return []
     return [_source(name, fields[name]) for name in SOURCES if fields.get(name) is not None]
 
 
-def _source(name: str, value: JSON) -> Node:
+def _source(name: str, value: JSON) -> LineageNode:
     if isinstance(value, str):
-        return Node(f"{name}:{value[:16]}", name, value, "")
+        return LineageNode(f"{name}:{value[:16]}", name, value, "")
     digest = json_digest(value)
     if isinstance(value, dict):
         digest = str(value.get("digest", digest))
         note = ", ".join(f"{k}={v}" for k, v in value.items() if isinstance(v, str | int) and k != "digest")
-        return Node(f"{name}:{digest[:16]}", name, digest, note[:200])
-    return Node(f"{name}:{digest[:16]}", name, digest, str(value)[:200])
+        return LineageNode(f"{name}:{digest[:16]}", name, digest, note[:200])
+    return LineageNode(f"{name}:{digest[:16]}", name, digest, str(value)[:200])

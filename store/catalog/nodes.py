@@ -1,9 +1,10 @@
-"""Small steps on an Icechunk session: list, read attributes, add a node. Used by the catalog only."""
+"""Nodes of the catalog's repository: list them, read their attributes, add and remove them."""
 
 import asyncio
 import json
 from collections.abc import Coroutine, Iterable, Sequence
 from hashlib import sha256
+from typing import Any, TypeVar
 
 import icechunk
 import numpy as np
@@ -17,6 +18,7 @@ from trimtab.store.digests import JSON
 
 KEY = "trimtab"
 DOCUMENT = "zarr.json"
+T = TypeVar("T")
 
 
 def names(session: icechunk.Session, path: str) -> list[str]:
@@ -30,9 +32,9 @@ def numbers(session: icechunk.Session, path: str) -> list[int]:
 
 
 def attributes(session: icechunk.Session, path: str) -> dict[str, JSON] | None:
-    """The "trimtab" attribute of a node, None when there is no such node, {} when the node has none that is an object.
+    """The "trimtab" attribute of a node: None when there is no such node, {} when the attribute is no JSON object.
 
-    Reads the metadata document itself: opening nodes through zarr costs ten times as much in a listing.
+    Reads the metadata document itself, since opening nodes through Zarr takes ten times as long in a listing.
     """
     return sync(_attributes(session.store, path))
 
@@ -46,11 +48,11 @@ def names_below(session: icechunk.Session, path: str) -> dict[str, list[str]]:
     """name -> names of the nodes directly below path/name, for every name below `path`, at once."""
     above = names(session, path)
     below = sync(_all(_list(session.store, f"{path}/{name}") for name in above))
-    return {name: [one for one in ones if one != DOCUMENT] for name, ones in zip(above, below, strict=True)}
+    return {name: [node for node in nodes if node != DOCUMENT] for name, nodes in zip(above, below, strict=True)}
 
 
 def key_path(key: str) -> str:
-    """Where it is noted that a stage key gives content that was published under another key."""
+    """The path of the note that a stage key gives content which was published under another key."""
     return f"keys/{sha256(key.encode()).hexdigest()}"
 
 
@@ -80,12 +82,12 @@ def remove(session: icechunk.Session, path: str) -> None:
     sync(session.store.delete_dir(path))
 
 
-def open_payload(session: icechunk.Session, path: str) -> zarr.Array:
+def open_payload(session: icechunk.Session, path: str) -> "zarr.Array[Any]":
     """The array of `add_array`, for reading."""
     return zarr.open_array(session.store, path=path, mode="r")
 
 
-async def _all(steps: Iterable[Coroutine]) -> list:
+async def _all(steps: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     return await asyncio.gather(*steps)
 
 
@@ -97,7 +99,7 @@ async def _attributes(store: icechunk.IcechunkStore, path: str) -> dict[str, JSO
 def _record(raw: bytes) -> dict[str, JSON]:
     try:
         record = json.loads(raw)["attributes"][KEY]
-    except (ValueError, KeyError, TypeError, RecursionError):  # whoever wrote this, it was not a publisher
+    except (ValueError, KeyError, TypeError, RecursionError):  # not written by a publisher
         return {}
     return record if isinstance(record, dict) else {}
 

@@ -1,13 +1,14 @@
 """Named arrays in one flat uint8 array, so that a version of a product is one node of the catalog.
 
-Sixty arrays per version as sixty nodes made a publish take 2 s after 1000 versions (Icechunk writes all nodes
-of the repository at each commit); as one node it takes 0.04 s after 2000.
+Why: Icechunk writes all nodes of the repository at each commit. With sixty arrays per version as sixty nodes, a publish
+took 2 s after 1000 versions; with one node it takes 0.04 s after 2000.
 """
 
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import zarr
@@ -21,8 +22,11 @@ DTYPE = re.compile(rf"[<|][{KINDS}][0-9]{{1,2}}")  # as numpy writes them: "<f4"
 
 
 @dataclass(frozen=True)
-class Entry:
-    """Where one array lies in the payload, and what it is. start, nbytes: bytes. shape: of the array."""
+class ArrayEntry:
+    """Where one array lies in the payload, and what it is.
+
+    dtype: as numpy writes it, "<f4".  start, nbytes: in bytes.  sha256: of dtype, shape and bytes (hex).
+    """
 
     dtype: str
     shape: tuple[int, ...]
@@ -31,6 +35,7 @@ class Entry:
     sha256: str
 
     def as_json(self) -> dict[str, JSON]:
+        """The fields as JSON, for the record."""
         return {
             "dtype": self.dtype,
             "shape": list(self.shape),
@@ -40,10 +45,10 @@ class Entry:
         }
 
     @staticmethod
-    def from_json(value: JSON) -> "Entry":
-        """Raises Invalid for what `pack` does not make."""
+    def from_json(value: JSON) -> "ArrayEntry":
+        """The inverse of `as_json`. Raises Invalid for an entry that `pack` cannot have returned."""
         try:
-            entry = Entry(value["dtype"], tuple(value["shape"]), value["start"], value["nbytes"], value["sha256"])
+            entry = ArrayEntry(value["dtype"], tuple(value["shape"]), value["start"], value["nbytes"], value["sha256"])
             item = np.dtype(entry.dtype) if DTYPE.fullmatch(entry.dtype) else None
         except (KeyError, TypeError) as error:
             raise Invalid(f"an entry of its arrays is malformed ({type(error).__name__}: {error})") from None
@@ -57,25 +62,29 @@ class Entry:
         return entry
 
 
-def pack(arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, Entry], np.ndarray]:
-    """Entries by name (sorted) and the payload [bytes]. Raises Invalid for objects, text or dates."""
-    entries: dict[str, Entry] = {}
+def pack(arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, ArrayEntry], np.ndarray]:
+    """Entries by name (sorted) and the payload, uint8 [bytes]. Raises Invalid for arrays of objects, text or dates."""
+    entries: dict[str, ArrayEntry] = {}
     pieces, start = [], 0
     for name in sorted(arrays):
         array = np.asarray(arrays[name])
         if array.dtype.kind not in KINDS:
             raise Invalid(f"array {name!r} has dtype {array.dtype}; only bool, int and float arrays are kept.")
         dtype = array.dtype.newbyteorder("<").str
-        entries[name] = Entry(dtype, array.shape, start, array.nbytes, array_digest(array))
+        entries[name] = ArrayEntry(dtype, array.shape, start, array.nbytes, array_digest(array))
         pieces.append(np.frombuffer(array_bytes(array), np.uint8))
         start += array.nbytes
     return entries, np.concatenate(pieces) if pieces else np.zeros(0, np.uint8)
 
 
 class LazyArrays(Mapping[str, np.ndarray]):
-    """name -> array, each read when it is asked for (and checked against its digest, which costs little)."""
+    """name -> array, each read, and compared with its digest, at every access. Pickles as a dict of arrays.
 
-    def __init__(self, entries: Mapping[str, Entry], payload: Callable[[], zarr.Array]) -> None:
+    payload: opens the array that `pack` returned.
+    Access raises KeyError for an unknown name and Corrupt for an array that is not what was published.
+    """
+
+    def __init__(self, entries: Mapping[str, ArrayEntry], payload: "Callable[[], zarr.Array[Any]]") -> None:
         self.entries = dict(entries)
         self._payload = payload
 
@@ -91,7 +100,7 @@ class LazyArrays(Mapping[str, np.ndarray]):
             raise Corrupt(f"array {name!r} is not what was published: its sha256 differs; publish it again.")
         return array
 
-    def _bytes(self, name: str, entry: Entry) -> np.ndarray:
+    def _bytes(self, name: str, entry: ArrayEntry) -> np.ndarray:
         try:
             return np.ascontiguousarray(self._payload()[entry.start : entry.start + entry.nbytes])
         except Exception as error:  # broken bytes may raise anything at all
@@ -107,9 +116,10 @@ class LazyArrays(Mapping[str, np.ndarray]):
     def __repr__(self) -> str:
         return f"<LazyArrays {', '.join(f'{n} {e.dtype}{list(e.shape)}' for n, e in self.entries.items())}>"
 
-    def __reduce__(self):  # type: ignore[no-untyped-def]
-        return dict, (dict(self.items()),)  # what travels to another process is plain arrays
+    def __reduce__(self) -> tuple[type[dict[str, np.ndarray]], tuple[dict[str, np.ndarray]]]:
+        return dict, (dict(self.items()),)  # another process may not reach the repository
 
     @property
     def nbytes(self) -> int:
+        """Bytes of all arrays."""
         return sum(entry.nbytes for entry in self.entries.values())

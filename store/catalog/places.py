@@ -1,8 +1,8 @@
-"""The captures of one home: which folder a catalog record means, and which folders are this home's to remove.
+"""The captures of one home: in which folder the rows of a catalog record lie, and which folders may be removed.
 
 A record names its rows relative to the home ("captures/4f0c..."), so a home can be copied, moved and reached through a
-link. Records of older versions name an absolute place. They mean this home's folder of the same name where that holds
-their rows, otherwise the absolute place, which is read and never removed.
+link. Records of older versions name an absolute place. If this home's folder of the same name holds their rows, that
+one is meant; otherwise the absolute place is read, and never removed.
 """
 
 import os
@@ -31,7 +31,7 @@ class Captures:
         return Captures(catalog.parent.child(FOLDER))
 
     def __iter__(self) -> Iterator[Location]:
-        """Every store in a local folder, by name; what lies elsewhere is not listed."""
+        """The place of every store in a local folder, by name; none for memory and S3."""
         folder = Path(self.root.root)
         if self.root.scheme != "file" or not folder.is_dir():
             return
@@ -41,7 +41,7 @@ class Captures:
                 yield place
 
     def record(self, store: ActivationStore) -> dict[str, JSON]:
-        """What a catalog says of a finished capture. Raises StoreError when it is not finished."""
+        """The header with which a finished capture is published. Raises StoreError when it is not finished."""
         return {
             "location": self._relative(store.location),
             "snapshot": store.snapshot_id,
@@ -56,7 +56,8 @@ class Captures:
         }
 
     def locate(self, header: Mapping[str, JSON]) -> Location:
-        """Where the rows of a record lie, or should lie. Raises Corrupt for a record that names no such place."""
+        """Where the rows of a record lie, or lay before they were lost. Raises Corrupt for a record that names no
+        place."""
         text = header.get("location")
         if isinstance(text, str) and text.startswith(f"{FOLDER}/"):
             return self.root.child(text.removeprefix(f"{FOLDER}/"))
@@ -69,7 +70,7 @@ class Captures:
         return here if here is not None and (_holds(here, header) or not _holds(recorded, header)) else recorded
 
     def open(self, artifact: Artifact) -> ActivationStore:
-        """The rows of a published capture. Raises NotFound (no store), Corrupt (damaged, or other rows)."""
+        """The store of a published capture. Raises NotFound (no store), Corrupt (damaged, or other rows)."""
         place, cure = self.locate(artifact.header), f"`trimtab repair {artifact.ref}` collects them again"
         if not is_store(place):
             raise _gone(place)(f"the rows of {artifact.ref} are lost: there is no store at {place.url}; {cure}.")
@@ -86,7 +87,7 @@ class Captures:
         return ActivationStore.open(place)
 
     def refusal(self, place: Location) -> str:
-        """Why the store at this place is not this home's to remove; nothing when it is."""
+        """Why the store at this place may not be removed from here, as a clause; empty when it may."""
         if place.scheme == "s3":
             return "they lie on S3: remove them with your bucket's own tools (aws s3 rm --recursive)"
         if place != self._folder_named(place.name) or not _stays_inside(place, self.root):
@@ -103,7 +104,7 @@ class Captures:
 
 
 def is_store(place: Location) -> bool:
-    """True where a repository has been made and can be asked for."""
+    """Whether a readable repository lies there."""
     try:
         return place.exists()
     except StoreError:
@@ -111,13 +112,13 @@ def is_store(place: Location) -> bool:
 
 
 def _gone(place: Location) -> type[StoreError]:
-    """NotFound where nothing is, Corrupt where something is left of a store."""
-    left = place.scheme == "file" and os.path.isdir(place.root) and os.listdir(place.root)
-    return Corrupt if left else NotFound
+    """The error for rows that are lost: NotFound where nothing lies, Corrupt where some files of a store remain."""
+    remains = place.scheme == "file" and os.path.isdir(place.root) and os.listdir(place.root)
+    return Corrupt if remains else NotFound
 
 
 def _holds(place: Location, header: Mapping[str, JSON]) -> bool:
-    """Are the rows there those that were published?"""
+    """Whether the rows there are those that were published."""
     try:
         return is_store(place) and ActivationStore.open(place).layout.digest == header.get("digest")
     except StoreError:
@@ -125,7 +126,7 @@ def _holds(place: Location, header: Mapping[str, JSON]) -> bool:
 
 
 def _stays_inside(place: Location, captures: Location) -> bool:
-    """No link leads from the home's folder to somewhere else: what lies there may be needed by another home."""
+    """Whether the folder really lies in the home. One that a link leads to may be needed by another home."""
     if place.scheme != "file":
         return True
     home = os.path.realpath(captures.parent.root)

@@ -1,13 +1,13 @@
-"""Records of the catalog, checked when they are read: what lies on a disk or in a bucket may be anything."""
+"""Records of the catalog, checked when they are read: a disk or a bucket may hold anything."""
 
 import json
 import re
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 
+from trimtab.store.catalog.aliases import AliasMove
 from trimtab.store.catalog.artifact import Content, Parent, seal
-from trimtab.store.catalog.moves import Move
-from trimtab.store.catalog.payload import Entry
+from trimtab.store.catalog.payload import ArrayEntry
 from trimtab.store.catalog.refs import Ref, check_alias
 from trimtab.store.digests import JSON
 from trimtab.store.errors import Corrupt, Invalid
@@ -26,23 +26,24 @@ TYPES: dict[str, tuple[type, ...]] = {
 
 
 def checked(value: JSON, name: str, version: int) -> dict[str, JSON]:
-    """The record of name@version. Raises Corrupt, naming the first thing that no publisher wrote."""
+    """`value`, when it is a sound record of name@version. Raises Corrupt, naming the first thing that is wrong."""
     try:
         wrong = next(_wrong(value, name, version), None)
     except (Invalid, RecursionError) as error:
         wrong = str(error).rstrip(".")
     if wrong is None:
-        return value
+        record: dict[str, JSON] = value
+        return record
     raise Corrupt(
         f"{name}@{version} is damaged: {wrong[:200]}; `trimtab delete {name}@{version}` takes it out, its recipe makes "
         "it anew."
     )
 
 
-def checked_move(value: JSON) -> Move:
-    """One recorded move of an alias. Raises Corrupt."""
+def checked_move(value: JSON) -> AliasMove:
+    """The move of an alias that `value` records. Raises Corrupt when it is none."""
     try:
-        move = Move(value["alias"], value["from"], value["to"], value["who"], value["when"])
+        move = AliasMove(value["alias"], value["from"], value["to"], value["who"], value["when"])
         check_alias(move.alias)
         datetime.fromisoformat(move.when)
     except (KeyError, TypeError, ValueError, Invalid) as error:
@@ -57,12 +58,13 @@ def parents_of(record: Mapping[str, JSON]) -> tuple[Parent, ...]:
     return tuple(Parent(parent["ref"], parent["digest"]) for parent in record["parents"])
 
 
-def entries_of(record: Mapping[str, JSON]) -> dict[str, Entry]:
+def entries_of(record: Mapping[str, JSON]) -> dict[str, ArrayEntry]:
     """Where each array of a record lies. Raises Invalid."""
-    return {label: Entry.from_json(entry) for label, entry in record["arrays"].items()}
+    return {label: ArrayEntry.from_json(entry) for label, entry in record["arrays"].items()}
 
 
 def _wrong(value: JSON, name: str, version: int) -> Iterator[str]:
+    """What is wrong with a record, as clauses; the first is enough, and the later ones rely on the earlier."""
     if not isinstance(value, dict) or not value:
         yield "it has no record"
         return
@@ -94,6 +96,7 @@ def _wrong_values(value: dict[str, JSON]) -> Iterator[str]:
 
 
 def _wrong_parent(parent: JSON) -> str | None:
+    """What is wrong with a parent in a record; None when nothing is."""
     if not isinstance(parent, dict) or parent.keys() != {"ref", "digest"}:
         return "a parent of it is not a reference and a digest"
     if not isinstance(parent["ref"], str) or not isinstance(parent["digest"], str):

@@ -1,5 +1,5 @@
-"""What a catalog holds at one moment: every look-up of one reading or one transaction goes through one View, so that
-all of them are about the same state."""
+"""The catalog at one snapshot. All look-ups of one reading or one transaction go through one View, so that they see the
+same state."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -8,8 +8,8 @@ from functools import cached_property
 import icechunk
 
 from trimtab.store.catalog import nodes
+from trimtab.store.catalog.aliases import AliasHistory, AliasMove
 from trimtab.store.catalog.artifact import Artifact
-from trimtab.store.catalog.moves import History, Move
 from trimtab.store.catalog.payload import LazyArrays
 from trimtab.store.catalog.records import checked, checked_move, entries_of, parents_of
 from trimtab.store.catalog.refs import CAPTURE, LATEST, Ref, check_name, is_name, number
@@ -20,37 +20,50 @@ Pair = tuple[str, int]
 
 
 @dataclass(frozen=True)
-class Damaged:
-    """Something in the catalog that no publisher wrote. ref: what it is; wrong: what is wrong with it."""
+class Defect:
+    """Something in the catalog that is damaged, or that no publisher wrote.
+
+    ref: the version, the move or the alias.  wrong: what is wrong with it, and after "; " how to repair it.
+    """
 
     ref: str
     wrong: str
 
 
 @dataclass(frozen=True)
-class Survey:
-    """Everything at once. artifacts: oldest first. aliases: of every name that has some. records_damaged: versions
-    whose record is not sound, and what lies where versions lie. moves_damaged: moves, and aliases without a version."""
+class Inventory:
+    """Everything in a catalog.
+
+    artifacts: the sound versions, oldest first.
+    aliases: name -> alias -> version.
+    record_defects: versions with a damaged record, and nodes that lie where a name or version should be.
+    alias_defects: moves that cannot be read, and aliases of versions that do not exist.
+    """
 
     artifacts: Sequence[Artifact]
     aliases: dict[str, dict[str, int]]
-    records_damaged: Sequence[Damaged]
-    moves_damaged: Sequence[Damaged]
+    record_defects: Sequence[Defect]
+    alias_defects: Sequence[Defect]
 
     @property
-    def damaged(self) -> Sequence[Damaged]:
-        """Everything damaged."""
-        return [*self.records_damaged, *self.moves_damaged]
+    def defects(self) -> Sequence[Defect]:
+        """Everything that is damaged."""
+        return [*self.record_defects, *self.alias_defects]
 
 
 @dataclass(frozen=True)
 class View:
-    """place: for messages. session: None when nothing was ever published. known: records read before, by (name,
-    version): versions never change, so they are read once; whether they are there is always looked up."""
+    """One snapshot of a catalog.
+
+    place: the catalog's URL, for messages.
+    session: of the snapshot; None when nothing was ever published.
+    records: cache of records that were read and found sound, by (name, version). Versions never change, so the cache is
+    shared between views; whether a version exists is looked up in the session.
+    """
 
     place: str
     session: icechunk.Session | None
-    known: dict[Pair, dict[str, JSON]] = field(default_factory=dict)
+    records: dict[Pair, dict[str, JSON]] = field(default_factory=dict)
 
     def names(self) -> list[str]:
         """Every name that has a version, sorted."""
@@ -61,7 +74,7 @@ class View:
         return self._numbers(f"artifacts/{name}")
 
     def last_number(self, name: str) -> int:
-        """The highest version number that `name` ever gave, deleted ones included; 0 before the first."""
+        """The highest version number that `name` ever had, deleted ones included; 0 before the first."""
         return max([*self.versions(name), *self._numbers(f"deleted/{name}")], default=0)
 
     def resolve(self, ref: str) -> Pair:
@@ -71,29 +84,30 @@ class View:
         """
         if str(ref).startswith(CAPTURE):
             return self._capture(str(ref).removeprefix(CAPTURE))
-        wanted = Ref.parse(ref)
-        versions = self.versions(wanted.name)
-        version = self._selected(wanted, versions)
+        reference = Ref.parse(ref)
+        name, versions = reference.name, self.versions(reference.name)
+        version = self._selected(reference, versions)
         if version in versions:
-            return wanted.name, version
-        self._refuse_deleted(wanted.name, version)
+            return name, version
+        self._refuse_deleted(name, version)
         if not versions:
-            raise NotFound(f"{self.place} has no {wanted.name!r}: {nearest(wanted.name, self.names())}")
-        raise NotFound(f"{wanted.name} has versions {_span(versions)}; there is no {wanted}.")
+            raise NotFound(f"{self.place} has no {name!r}: {nearest(name, self.names())}")
+        raise NotFound(f"{name} has versions {_span(versions)}; there is no {reference}.")
 
-    def _selected(self, wanted: Ref, versions: Sequence[int]) -> int:
-        if wanted.number is not None:
-            return wanted.number
-        if wanted.selector == LATEST or not versions:
+    def _selected(self, reference: Ref, versions: Sequence[int]) -> int:
+        """The version number that a reference selects, whether or not it exists; 0 when the name has no versions."""
+        if reference.number is not None:
+            return reference.number
+        if reference.selector == LATEST or not versions:
             return max(versions, default=0)
-        history = self.history(wanted.name)
-        if wanted.selector in history.aliases:
-            return history.aliases[wanted.selector]
+        history, alias = self.history(reference.name), reference.selector
+        if alias in history.aliases:
+            return history.aliases[alias]
         if None in history.moves:
             raise Corrupt(
-                f"what {wanted} names is not certain, a move of it is damaged; promote a version to it again."
+                f"what {reference} names is not certain, a move of it is damaged; promote a version to it again."
             )
-        raise NotFound(f"{wanted.name} has no alias {wanted.selector!r}: {nearest(wanted.selector, history.aliases)}")
+        raise NotFound(f"{reference.name} has no alias {alias!r}: {nearest(alias, history.aliases)}")
 
     def _refuse_deleted(self, name: str, version: int) -> None:
         tombstone = self.tombstone(name, version)
@@ -102,7 +116,7 @@ class View:
             raise NotFound(f"{name}@{version} was deleted by {who} at {when}; its number is not used again.")
 
     def _capture(self, digest: str) -> Pair:
-        for artifact in reversed(self.survey("capture").artifacts):
+        for artifact in reversed(self.inventory("capture").artifacts):
             if artifact.header.get("digest") == digest or artifact.digest == digest:
                 return artifact.name, artifact.version
         raise NotFound(f"{self.place} has no capture with digest {digest[:80]!r}; register it first.")
@@ -116,10 +130,10 @@ class View:
         keyed = [artifact for artifact in self._sound(self.pairs) if artifact.key == key]
         if keyed:
             return max(keyed, key=lambda artifact: (artifact.created, artifact.version))
-        noted = self.attributes(nodes.key_path(key))
+        note = self.attributes(nodes.key_path(key))
         try:
-            return self.get(str(noted["ref"])) if noted else None
-        except (KeyError, NotFound, Corrupt):  # what the key gave was deleted or damaged
+            return self.get(str(note["ref"])) if note else None
+        except (KeyError, NotFound, Corrupt):  # the version that the key gave was deleted or damaged
             return None
 
     def with_digest(self, name: str, digest: str) -> Artifact | None:
@@ -131,17 +145,17 @@ class View:
         """The number of the last move of `name`; 0 before the first."""
         return max(self._numbers(f"moves/{name}"), default=0)
 
-    def history(self, name: str) -> History:
+    def history(self, name: str) -> AliasHistory:
         """Every move of every alias of a name."""
         paths = [f"moves/{name}/{number}" for number in self._numbers(f"moves/{name}")]
-        return History([_move(record) for record in self._all_attributes(paths)])
+        return AliasHistory([_move(record) for record in self._all_attributes(paths)])
 
     def artifact(self, name: str, version: int) -> Artifact:
-        """A version that is there. Raises Corrupt."""
-        found = self._read([(name, version)])[0]
-        if isinstance(found, Corrupt):
-            raise found
-        return self._made(found)
+        """A version that exists. Raises Corrupt when its record is damaged."""
+        record = self._read([(name, version)])[0]
+        if isinstance(record, Corrupt):
+            raise record
+        return self._artifact_of(record)
 
     def tombstone(self, name: str, version: int) -> dict[str, JSON] | None:
         """Who deleted a version, and when; None when nobody did."""
@@ -151,24 +165,27 @@ class View:
         """The record of any node, unchecked; None when there is no such node."""
         return None if self.session is None else nodes.attributes(self.session, path)
 
-    # ---- everything at once
+    # ---- everything
 
-    def survey(self, kind: str | None = None) -> Survey:
+    def inventory(self, kind: str | None = None) -> Inventory:
         """Every version (of one kind) and everything that is damaged (of any)."""
         records = self._read(self.pairs)
         damaged = [
-            Damaged(f"{name}@{version}", str(wrong).partition(" is damaged: ")[2])
+            Defect(f"{name}@{version}", str(wrong).partition(" is damaged: ")[2])
             for (name, version), wrong in zip(self.pairs, records, strict=True)
             if isinstance(wrong, Corrupt)
         ]
-        artifacts = [self._made(r) for r in records if isinstance(r, dict) and kind in (None, r["kind"])]
+        artifacts = [self._artifact_of(r) for r in records if isinstance(r, dict) and kind in (None, r["kind"])]
         artifacts.sort(key=lambda a: (a.created, a.name, a.version))
         histories = {name: self.history(name) for name in self._children("moves") if is_name(name)}
         aliases = {name: history.aliases for name, history in histories.items()}
-        return Survey(artifacts, aliases, [*damaged, *self._strays()], list(self._damaged_moves(histories)))
+        return Inventory(artifacts, aliases, [*damaged, *self._strays()], list(self._damaged_moves(histories)))
 
     def needing(self, name: str, version: int) -> list[str]:
-        """What was made from a version or names it. Raises Corrupt when a damaged record may need it, too."""
+        """References of the versions that have this one as a parent, and of the aliases that name it.
+
+        Raises Corrupt when a damaged record may need it, too.
+        """
         pairs = [pair for pair in self.pairs if pair != (name, version)]
         records = self._read(pairs)
         damaged = next((record for record in records if isinstance(record, Corrupt)), None)
@@ -188,45 +205,45 @@ class View:
         below = self._children("artifacts")
         return [(n, v) for n in below if is_name(n) for v in sorted(filter(None, map(number, below[n])))]
 
-    def _strays(self) -> Iterator[Damaged]:
+    def _strays(self) -> Iterator[Defect]:
         for name, below in self._children("artifacts").items():
             if not is_name(name):
-                yield Damaged(f"artifacts/{name[:80]!r}", "it lies where a name should be")
+                yield Defect(f"artifacts/{name[:80]!r}", "it lies where a name should be")
             else:
                 yield from (
-                    Damaged(f"{name}@{text[:80]!r}", "it lies where a version should be")
+                    Defect(f"{name}@{text[:80]!r}", "it lies where a version should be")
                     for text in below
                     if not number(text)
                 )
 
-    def _damaged_moves(self, histories: dict[str, History]) -> Iterator[Damaged]:
+    def _damaged_moves(self, histories: dict[str, AliasHistory]) -> Iterator[Defect]:
         pairs = set(self.pairs)
         for name, history in histories.items():
             for place, move in enumerate(history.moves, 1):
                 if move is None:
-                    yield Damaged(f"moves/{name}/{place}", "it is no move of an alias; promote its aliases again")
+                    yield Defect(f"moves/{name}/{place}", "it is no move of an alias; promote its aliases again")
             for alias, version in history.aliases.items():
                 if (name, version) not in pairs:
-                    yield Damaged(f"{name}@{alias}", f"it names {name}@{version}, which is not there; promote another")
+                    yield Defect(f"{name}@{alias}", f"it names {name}@{version}, which is not there; promote another")
 
     # ---- reading
 
     def _sound(self, pairs: Sequence[Pair]) -> Iterator[Artifact]:
-        return (self._made(record) for record in self._read(pairs) if isinstance(record, dict))
+        return (self._artifact_of(record) for record in self._read(pairs) if isinstance(record, dict))
 
     def _read(self, pairs: Sequence[Pair]) -> Sequence[dict[str, JSON] | Corrupt]:
-        """Their records, or why they cannot be used; those not known yet are read at once."""
-        new = [pair for pair in pairs if pair not in self.known]
-        records = self._all_attributes([f"artifacts/{name}/{version}" for name, version in new])
+        """For each pair its record, or the reason why it cannot be used. Those not in the cache are read together."""
+        unread = [pair for pair in pairs if pair not in self.records]
+        records = self._all_attributes([f"artifacts/{name}/{version}" for name, version in unread])
         damaged: dict[Pair, Corrupt] = {}
-        for pair, record in zip(new, records, strict=True):
+        for pair, record in zip(unread, records, strict=True):
             try:
-                self.known[pair] = checked(record, *pair)
+                self.records[pair] = checked(record, *pair)
             except Corrupt as error:
                 damaged[pair] = error
-        return [damaged.get(pair) or self.known[pair] for pair in pairs]
+        return [damaged.get(pair) or self.records[pair] for pair in pairs]
 
-    def _made(self, record: dict[str, JSON]) -> Artifact:
+    def _artifact_of(self, record: dict[str, JSON]) -> Artifact:
         session, path = self.session, f"artifacts/{record['name']}/{record['version']}"
         assert session is not None
         return Artifact(
@@ -261,7 +278,7 @@ def known_name(view: View, name: str) -> str:
     return name
 
 
-def _move(record: JSON) -> Move | None:
+def _move(record: JSON) -> AliasMove | None:
     try:
         return checked_move(record)
     except Corrupt:

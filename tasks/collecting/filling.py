@@ -15,8 +15,8 @@ from trimtab.steering.model.site import Site
 from trimtab.steering.running.reading import PassRows, Rows, TokenCounts, stream
 from trimtab.store import ActivationStore
 from trimtab.store.captures.activations import Fork
+from trimtab.store.captures.buffer import RegionBuffer
 from trimtab.store.captures.schema import Region
-from trimtab.store.captures.writing import RegionBuffer
 from trimtab.tasks.collecting.spool import Spool
 from trimtab.tasks.progress import report
 

@@ -11,17 +11,17 @@ import numpy as np
 from trimtab.steering.model.tokens import Role, Tokens
 from trimtab.steering.running.reading import Rows
 from trimtab.store import TokenIndex
-from trimtab.store.captures.index import Column, GrowingIndex
-from trimtab.store.captures.schema import Role as StoredRole
+from trimtab.store.captures.index import TokenRole
+from trimtab.store.captures.stored_index import Column, GrowingIndex
 from trimtab.tasks.data.prompts import Text, feed
 
 BLOCK = 256  # texts
-STORED_ROLE = np.full(256, StoredRole.OTHER, np.uint8)
+STORED_ROLE = np.full(256, TokenRole.OTHER, np.uint8)
 for _role, _stored in {
-    Role.SYSTEM: StoredRole.SYSTEM,
-    Role.USER: StoredRole.USER,
-    Role.ASSISTANT: StoredRole.ASSISTANT,
-    Role.COMPLETION: StoredRole.COMPLETION,
+    Role.SYSTEM: TokenRole.SYSTEM,
+    Role.USER: TokenRole.USER,
+    Role.ASSISTANT: TokenRole.ASSISTANT,
+    Role.COMPLETION: TokenRole.COMPLETION,
 }.items():
     STORED_ROLE[_role] = _stored
 
@@ -111,7 +111,7 @@ def index_of(texts: list[Text], selection: Rows) -> TokenIndex:
     if selection.pool is not None:
         many = len(texts)
         unknown, no = np.full(many, -1), np.zeros(many, bool)
-        return TokenIndex(np.arange(many + 1), unknown, unknown, np.full(many, StoredRole.OTHER), no, **prompts)
+        return TokenIndex(np.arange(many + 1), unknown, unknown, np.full(many, TokenRole.OTHER), no, **prompts)
     pairs = list(zip([text.tokens for text in texts], kept, strict=True))
     return TokenIndex(
         offsets=np.cumsum([0] + [len(k) for k in kept]),

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from trimtab.store import ActivationStore, Where
-from trimtab.store.captures.reader import Epoch
+from trimtab.store.captures.epochs import Epoch
 
 
 @dataclass(eq=False)

@@ -16,8 +16,8 @@ def delete_version(home: Home, ref: str) -> dict[str, Any]:
     """Delete a version, and a capture's rows with it. kept: why rows stay, if they do. Raises StoreError when something
     still needs the version."""
     deletion = delete(home.catalog, ref)
-    gone, freed = deletion.artifact, 0 if deletion.kept else deletion.artifact.header.get("nbytes", 0)
-    return {"ref": gone.ref, "kind": gone.kind, "digest": gone.digest, "bytes": freed, "kept": deletion.kept}
+    gone, freed = deletion.artifact, 0 if deletion.rows_stay else deletion.artifact.header.get("nbytes", 0)
+    return {"ref": gone.ref, "kind": gone.kind, "digest": gone.digest, "bytes": freed, "kept": deletion.rows_stay}
 
 
 def garbage(home: Home, older_than: str, dry_run: bool = False) -> list[dict[str, Any]]:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from trimtab.store import Artifact, StoreError
-from trimtab.store.catalog.lineage import Node, lineage
-from trimtab.store.catalog.view import Damaged
+from trimtab.store.catalog.lineage import LineageNode, lineage
+from trimtab.store.catalog.view import Defect
 from trimtab.store.verify import Finding, verify
 from trimtab.tasks.home import Home
 from trimtab.tasks.reporting.seal import sealed_pages
@@ -23,18 +23,18 @@ Json = dict[str, Any]
 
 def listing(home: Home, every: bool = False, kind: str | None = None) -> list[Json]:
     """One row per name (its newest version), or per version with `every`; oldest first. What is damaged follows."""
-    survey = home.catalog.survey(kind)
-    newest = {artifact.name: artifact for artifact in survey.artifacts}
-    shown = [a for a in survey.artifacts if every or newest[a.name] is a]
-    rows = [_row(artifact, survey.aliases.get(artifact.name, {})) for artifact in shown]
-    return rows + [_damaged(one) for one in survey.damaged if kind in (None, DAMAGED)]
+    inventory = home.catalog.inventory(kind)
+    newest = {artifact.name: artifact for artifact in inventory.artifacts}
+    shown = [a for a in inventory.artifacts if every or newest[a.name] is a]
+    rows = [_row(artifact, inventory.aliases.get(artifact.name, {})) for artifact in shown]
+    return rows + [_damaged(one) for one in inventory.defects if kind in (None, DAMAGED)]
 
 
 def captures(home: Home) -> list[Json]:
     """Every published capture: what was collected, how much, and where it lies."""
     return [
         {**_row(artifact, {}), **_capture(home, artifact.header)}
-        for artifact in home.catalog.survey("capture").artifacts
+        for artifact in home.catalog.inventory("capture").artifacts
     ]
 
 
@@ -93,7 +93,7 @@ def _row(artifact: Artifact, aliases: Mapping[str, int]) -> Json:
     }
 
 
-def _damaged(one: Damaged) -> Json:
+def _damaged(one: Defect) -> Json:
     empty = dict.fromkeys(("name", "version", "digest", "created"), "")
     return {"ref": one.ref, **empty, "kind": DAMAGED, "aliases": [], "headline": {"wrong": one.wrong}}
 
@@ -128,7 +128,7 @@ def _shape(entry: Any) -> Json:
     return {"dtype": str(entry.dtype), "shape": list(entry.shape)}
 
 
-def _tree(node: Node) -> Json:
+def _tree(node: LineageNode) -> Json:
     return {
         "ref": node.ref,
         "kind": node.kind,

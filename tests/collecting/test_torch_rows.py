@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from trimtab.store import ActivationStore, Where
-from trimtab.store.captures.reader import Epoch
+from trimtab.store.captures.epochs import Epoch
 from trimtab.tasks.collecting.capture import capture_recipe
 from trimtab.tasks.collecting.torch_rows import Rows, loader
 from trimtab.tasks.home import Home

@@ -8,13 +8,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trimtab.store import ActivationStore, ArraySpec, Capture, Location, TokenIndex
+from trimtab.store.captures.dtypes import all_finite, bfloat16_bits, finite, from_bfloat16
 from trimtab.store.captures.schema import region_edges
-from trimtab.store.captures.writing import all_finite, bfloat16_bits, finite, from_bfloat16
 from trimtab.store.errors import Corrupt, Invalid, Mismatch, NotFound, StoreError
 
 
@@ -31,7 +30,7 @@ def test_what_was_written_is_read(sample, store) -> None:
 
 def test_zarr_reads_the_same_bytes(sample, store) -> None:
     """We write chunks ourselves; zarr must see what it would have written, edges and compression included."""
-    root = zarr.open_group(store._session.store, mode="r")
+    root = store.zarr_group
     assert np.array_equal(root["z.1"][:], sample.rows["z.1"])
     assert np.array_equal(root["resid_post.1"][:], sample.rows["resid_post.1"].astype("f2"))
     assert root["z.1"].attrs["trimtab_dtype"] == "bfloat16"
@@ -163,10 +162,10 @@ def test_kill_at_any_moment_then_resume(tmp_path, worker, samples) -> None:
     assert interrupted >= 3, "the moments were chosen too late to kill anything"
     resumed = big.collect(tmp_path / "killed")
     assert resumed.digest == whole.digest
-    for name in whole._root.array_keys():
-        assert np.array_equal(whole._root[name][:], resumed._root[name][:])
-        assert whole._root[name].metadata == resumed._root[name].metadata
-    assert whole._root.attrs.asdict() == resumed._root.attrs.asdict()
+    for name in whole.zarr_group.array_keys():
+        assert np.array_equal(whole.zarr_group[name][:], resumed.zarr_group[name][:])
+        assert whole.zarr_group[name].metadata == resumed.zarr_group[name].metadata
+    assert whole.zarr_group.attrs.asdict() == resumed.zarr_group.attrs.asdict()
 
 
 @pytest.mark.parametrize(
@@ -274,7 +273,7 @@ def test_any_shape_comes_back(counts, chunk, budget, codec, order) -> None:
         with store.region_writer(region) as writer:
             writer.write("resid_post.0", region.row_start, rows[region.row_start : region.row_stop])
     assert np.array_equal(store.finish().rows("resid_post.0"), rows)
-    assert np.array_equal(store._root["resid_post.0"][:], rows)
+    assert np.array_equal(store.zarr_group["resid_post.0"][:], rows)
     location.delete()
 
 

@@ -69,7 +69,7 @@ def test_any_order_of_writing_gives_the_same_store(lossy, memory):
     other.merge([handle])
     assert other.finish().digest == whole.digest
     for name in ("regions/error", "regions/digest", "resid_post.1", "z.1"):
-        assert np.array_equal(whole._root[name][:], other._root[name][:])
+        assert np.array_equal(whole.zarr_group[name][:], other.zarr_group[name][:])
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 1e7])
@@ -85,6 +85,6 @@ def test_what_a_scale_cannot_hold_is_refused(lossy, memory, value):
 
 
 def test_lossless_sites_have_no_error_and_lossy_ones_no_export(lossy, store, memory, tmp_path):
-    assert store.error("resid_post.1") == 0.0 and "regions/error" not in store._root
+    assert store.error("resid_post.1") == 0.0 and "regions/error" not in store.zarr_group
     with pytest.raises(Invalid, match="int8 rows are not exported"):
         export_hdf5(lossy.collect(memory()), tmp_path / "x.h5")

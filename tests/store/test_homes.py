@@ -74,7 +74,7 @@ def records(request) -> None:
 def test_a_copy_deletes_its_own_rows_only(records, home, tmp_path) -> None:
     shutil.copytree(home.path, tmp_path / "two")
     two = Home(tmp_path / "two")
-    assert delete(two.catalog, "acts@1").kept == ""
+    assert delete(two.catalog, "acts@1").rows_stay == ""
     assert not (two.path / "captures" / "c0ffee").exists(), "a copy's own rows go"
     assert home.bad() == [] and len(home.rows("acts@1"))
 
@@ -92,9 +92,9 @@ def test_deleting_through_a_link_keeps_rows_that_another_name_has(records, home,
     (tmp_path / "link").symlink_to(home.path)
     link = Home(tmp_path / "link")
     link.publish("again", ActivationStore.open(link.captures.root.child("c0ffee")))
-    assert "acts@1 has the same rows" in delete(link.catalog, "again@1").kept
+    assert "acts@1 has the same rows" in delete(link.catalog, "again@1").rows_stay
     assert home.bad() == [] and len(home.rows("acts@1"))
-    assert delete(home.catalog, "acts@1").kept == "" and not (home.path / "captures" / "c0ffee").exists()
+    assert delete(home.catalog, "acts@1").rows_stay == "" and not (home.path / "captures" / "c0ffee").exists()
 
 
 def test_records_name_the_place_relative_to_the_home_by_any_path(home, tmp_path, samples) -> None:
@@ -131,7 +131,7 @@ def test_only_a_store_of_this_home_is_ever_removed(home, tmp_path, samples, fill
             continue  # these are its rows
         home.catalog.publish(name, "capture", {}, {"location": location, "digest": digest})
         before = sorted(Path(place.root).rglob("*"))
-        kept = delete(home.catalog, f"{name}@1").kept
+        kept = delete(home.catalog, f"{name}@1").rows_stay
         assert (kept or where == "outside") and "\n" not in kept
         assert sorted(Path(place.root).rglob("*")) == before
         with pytest.raises(NotFound):
@@ -144,7 +144,7 @@ def test_captures_on_another_disk_are_not_removed_by_a_copy(home, tmp_path) -> N
     (home.path / "captures").rename(tmp_path / "disk")
     (home.path / "captures").symlink_to(tmp_path / "disk")
     shutil.copytree(home.path, tmp_path / "two", symlinks=True)
-    assert "outside this home" in delete(Home(tmp_path / "two").catalog, "acts@1").kept
+    assert "outside this home" in delete(Home(tmp_path / "two").catalog, "acts@1").rows_stay
     assert home.bad() == [] and len(home.rows("acts@1"))
 
 

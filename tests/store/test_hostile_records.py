@@ -85,10 +85,10 @@ def record(tmp_path) -> Record:
 def test_every_malformed_record_is_damaged_and_nothing_else_is(forge, record, tmp_path) -> None:
     place, known = tmp_path / "home" / "catalog", changes(record)
     forge({f"artifacts/p/{i}": _numbered(bad, i) for i, bad in enumerate(known, 2)})
-    survey = Catalog(place).survey()
-    assert [artifact.ref for artifact in survey.artifacts] == ["ok@1", "p@1"]
-    assert {damaged.ref for damaged in survey.damaged} == {f"p@{i}" for i in range(2, len(known) + 2)}
-    assert all("\n" not in damaged.wrong and len(damaged.wrong) < 400 for damaged in survey.damaged)
+    inventory = Catalog(place).inventory()
+    assert [artifact.ref for artifact in inventory.artifacts] == ["ok@1", "p@1"]
+    assert {defect.ref for defect in inventory.defects} == {f"p@{i}" for i in range(2, len(known) + 2)}
+    assert all("\n" not in defect.wrong and len(defect.wrong) < 400 for defect in inventory.defects)
     catalog = Catalog(place)
     with pytest.raises(Corrupt, match=rf"{len(known)} damaged records; the first is p@2"):
         catalog.list()

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from trimtab.store import ActivationStore, TokenIndex
-from trimtab.store.captures import index
-from trimtab.store.captures.index import Column, GrowingIndex
-from trimtab.store.captures.schema import INDEX_PROMPT, INDEX_ROW
+from trimtab.store.captures import stored_index as index
+from trimtab.store.captures.index import INDEX_PROMPT, INDEX_ROW
+from trimtab.store.captures.stored_index import Column, GrowingIndex
 from trimtab.store.digests import array_digest, json_digest, pieces_digest, texts_digest
 from trimtab.store.errors import Mismatch
 
@@ -69,8 +69,8 @@ def test_a_store_made_from_a_grown_index_is_the_same(sample, store, memory) -> N
         with other.region_writer(region) as writer:
             sample.fill(writer, region)
     assert other.finish().digest == store.digest
-    for name in store._root.array_keys():
-        assert other._root[name].metadata == store._root[name].metadata
+    for name in store.zarr_group.array_keys():
+        assert other.zarr_group[name].metadata == store.zarr_group[name].metadata
 
 
 def test_the_digest_of_a_capture_is_what_it_always_was(store) -> None:

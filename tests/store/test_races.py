@@ -35,7 +35,7 @@ def test_what_was_looked_up_is_looked_up_again(two, meanwhile) -> None:
         ):
             deed(ref)
     assert one.names() == ["p"] and one.versions("p") == [1, 2] and one.aliases("p") == {}
-    assert other.survey().damaged == []
+    assert other.inventory().defects == []
 
 
 def test_what_is_needed_meanwhile_is_not_deleted(two, meanwhile) -> None:
@@ -47,7 +47,7 @@ def test_what_is_needed_meanwhile_is_not_deleted(two, meanwhile) -> None:
         one.delete("p@1")
     with meanwhile(lambda: other.promote("p@2", "prod")), pytest.raises(Conflict, match="p@prod"):
         one.delete("p@2")
-    assert one.versions("p") == [1, 2] and one.survey().damaged == []
+    assert one.versions("p") == [1, 2] and one.inventory().defects == []
 
 
 def test_numbers_and_moves_follow_one_another(two, meanwhile) -> None:
@@ -122,5 +122,5 @@ def test_processes_that_publish_promote_and_delete(tmp_path, worker) -> None:
     deleted = [words[1] for words in log if words[0] == "deleted"]
     assert len(set(published)) == len(published) and len(set(deleted)) == len(deleted)
     assert there == set(published) - set(deleted)
-    assert catalog.survey().damaged == []
+    assert catalog.inventory().defects == []
     assert {parent.ref for artifact in catalog.list() for parent in artifact.parents} <= there

@@ -1,15 +1,17 @@
 """Rows come back by every way of asking, and an epoch is really shuffled."""
 
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import xarray
 
-from trimtab.store import ActivationStore, ArraySpec, Capture, Role, TokenIndex, Where
+from trimtab.store import ActivationStore, ArraySpec, Capture, TokenIndex, TokenRole, Where, as_dataset
 from trimtab.store.captures.chunks import ahead
-from trimtab.store.captures.moments import Statistics
-from trimtab.store.captures.writing import from_bfloat16
-from trimtab.store.errors import Invalid, Mismatch, NotFound
+from trimtab.store.captures.dtypes import from_bfloat16
+from trimtab.store.captures.statistics import Moments
+from trimtab.store.errors import Invalid, Mismatch, NotFound, StoreError
 
 SITE = "resid_post.2"
 
@@ -45,7 +47,7 @@ def test_unknown_sites(store, site) -> None:
         {"prompts": []},
         {"label": 1},
         {"split": "report"},
-        {"roles": ["user", Role.ASSISTANT]},
+        {"roles": ["user", TokenRole.ASSISTANT]},
         {"special": False},
         {"special": True, "label": -1, "split": "fit", "roles": ["system", 4]},
     ],
@@ -61,7 +63,7 @@ def test_selections_equal_a_mask(sample, store, where) -> None:
     if "split" in where:
         mask &= index.split[owner] == where["split"]
     if "roles" in where:
-        codes = [int(Role[r.upper()]) if isinstance(r, str) else int(r) for r in where["roles"]]
+        codes = [int(TokenRole[r.upper()]) if isinstance(r, str) else int(r) for r in where["roles"]]
         mask &= np.isin(index.role, codes)
     if "special" in where:
         mask &= index.special == where["special"]
@@ -105,7 +107,9 @@ def test_pooling_equals_a_loop(sample, store, how, special) -> None:
 
 def test_pooling_nothing_is_refused(sample, store) -> None:
     lonely = int(np.flatnonzero(np.diff(sample.index.offsets) < 5)[0])  # too short to have every role
-    missing = next(r for r in Role if r not in sample.index.role[slice(*sample.index.offsets[lonely : lonely + 2])])
+    missing = next(
+        r for r in TokenRole if r not in sample.index.role[slice(*sample.index.offsets[lonely : lonely + 2])]
+    )
     with pytest.raises(Mismatch, match="no selected row"):
         store.pooled(SITE, "mean", Where(prompts=[lonely], roles=[missing]))
     with pytest.raises(Invalid, match="median"):
@@ -236,9 +240,49 @@ def test_statistics_equal_numpy(sample, store, long) -> None:
 def test_statistics_are_stable_and_merge() -> None:
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(999, 3)) + 1e8  # the naive sum of squares loses every digit here
-    total = Statistics(0, np.zeros(3), np.zeros((3, 3)))
+    total = Moments(0, np.zeros(3), np.zeros((3, 3)))
     for part in np.array_split(rows, 13):
-        total = total.merge(Statistics.of(part))
+        total = total.merge(Moments.of(part))
     np.testing.assert_allclose(total.covariance, np.cov(rows.T), rtol=1e-6, atol=1e-8)
-    one = Statistics.of(rows[:1])
+    one = Moments.of(rows[:1])
     assert np.isfinite(one.covariance).all()
+
+
+def test_as_dataset_gives_the_floats_of_every_dtype(sample, memory) -> None:
+    specs = (*sample.specs, ArraySpec("mlp_post.1", (40,), ("d_mlp",), "int8", chunk_rows=9))
+    rows = np.random.default_rng(4).normal(size=(sample.index.n_rows, 40)).astype(np.float32)
+    store = replace(sample, specs=specs, rows=sample.rows | {"mlp_post.1": rows}).collect(memory())
+    data = as_dataset(store)
+    assert data["z.1"].dims == ("row", "head", "d_head") and data["mlp_post.1"].dims == ("row", "d_mlp")
+    for site in store.sites:
+        assert data[site].dtype == np.float32
+        assert np.array_equal(data[site].values, store.rows(site))
+    assert np.array_equal(data["split"].values, sample.index.split)
+    assert np.array_equal(data["label"][data["row_prompt"]].values, sample.index.label[sample.index.prompt])
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        {"row": slice(5, 40, 3), "head": 1},
+        {"row": [30, 2, 2, 17], "d_head": slice(None, None, -1)},
+        {"row": 7, "head": [2, 0], "d_head": 3},
+        {"row": -1},
+        {"row": []},
+    ],
+)
+def test_as_dataset_is_indexed_like_the_rows(store, index) -> None:
+    whole = xarray.DataArray(store.rows("z.1"), dims=("row", "head", "d_head"))
+    assert as_dataset(store)["z.1"].isel(index).identical(whole.isel(index).rename("z.1"))
+
+
+def test_as_dataset_reads_only_what_is_used(sample, memory) -> None:
+    store = sample.create(memory())
+    region = store.pending_regions()[0]
+    with store.region_writer(region) as writer:
+        sample.fill(writer, region)
+    data = as_dataset(store)  # most rows do not exist yet
+    written = data["z.1"].isel(row=slice(region.row_start, region.row_stop))
+    assert np.array_equal(written.values, from_bfloat16(sample.rows["z.1"][region.row_start : region.row_stop]))
+    with pytest.raises(StoreError, match="not collected yet"):
+        data["z.1"].isel(row=-1).load()

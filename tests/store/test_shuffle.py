@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from trimtab.store import ActivationStore, ArraySpec, Capture, TokenIndex
-from trimtab.store.captures.quantiles import Quantiles
-from trimtab.store.captures.reader import Epoch
+from trimtab.store.captures.epochs import Epoch
+from trimtab.store.captures.statistics import Quantiles
 
 ROWS, CHUNK, BUFFER = 6000, 50, 1500
 
@@ -78,7 +78,7 @@ def test_quantiles_are_within_their_accuracy(numbered) -> None:
     rng = np.random.default_rng(0)
     rows = np.concatenate([rng.normal(0, 3, (4000, 3)), rng.standard_t(2, (4000, 3)) * 100, np.zeros((2000, 3))])
     whole = Quantiles.of(rows)
-    merged = Quantiles.nothing(3)
+    merged = Quantiles.empty(3)
     for part in np.array_split(rng.permutation(rows), 7):
         merged = Quantiles.of(part).merge(merged)
     assert np.array_equal(whole.counts, merged.counts)
@@ -87,6 +87,6 @@ def test_quantiles_are_within_their_accuracy(numbered) -> None:
         assert np.allclose(whole.at(share), exact, rtol=0.0101, atol=1e-6)
     assert np.allclose(numbered.quantiles("resid_post.0").at(0.5), ROWS / 2, rtol=0.02)
     with pytest.raises(ValueError, match="needs rows"):
-        Quantiles.nothing(2).at(0.5)
+        Quantiles.empty(2).at(0.5)
     with pytest.raises(ValueError, match="from 0 to 1"):
         whole.at(1.5)

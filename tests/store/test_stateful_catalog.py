@@ -139,9 +139,9 @@ class CatalogMachine(RuleBasedStateMachine):
 
     @invariant()
     def everything_is_as_it_should_be(self) -> None:
-        survey = self.clients[0].survey()
-        assert survey.damaged == []
-        there = {(a.name, a.version): a for a in survey.artifacts}
+        inventory = self.clients[0].inventory()
+        assert inventory.defects == []
+        there = {(a.name, a.version): a for a in inventory.artifacts}
         assert there.keys() == self.model.there.keys()
         for pair, (content, parent) in self.model.there.items():
             assert there[pair].header == {"content": content}
@@ -149,7 +149,7 @@ class CatalogMachine(RuleBasedStateMachine):
                 [(f"{parent[0]}@{parent[1]}", there[parent].digest)] if parent else []
             )
             assert self.created.setdefault(pair, there[pair].created) == there[pair].created, "it never changes"
-        assert {(n, a): v for n, al in survey.aliases.items() for a, v in al.items()} == self.model.aliases
+        assert {(n, a): v for n, al in inventory.aliases.items() for a, v in al.items()} == self.model.aliases
 
     def teardown(self) -> None:
         for client in self.clients:

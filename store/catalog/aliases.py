@@ -1,12 +1,16 @@
-"""Moves of aliases: which version an alias names is what its last move says."""
+"""Moves of aliases: an alias names the version that its last move says."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Move:
-    """One recorded move of an alias. before: the version it named, or None. when: ISO time, UTC."""
+class AliasMove:
+    """One recorded move of an alias.
+
+    before: the version it named until then; None at its first move.  after: the version it names since.
+    who: user@host.  when: ISO time, UTC.
+    """
 
     alias: str
     before: int | None
@@ -16,19 +20,20 @@ class Move:
 
 
 @dataclass(frozen=True)
-class History:
-    """Every move of every alias of a name, oldest first; None stands for one that cannot be read."""
+class AliasHistory:
+    """Every move of every alias of a name, oldest first; None in the place of a move that cannot be read."""
 
-    moves: Sequence[Move | None]
+    moves: Sequence[AliasMove | None]
 
     @property
-    def sound(self) -> list[Move]:
+    def sound(self) -> list[AliasMove]:
         """The moves that can be read."""
         return [move for move in self.moves if move is not None]
 
     @property
     def aliases(self) -> dict[str, int]:
-        """alias -> version, as far as it is certain: a move that cannot be read may have moved any alias."""
+        """alias -> version, of aliases that were moved after the last move that cannot be read: that one may have moved
+        any alias."""
         certain = 0
         if None in self.moves:
             certain = len(self.moves) - list(reversed(self.moves)).index(None)
@@ -36,9 +41,9 @@ class History:
 
     @property
     def uncertain(self) -> set[str]:
-        """Aliases that a move that cannot be read may have moved since."""
+        """Aliases that were last moved before a move that cannot be read."""
         return _last(self.sound).keys() - self.aliases.keys()
 
 
-def _last(moves: Iterable[Move]) -> dict[str, int]:
+def _last(moves: Iterable[AliasMove]) -> dict[str, int]:
     return {move.alias: move.after for move in moves}
