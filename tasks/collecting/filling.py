@@ -14,9 +14,9 @@ from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.site import Site
 from trimtab.steering.running.reading import PassRows, Rows, TokenCounts, stream
 from trimtab.store import ActivationStore
-from trimtab.store.captures.activations import Fork
 from trimtab.store.captures.buffer import RegionBuffer
 from trimtab.store.captures.schema import Region
+from trimtab.store.captures.writing import Fork
 from trimtab.tasks.collecting.spool import Spool
 from trimtab.tasks.progress import report
 
