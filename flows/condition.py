@@ -8,7 +8,7 @@ from trimtab.tasks.recipes.condition import ConditionRecipe
 from trimtab.tasks.recipes.file import read_recipe
 from trimtab.tasks.references import Reference
 from trimtab.tasks.reporting.command import recipe_command
-from trimtab.tasks.reporting.condition_report import condition_report_task
+from trimtab.tasks.reporting.selectivity_report import selectivity_report_task
 
 
 @dataclass(frozen=True)
@@ -31,4 +31,4 @@ def condition(recipe: str, home: str = ".trimtab", overrides: list[str] | None =
     asked = read_recipe(ConditionRecipe, recipe, overrides or [])
     selectivity, plan = condition_task(asked, home)
     again = recipe_command("run", recipe, home, overrides)
-    return Conditioned(selectivity, plan, condition_report_task(home, selectivity, plan, again))
+    return Conditioned(selectivity, plan, selectivity_report_task(home, selectivity, plan, again))

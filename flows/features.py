@@ -8,7 +8,7 @@ from trimtab.tasks.features.choose import choose_features_task
 from trimtab.tasks.features.fit import fit_features_task
 from trimtab.tasks.recipes.features import load_features_recipe
 from trimtab.tasks.references import CaptureReference, Reference
-from trimtab.tasks.reporting.features_report import features_page_task
+from trimtab.tasks.reporting.features_report import features_report_task
 
 
 @dataclass(frozen=True)
@@ -33,4 +33,4 @@ def features(recipe: str, home: str = ".trimtab", overrides: list[str] | None = 
     capture = capture_sentences_task(asked, home)
     curve = choose_features_task(asked, home, capture)
     made = fit_features_task(asked, home, capture, curve)
-    return Decomposed(capture, curve, made, features_page_task(home, made))
+    return Decomposed(capture, curve, made, features_report_task(home, made))

@@ -9,7 +9,7 @@ from trimtab.tasks.heads.rank import rank_task
 from trimtab.tasks.recipes.heads import load_head_recipe
 from trimtab.tasks.references import Reference
 from trimtab.tasks.reporting.command import command, recipe_command
-from trimtab.tasks.reporting.head_report import head_report_task
+from trimtab.tasks.reporting.heads_report import heads_report_task
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Localised:
 def rank(recipe: str, home: str = ".trimtab", overrides: list[str] | None = None) -> Localised:
     """Rank the heads of a head recipe. What the catalog already holds for the same recipe is not computed again."""
     ranking = rank_task(load_head_recipe(recipe, overrides or []), home)
-    return Localised(ranking, head_report_task(home, ranking.ref, recipe_command("rank", recipe, home, overrides)))
+    return Localised(ranking, heads_report_task(home, ranking.ref, recipe_command("rank", recipe, home, overrides)))
 
 
 @job("ablate", "ablate-{ranking}")
@@ -32,7 +32,7 @@ def ablate(ranking: str, home: str = ".trimtab", settings: AblateSettings | None
     """Test a ranking's top heads on questions that it was not made on."""
     how = settings or AblateSettings()
     verdict = ablate_task(ranking, home, how)
-    return Localised(verdict, head_report_task(home, verdict.ref, command("ablate", ranking, home, how.options)))
+    return Localised(verdict, heads_report_task(home, verdict.ref, command("ablate", ranking, home, how.options)))
 
 
 @job("steer heads", "steer-heads-{ranking}")

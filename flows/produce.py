@@ -11,7 +11,7 @@ from trimtab.tasks.plans.validate import validate_task
 from trimtab.tasks.recipes.recipe import load_recipe
 from trimtab.tasks.references import CaptureReference, Reference
 from trimtab.tasks.reporting.command import recipe_command
-from trimtab.tasks.reporting.report import report_task
+from trimtab.tasks.reporting.verdict_report import verdict_report_task
 
 
 @dataclass(frozen=True)
@@ -39,5 +39,5 @@ def produce(recipe: str, home: str = ".trimtab", overrides: list[str] | None = N
     candidates = tuple(fit_task(asked, home, capture, fitter) for fitter in asked.fit.fitters)
     verdict = validate_task(asked, home, capture, candidates)
     plan = publish_task(asked, home, verdict)
-    report = report_task(asked, home, (plan, verdict), recipe_command("run", recipe, home, overrides))
+    report = verdict_report_task(asked, home, (plan, verdict), recipe_command("run", recipe, home, overrides))
     return Produced(capture, candidates, verdict, plan, report)

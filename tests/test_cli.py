@@ -21,7 +21,7 @@ from trimtab.tasks.admin import doctor
 from trimtab.tasks.admin.offline import needs_hub
 from trimtab.tasks.errors import RecipeError
 from trimtab.tasks.home import Home
-from trimtab.tasks.reporting.report import write_page
+from trimtab.tasks.reporting.seal import write_page
 
 ROOT = Path(__file__).parents[1]
 READING = ("ls", "captures", "show demo", "lineage demo", "verify", "methods", "doctor", "schema")

@@ -20,7 +20,8 @@ from trimtab.steering.judge.probe import Probe
 from trimtab.steering.judge.settings import SearchSettings
 from trimtab.steering.judge.verdict import SitePoint
 from trimtab.steering.plans.plan import SteeringPlan
-from trimtab.steering.price.response import Forecast, Labels, responses
+from trimtab.steering.price.pulls import Labels
+from trimtab.steering.price.response import Forecast, responses
 from trimtab.steering.price.strength import find_strength
 from trimtab.steering.running.progress import Progress
 from trimtab.steering.running.scorer import Scorer

@@ -1,21 +1,17 @@
 """The feature browser: a searchable, sortable list with one feature in full beside it. Rows are made by the script
 from the data inside the page, only those in sight, so that a thousand features scroll as fast as ten."""
 
-import base64
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
+from trimtab.tasks.reporting.document import asset, head
 from trimtab.tasks.reporting.drawing.html import NO_ATTRIBUTES, Html, el
-from trimtab.tasks.reporting.drawing.numbers import shorten
 
-DATA = Path(__file__).parent / "data"
 DIGITS = 4
 
 
-def page(
+def features_page(
     about: Mapping[str, Any], readings: Sequence[Mapping[str, Any]], tree: Sequence[Any], curve: Sequence[Any]
 ) -> str:
     """The whole document. about, readings, tree, curve: plain JSON, see `tasks/reporting/features_report.py`."""
@@ -29,9 +25,9 @@ def page(
         el("main", {}, el("div", {"id": "list", "tabindex": "0"}), el("article", {"id": "one"})),
         el("noscript", {}, "The list is drawn by a script inside this file; allow scripts to see it."),
         el("script", {"type": "application/json", "id": "data"}, _embedded(data)),
-        el("script", NO_ATTRIBUTES, Html(_asset("features.js"))),
+        el("script", NO_ATTRIBUTES, Html(asset("features.js"))),
     )
-    return "<!doctype html>\n" + el("html", {"lang": "en"}, _head(title), body) + "\n"
+    return "<!doctype html>\n" + el("html", {"lang": "en"}, head(title, "features"), body) + "\n"
 
 
 def _tools() -> Html:
@@ -59,26 +55,6 @@ def _tools() -> Html:
     )
 
 
-def _head(title: str) -> Html:
-    """With a policy under which the browser refuses every load, and every script but ours."""
-    script = base64.b64encode(hashlib.sha256(_asset("features.js").encode()).digest()).decode()
-    policy = (
-        "default-src 'none'; style-src 'unsafe-inline'; img-src data:; "
-        f"script-src 'sha256-{script}'; base-uri 'none'; form-action 'none'"
-    )
-    return el(
-        "head",
-        NO_ATTRIBUTES,
-        el("meta", {"charset": "utf-8"}),
-        el("meta", {"http-equiv": "Content-Security-Policy", "content": policy}),
-        el("meta", {"name": "viewport", "content": "width=device-width, initial-scale=1"}),
-        el("meta", {"name": "color-scheme", "content": "light dark"}),
-        el("link", {"rel": "icon", "href": "data:,"}),
-        el("title", NO_ATTRIBUTES, shorten(title, 120)),
-        el("style", NO_ATTRIBUTES, Html(_asset("features.css"))),
-    )
-
-
 def _embedded(data: Mapping[str, Any]) -> Html:
     # inside a script element only `<` can end it, and JSON may spell it as an escape
     text = json.dumps(_rounded(data), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
@@ -92,7 +68,3 @@ def _rounded(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _rounded(inner) for key, inner in value.items()}
     return [_rounded(inner) for inner in value] if isinstance(value, list | tuple) else value
-
-
-def _asset(name: str) -> str:
-    return (DATA / name).read_text(encoding="utf-8")

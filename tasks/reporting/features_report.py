@@ -1,6 +1,7 @@
 """The feature browser's page: one HTML file that opens anywhere, offline."""
 
 from pathlib import Path
+from typing import Any
 
 from prefect import task
 
@@ -9,40 +10,40 @@ from trimtab.store import Artifact
 from trimtab.tasks.features.views import feature_set, tree_of
 from trimtab.tasks.home import Home
 from trimtab.tasks.references import Reference
-from trimtab.tasks.reporting.features_page import page
-from trimtab.tasks.reporting.report import write_page
+from trimtab.tasks.reporting.features_page import features_page
+from trimtab.tasks.reporting.seal import write_page
 
 
 @task(name="feature browser")
-def features_page_task(home: str, features: Reference) -> str:
+def features_report_task(home: str, features: Reference) -> str:
     """See `write_features_page`."""
     return str(write_features_page(Home.at(home), features.ref))
 
 
 def write_features_page(home: Home, ref: str, path: Path | None = None) -> Path:
     """Write `reports/<name>@<version>.features.html` (or `path`) and return it. Raises StoreError, RecipeError."""
-    artifact, found = feature_set(home, ref)
-    curve = [home.catalog.get(p.ref).header for p in artifact.parents]
-    points: list = next((header["curve"] for header in curve if "curve" in header), [])
+    artifact, features = feature_set(home, ref)
+    headers = [home.catalog.get(parent.ref).header for parent in artifact.parents]
+    curve: list[Any] = next((header["curve"] for header in headers if "curve" in header), [])
     target = path or home.reports / f"{artifact.ref}.features.html"
-    return write_page(page(about(artifact, found), readings(found), tree_of(found), points), target)
+    return write_page(features_page(about(artifact, features), readings(features), tree_of(features), curve), target)
 
 
-def about(artifact: Artifact, found: FeatureSet) -> dict:
+def about(artifact: Artifact, features: FeatureSet) -> dict[str, Any]:
     """What the head of the page says."""
     return {
         "ref": artifact.ref,
         "digest": artifact.digest,
-        "site": str(found.site),
+        "site": str(features.site),
         "parents": [parent.ref for parent in artifact.parents],
         "metrics": artifact.metrics,
-        "settings": dict(found.settings),
-        "concepts": found.report.get("concepts", []),
-        "losses": found.report.get("losses", []),
-        "rows": found.report.get("rows"),
+        "settings": dict(features.settings),
+        "concepts": features.report.get("concepts", []),
+        "losses": features.report.get("losses", []),
+        "rows": features.report.get("rows"),
     }
 
 
-def readings(found: FeatureSet) -> list[dict]:
+def readings(features: FeatureSet) -> list[dict[str, Any]]:
     """One entry per feature, as its Reading."""
-    return [reading.to_json() for reading in found.readings]
+    return [reading.to_json() for reading in features.readings]

@@ -9,19 +9,18 @@ import numpy as np
 from trimtab.steering.causal.ranking import Ranking
 from trimtab.steering.model.site import Site
 from trimtab.tasks.reporting.charts import cumulative, heat
+from trimtab.tasks.reporting.document import Section, contents, document, legend
 from trimtab.tasks.reporting.drawing.html import Child, Html, code, details, el, note, p, table
 from trimtab.tasks.reporting.drawing.numbers import number, percent, plural
 from trimtab.tasks.reporting.drawing.svg import figure
-from trimtab.tasks.reporting.page import contents, document
 from trimtab.tasks.reporting.provenance import reproduce
-from trimtab.tasks.reporting.sections import Section, legend
 
 ROLES = ("facilitating", "interfering", "irrelevant", "inconsistent")
 SHOWN = 20
 BADGES = {"necessary and sufficient": "good", "necessary": "good", "redundant": "care", "unclear": "care"}
 
 
-def page(ranking: Ranking, ablation: Mapping[str, Any] | None, about: Mapping[str, str]) -> str:
+def heads_page(ranking: Ranking, ablation: Mapping[str, Any] | None, about: Mapping[str, str]) -> str:
     """The whole document. ablation: header of an ablation artifact, or None. about: name, ref, command, lineage."""
     parts = [_map(ranking, ablation), _table(ranking)]
     if "g_minus" in ranking.extra:

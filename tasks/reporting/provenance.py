@@ -9,9 +9,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from trimtab.tasks.reporting.document import Section
 from trimtab.tasks.reporting.drawing.html import NO_ATTRIBUTES, Child, Html, code, details, el, note, table
 from trimtab.tasks.reporting.drawing.numbers import number, percent
-from trimtab.tasks.reporting.sections import Section
 
 NAMED = ("ref", "digest", "created", "model", "capture")
 SHOWN_ELSEWHERE = (

@@ -27,7 +27,7 @@ from trimtab.tasks.models import model_of
 from trimtab.tasks.plans import steer as steer_task
 from trimtab.tasks.recipes.features import SECTION, load_features_recipe, make_features_recipe
 from trimtab.tasks.recipes.file import has_section
-from trimtab.tasks.reporting.features_page import page
+from trimtab.tasks.reporting.features_page import features_page
 from trimtab.tasks.reporting.features_report import write_features_page
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -205,7 +205,7 @@ def test_the_page_holds_everything_and_loads_nothing(home, tmp_path):
 def test_a_token_cannot_become_markup():
     reading = {"number": 0, "label": "</script><script>alert(1)</script>", "tops": [], "neurons": []}
     about = {"ref": "<b>@1", "site": "mlp_post.1", "concepts": [], "settings": {}, "parents": [], "metrics": {}}
-    text = page(about, [reading], [], [])
+    text = features_page(about, [reading], [], [])
     assert text.count("<script") == 2 and "<b>@1" not in text.split("<body>")[1].split("<script")[0]
 
 

@@ -16,7 +16,8 @@ from trimtab.steering.moves.add import Add
 from trimtab.steering.plans.intervention import Intervention
 from trimtab.steering.plans.plan import SteeringPlan
 from trimtab.steering.price.calibration import FORCED, Calibration
-from trimtab.steering.price.response import Labels, LinearResponse, drawn_labels, responses
+from trimtab.steering.price.pulls import Labels, drawn_labels
+from trimtab.steering.price.response import LinearResponse, responses
 from trimtab.steering.running.scorer import Scorer
 
 SPANS = ("answer", "all", "generated", "prompt", "first:4")
@@ -84,6 +85,29 @@ def test_the_forecast_cost_is_the_kl_of_a_small_step(tiny_llama, bench):
         step = along.forecast(WEIGHTS).strength(1e-4)
         kl = (calibration.kl(plan.scaled(step)) + calibration.kl(plan.scaled(-step))) / 2
         assert kl == pytest.approx(1e-4, rel=0.2), plan.interventions[0].site  # 1800 draws: 3% in a standard error
+
+
+def test_a_plan_of_many_sites_responds_by_the_sum_of_its_interventions(tiny_llama, bench):
+    """Additions at every block, one head and a neuron layer, over different spans, and a move that is no addition:
+    against finite differences of the whole plan, and against its interventions alone."""
+    anatomy, scorer = Anatomy.of(tiny_llama), Scorer(tiny_llama)
+    sites = [*(Site("resid_post", block) for block in range(anatomy.n_layers)), Site("z", 0, 1), Site("mlp_post", 1)]
+    steps = [
+        Intervention(site, Add(vector(anatomy.width(site), k)), Span.parse(SPANS[k % len(SPANS)]), 0.5 + k % 2)
+        for k, site in enumerate(sites)
+    ]
+    steps.append(Intervention(Site("resid_post", 0), bench.move("scale", anatomy.d_model), strength=-0.4))
+    plan, labels = SteeringPlan(tuple(steps)), drawn(scorer)
+    along, *each = responses(tiny_llama, TEXTS, [plan, *(SteeringPlan((step,)) for step in steps)])
+    step = along.forecast(WEIGHTS).strength(SMALL)
+    up, down = (moved(scorer, plan.scaled(sign * step), labels) for sign in (1, -1))
+    want, got = (up - down) / 2, step * np.stack([along.slopes, along.scores[:, 0]])
+    assert (np.median(np.abs(want - got), 1) / np.abs(got).max(1)).max() < 0.03
+    np.testing.assert_allclose(along.slopes, sum(one.slopes for one in each), rtol=1e-6)
+    np.testing.assert_allclose(along.scores, sum(one.scores for one in each), rtol=1e-6)
+    apart = sum(one.forecast(WEIGHTS).cost for one in each)
+    assert along.forecast(WEIGHTS).cost == pytest.approx((along.scores**2).sum() / (2 * along.tokens))
+    assert abs(along.forecast(WEIGHTS).cost / apart - 1) > 0.05, "a sum of squares would be another number"
 
 
 def test_a_text_responds_alike_in_any_batch_and_one_gradient_serves_all_directions(tiny_llama):

@@ -1,12 +1,12 @@
-"""The sections of the page, in reading order. Each takes the verdict and says so when it has nothing."""
+"""The sections of a verdict's page, in reading order. Each takes the verdict and says so when it has nothing."""
 
-from collections.abc import Iterable, Sequence, Set
-from dataclasses import dataclass
+from collections.abc import Sequence, Set
 
 from trimtab.steering.judge.verdict import AblationResult, Contender, Generation, SitePoint, Verdict
 from trimtab.steering.price.result import KL
 from trimtab.steering.statistics import Interval
 from trimtab.tasks.reporting.charts import ablation, answering, curve, dose, forest, search, tokens
+from trimtab.tasks.reporting.document import Section, legend
 from trimtab.tasks.reporting.drawing.html import NO_ATTRIBUTES, Child, Html, code, details, el, note, p, table
 from trimtab.tasks.reporting.drawing.marking import marked
 from trimtab.tasks.reporting.drawing.numbers import MISSING, NATS, estimate, finite, number, percent, plural, shorten
@@ -14,20 +14,6 @@ from trimtab.tasks.reporting.drawing.svg import HALF, figure
 from trimtab.tasks.reporting.drawing.verdict import KINDS, in_order
 
 SHOWN_GENERATIONS = 6
-
-
-@dataclass(frozen=True)
-class Section:
-    """id: the anchor. name: for the list of contents. title: what the section answers."""
-
-    id: str
-    name: str
-    title: str
-    body: Child
-
-    def html(self) -> Html:
-        heading = el("h2", {"id": f"{self.id}-title"}, self.title)
-        return el("section.part", {"id": self.id, "aria-labelledby": f"{self.id}-title"}, heading, self.body)
 
 
 def searched(verdict: Verdict) -> Section:
@@ -69,11 +55,6 @@ def _scale_of_heads() -> Html:
         legend((("for", "moves the margin up"), ("against", "moves it down"))),
         "Full colour is the largest effect found.",
     )
-
-
-def legend(entries: Iterable[tuple[str, str]]) -> Html:
-    """Coloured dots with their words. entries: class of the colour, words."""
-    return el("div.legend", {}, [el("span", {}, el(f"i.{style}", {}), words) for style, words in entries])
 
 
 def contended(verdict: Verdict) -> Section:

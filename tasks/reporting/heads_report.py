@@ -10,18 +10,18 @@ from trimtab.tasks.errors import RecipeError
 from trimtab.tasks.heads.ablate import ranking_of
 from trimtab.tasks.home import Home
 from trimtab.tasks.recipes.heads import make_head_recipe
-from trimtab.tasks.reporting.heads_page import page
-from trimtab.tasks.reporting.report import write_page
+from trimtab.tasks.reporting.heads_page import heads_page
+from trimtab.tasks.reporting.seal import write_page
 from trimtab.tasks.timing import seconds_of
 
 
 @task(name="head report")
-def head_report_task(home: str, ref: str, command: str | None = None) -> str:
-    """See `head_report`."""
-    return str(head_report(Home.at(home), ref, command))
+def heads_report_task(home: str, ref: str, command: str | None = None) -> str:
+    """See `write_heads_page`."""
+    return str(write_heads_page(Home.at(home), ref, command))
 
 
-def head_report(home: Home, ref: str, command: str | None = None) -> Path:
+def write_heads_page(home: Home, ref: str, command: str | None = None) -> Path:
     """Write the page of a ranking, or of an ablation with its ranking. command: to reproduce it. Raises RecipeError for
     another kind."""
     artifact = home.catalog.get(ref)
@@ -42,5 +42,5 @@ def head_report(home: Home, ref: str, command: str | None = None) -> Path:
         "versions": ", ".join(f"{name} {number}" for name, number in artifact.libraries.items()),
         "lineage": str(lineage(home.catalog, artifact.ref)),
     }
-    text = page(Ranking.unpack(ranked), artifact.header if tested else None, about)
+    text = heads_page(Ranking.unpack(ranked), artifact.header if tested else None, about)
     return write_page(text, home.reports / f"{artifact.ref}.html")

@@ -4,12 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trimtab.steering.statistics import Interval
-from trimtab.tasks.reporting.charts import selective as charts
+from trimtab.tasks.reporting.charts import selectivity as charts
+from trimtab.tasks.reporting.document import Section, contents, document, legend
 from trimtab.tasks.reporting.drawing.html import NO_ATTRIBUTES, Html, details, el, note, p, table
 from trimtab.tasks.reporting.drawing.numbers import NATS, estimate, percent
-from trimtab.tasks.reporting.page import contents, document
 from trimtab.tasks.reporting.provenance import reproduce
-from trimtab.tasks.reporting.sections import Section, legend
 
 
 def selective_page(header: Mapping[str, Any], ref: str, command: str | None = None) -> str:
