@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO_HOME ?= .trimtab
 
-.PHONY: demo test lint typecheck unit ways-to-call test-formats install clean
+.PHONY: demo test lint typecheck links unit ways-to-call test-formats docs install clean
 
 demo: $(VENV)/.installed
 	$(BIN)/trimtab --home $(DEMO_HOME) run recipes/cheerful.yaml
@@ -27,8 +27,10 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 
 # Type checkers cannot see the editable mapping of top-level folders to `trimtab.*`, so they get a tree of links.
-typecheck: $(VENV)/.installed
+links:
 	mkdir -p .typing/trimtab && for d in flows tasks store steering; do ln -sfn ../../$$d .typing/trimtab/$$d; done
+
+typecheck: $(VENV)/.installed links
 	$(BIN)/mypy
 
 # In the order of the folders: the few long end-to-end files begin early, and short ones fill up both cores after them.
@@ -45,5 +47,13 @@ test-formats: $(VENV)/.installed
 	PYTHONPATH=.formats LLAMA_CPP_LIBS=$(CURDIR)/.formats/llama.cpp \
 		$(BIN)/pytest -q tests/export tests/peers/test_exports.py tests/peers/test_llama_cpp_live.py
 
+# The documentation site, in site/. Open site/index.html: the pages need no server and connect to nobody.
+docs: $(VENV)/.docs links
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+$(VENV)/.docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[docs]"
+	touch $@
+
 clean:
-	rm -rf .typing build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .typing build dist site .pytest_cache .mypy_cache .ruff_cache
