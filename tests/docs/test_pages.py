@@ -1,7 +1,7 @@
 """The code of the documentation is run: console blocks on a tiny model, Python blocks on the real one.
 
-All pages share one home, in which the plan `cheerful` is published. A recipe that a page runs gets settings that make it
-small; the commands are otherwise those of the page.
+All pages share one home, in which the plan `cheerful` is published. A recipe that a page runs gets settings that make
+it small; the commands are otherwise those of the page.
 """
 
 from pathlib import Path
@@ -88,7 +88,7 @@ def test_the_python_of_a_page_works(page, here, plans):
     """Block after block in one namespace, as a reader would paste them."""
     namespace: dict[str, object] = {}
     for code in blocks(DOCS / page, "python"):
-        exec(compile(code, page, "exec"), namespace)  # noqa: S102
+        exec(compile(code, page, "exec"), namespace)
 
 
 @pytest.mark.parametrize("page", PAGES)
