@@ -23,7 +23,7 @@ from trimtab.steering.running.prefix_tree import prefix_tree, tokens_in
 from trimtab.steering.running.reading import Rows, capture
 from trimtab.tasks.data.prompts import texts_of
 from trimtab.tasks.models import model_of
-from trimtab.tasks.recipes.recipe import load_recipe
+from trimtab.tasks.recipes.kinds import load_recipe
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "brief.yaml"
 BATCH, WIDTH = 8, 32

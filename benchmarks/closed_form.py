@@ -24,7 +24,7 @@ from trimtab.steering.running.scorer import Scorer
 from trimtab.tasks.data.prompts import texts_of
 from trimtab.tasks.home import Home
 from trimtab.tasks.models import model_of
-from trimtab.tasks.recipes.recipe import make_recipe
+from trimtab.tasks.recipes.kinds import make_recipe
 
 BUDGETS = (1e-3, 1e-2, 0.1, 0.5)
 TOLERANCE = 0.1

@@ -29,7 +29,7 @@ from trimtab.tasks.collecting.capture import capture_recipe, selection_of
 from trimtab.tasks.data.prompts import texts_of
 from trimtab.tasks.home import Home
 from trimtab.tasks.models import model_of
-from trimtab.tasks.recipes.recipe import Recipe, load_recipe
+from trimtab.tasks.recipes.kinds import load_recipe
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 BATCH = 16

@@ -34,9 +34,7 @@ from trimtab.tasks.data.jsonl import read_jsonl
 from trimtab.tasks.data.marked_prompts import TWINS
 from trimtab.tasks.data.prompts import form_of
 from trimtab.tasks.models import model_of
-from trimtab.tasks.recipes.condition import ConditionRecipe
-from trimtab.tasks.recipes.file import read_recipe
-from trimtab.tasks.recipes.recipe import load_recipe
+from trimtab.tasks.recipes.kinds import load_recipe, read_recipe
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 REAL = (("french-on-food.yaml", "french.yaml"), ("cheerful-when-gloomy.yaml", "cheerful.yaml"))
@@ -113,7 +111,7 @@ def table(name: str, draws: Iterable[Rows], settings: GateSettings) -> None:
 def real() -> Iterator[tuple[str, Mapping[Site, Tensor], np.ndarray]]:
     """(recipe, rows by site, wanted) of the embedded model."""
     for name, base in REAL:
-        recipe, plain = read_recipe(ConditionRecipe, RECIPES / name), load_recipe(RECIPES / base)
+        recipe, plain = read_recipe(RECIPES / name), load_recipe(RECIPES / base)
         model, tokenizer = model_of(plain.model)
         lines = [row for _, row in read_jsonl(Path(recipe.data.prompts.path))]
         prompts = [tokenize(tokenizer, row["prompt"], form=form_of(plain.data)) for row in lines]

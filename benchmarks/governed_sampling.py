@@ -27,7 +27,7 @@ from trimtab.steering.model.span import Span
 from trimtab.steering.plans.intervention import Intervention
 from trimtab.steering.plans.plan import SteeringPlan
 from trimtab.tasks.data.prompts import texts_of
-from trimtab.tasks.recipes.recipe import load_recipe
+from trimtab.tasks.recipes.kinds import load_recipe
 
 SITE, STRENGTH, PAIRS, SLACK = Site("resid_post", 15), 2.0, 40, 1e-5
 RECIPE = Path(__file__).resolve().parents[1] / "recipes/cheerful.yaml"

@@ -20,7 +20,7 @@ from trimtab.tasks.data.prompts import texts_of
 from trimtab.tasks.home import Home
 from trimtab.tasks.models import model_of
 from trimtab.tasks.plans.validate import behaviour_of
-from trimtab.tasks.recipes.recipe import make_recipe
+from trimtab.tasks.recipes.kinds import make_recipe
 
 FACTORS = (0.25, 0.5, 0.75, 1.0, 1.5)
 BUDGETS = (0.05, 0.2, 0.5, 1.0)

@@ -23,7 +23,7 @@ from trimtab.store.captures import schema
 from trimtab.store.verify import verify_capture
 from trimtab.tasks.collecting.capture import capture_recipe
 from trimtab.tasks.home import Home
-from trimtab.tasks.recipes.recipe import load_recipe
+from trimtab.tasks.recipes.kinds import load_recipe
 
 REGION_BYTES = 2**20
 CHUNK_BYTES = 2**14

@@ -54,7 +54,7 @@ def collect(recipe: str, home: str) -> dict[str, float]:
     from trimtab.tasks.collecting.capture import capture_recipe
     from trimtab.tasks.home import Home
     from trimtab.tasks.models import model_of
-    from trimtab.tasks.recipes.recipe import load_recipe
+    from trimtab.tasks.recipes.kinds import load_recipe
 
     asked = load_recipe(recipe)
     model_of(asked.model)

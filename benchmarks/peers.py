@@ -25,7 +25,7 @@ from trimtab.steering.model.tokens import Tokens
 from trimtab.steering.running.reading import Rows, capture
 from trimtab.tasks.data.prompts import texts_of
 from trimtab.tasks.models import model_of
-from trimtab.tasks.recipes.recipe import load_recipe
+from trimtab.tasks.recipes.kinds import load_recipe
 
 
 def main() -> None:

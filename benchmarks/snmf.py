@@ -36,12 +36,12 @@ from trimtab.steering.running.scorer import Scorer
 from trimtab.steering.running.writing import Decoding, generate
 from trimtab.steering.statistics import Interval
 from trimtab.store import ActivationStore
-from trimtab.tasks.collecting.features_capture import capture_sentences
+from trimtab.tasks.collecting.capture import capture_recipe
 from trimtab.tasks.data.sentences import Sentence, sentences_of
 from trimtab.tasks.features.rows import rows_in
 from trimtab.tasks.home import Home
 from trimtab.tasks.models import model_of
-from trimtab.tasks.recipes.features import load_features_recipe
+from trimtab.tasks.recipes.kinds import load_recipe
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "features.yaml"
 CHOSEN = ("fit", "select")
@@ -98,8 +98,8 @@ def main() -> None:
 
 
 def opened(home: str, site: str) -> Bench:
-    recipe = load_features_recipe(RECIPE, [f"features.site={site}"])
-    store = ActivationStore.open(capture_sentences(recipe, Home.at(home)).url)
+    recipe = load_recipe(RECIPE, [f"features.site={site}"])
+    store = ActivationStore.open(capture_recipe(recipe, Home.at(home)).url)
     rows = rows_in(store, site, ["fit", "select", "report"])
     offsets = np.concatenate([[0], np.cumsum(np.diff(store.index.offsets))])
     print(f"{len(rows)} rows of width {rows.shape[1]} at {site}, {store.n_prompts} sentences\n", flush=True)

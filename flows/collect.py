@@ -10,28 +10,32 @@ from trimtab.tasks.collecting.regions import CapturePlan, finish_task, plan_task
 from trimtab.tasks.collecting.rounds import outcome
 from trimtab.tasks.collecting.runners import runner_of
 from trimtab.tasks.jobs.processes import without_interrupts
-from trimtab.tasks.recipes.recipe import Recipe, load_recipe
+from trimtab.tasks.recipes.kinds import Collectable, RecipeFile, collectable
 from trimtab.tasks.references import CaptureReference
 
 
 @job("collect", "collect-{recipe}")
 def collect(
-    recipe: str,
+    recipe: str | RecipeFile,
     home: str = ".trimtab",
     overrides: list[str] | None = None,
     workers: int = 1,
     runner: str = "processes",
 ) -> CaptureReference:
-    """Capture what a recipe file asks for, in this process or in several workers; the rows are the same."""
-    asked = load_recipe(recipe, overrides or [])
+    """Capture what a recipe file asks for, in this process or in several workers; the rows are the same.
+
+    Raises RecipeError for a kind that collects nothing.
+    """
+    file = RecipeFile.of(recipe, overrides, judged=False)
+    request = collectable(file.recipe, file.path)
     if workers == 1:
-        return capture_task(asked, home)
+        return capture_task(request, home)
     runner_of(runner, workers)  # a runner that is not installed is said before anything is laid out
-    plan = plan_task(asked, home)
-    return plan.ready or finish_task(asked, home, plan, collect_shares(asked, home, plan, workers, runner))
+    plan = plan_task(request, home)
+    return plan.ready or finish_task(request, home, plan, collect_shares(request, home, plan, workers, runner))
 
 
-def collect_shares(recipe: Recipe, home: str, plan: CapturePlan, workers: int, runner: str) -> int:
+def collect_shares(recipe: Collectable, home: str, plan: CapturePlan, workers: int, runner: str) -> int:
     """Rounds of shares until no region is missing; workers that died leave theirs to the next round. Returns how many
     tokens ran through the model."""
     computed, shares = 0, shares_of(plan, workers)
@@ -47,7 +51,7 @@ def collect_shares(recipe: Recipe, home: str, plan: CapturePlan, workers: int, r
 
 @flow(name="collect-round", validate_parameters=False, result_serializer="json")
 def collect_round(
-    recipe: Recipe, home: str, plan: CapturePlan, shares: Sequence[Sequence[int]]
+    recipe: Collectable, home: str, plan: CapturePlan, shares: Sequence[Sequence[int]]
 ) -> tuple[int, Exception | None]:
     """Every share once, in whatever workers the task runner has."""
     with without_interrupts():

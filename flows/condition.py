@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from trimtab.flows.job import job
 from trimtab.tasks.plans.condition import condition_task
 from trimtab.tasks.recipes.condition import ConditionRecipe
-from trimtab.tasks.recipes.file import read_recipe
+from trimtab.tasks.recipes.kinds import RecipeFile
 from trimtab.tasks.references import Reference
 from trimtab.tasks.reporting.command import recipe_command
 from trimtab.tasks.reporting.selectivity_report import selectivity_report_task
@@ -26,9 +26,9 @@ class Conditioned:
 
 
 @job("condition", "condition-{recipe}")
-def condition(recipe: str, home: str = ".trimtab", overrides: list[str] | None = None) -> Conditioned:
-    """Run a recipe file with a `condition` section: fit, compare, publish, report."""
-    asked = read_recipe(ConditionRecipe, recipe, overrides or [])
-    selectivity, plan = condition_task(asked, home)
-    again = recipe_command("run", recipe, home, overrides)
+def condition(recipe: str | RecipeFile, home: str = ".trimtab", overrides: list[str] | None = None) -> Conditioned:
+    """Run a condition recipe: fit, compare, publish, report."""
+    file = RecipeFile.of(recipe, overrides)
+    selectivity, plan = condition_task(file.expect(ConditionRecipe), home)
+    again = recipe_command("run", file.path, home, file.overrides)
     return Conditioned(selectivity, plan, selectivity_report_task(home, selectivity, plan, again))

@@ -7,34 +7,48 @@ from pathlib import Path
 
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.schedules import CronSchedule
 from prefect.deployments.runner import EntrypointType
 from prefect.exceptions import ObjectNotFound
 from prefect.schedules import Cron
 from prefect.workers.process import ProcessWorker
+from pydantic import ValidationError
 
-from trimtab.flows.produce import produce
+from trimtab.flows.kinds import flow_of
+from trimtab.tasks.errors import RecipeError
+from trimtab.tasks.recipes.kinds import RecipeFile
 
 POOL = "trimtab-local"
 
 
 @dataclass(frozen=True)
 class Deployed:
-    """name: `produce/<recipe>` as Prefect lists it. pool: the work pool whose worker runs it. cron: its schedule."""
+    """name: `<flow>/<recipe>` as Prefect lists it. pool: the work pool whose worker runs it. cron: its schedule."""
 
     name: str
     pool: str
     cron: str | None
 
 
-def deploy(recipe: str, name: str, home: str, cron: str | None = None, overrides: list[str] | None = None) -> Deployed:
-    """Register `produce` for one recipe file. Paths are made absolute: a worker starts elsewhere."""
+def check_cron(text: str) -> None:
+    """Raises RecipeError when `text` is no cron schedule."""
+    try:
+        CronSchedule(cron=text)
+    except (ValidationError, ValueError):
+        raise RecipeError(f"--cron {text!r}: not a cron schedule; five fields, for example '0 3 * * *'") from None
+
+
+def deploy(file: RecipeFile, name: str, home: str, cron: str | None = None) -> Deployed:
+    """Register the flow that runs a recipe of this kind. The worker reads the file again when it runs, from an absolute
+    path, because it starts elsewhere."""
     _make_pool()
-    deployment = produce.to_deployment(
+    flow = flow_of(file.recipe)
+    deployment = flow.to_deployment(
         name=name,
         parameters={
-            "recipe": str(Path(recipe).resolve()),
+            "recipe": str(Path(file.path).resolve()),
             "home": home if "://" in home else str(Path(home).resolve()),
-            "overrides": overrides or [],
+            "overrides": list(file.overrides),
         },
         schedule=Cron(cron, timezone="UTC") if cron else None,
         concurrency_limit=1,
@@ -42,7 +56,7 @@ def deploy(recipe: str, name: str, home: str, cron: str | None = None, overrides
         work_pool_name=POOL,
     )
     deployment.apply()  # type: ignore[union-attr]
-    return Deployed(f"{produce.name}/{name}", POOL, cron)
+    return Deployed(f"{flow.name}/{name}", POOL, cron)
 
 
 def work() -> int:

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 from trimtab.flows.job import job
 from trimtab.tasks.collecting.capture import capture_task
-from trimtab.tasks.data.examples import check_judged
 from trimtab.tasks.plans.fit import fit_task
 from trimtab.tasks.plans.publish import publish_task
 from trimtab.tasks.plans.validate import validate_task
-from trimtab.tasks.recipes.recipe import load_recipe
+from trimtab.tasks.recipes.behaviour import BehaviourRecipe
+from trimtab.tasks.recipes.kinds import RecipeFile
 from trimtab.tasks.references import CaptureReference, Reference
 from trimtab.tasks.reporting.command import recipe_command
 from trimtab.tasks.reporting.verdict_report import verdict_report_task
@@ -16,7 +16,7 @@ from trimtab.tasks.reporting.verdict_report import verdict_report_task
 
 @dataclass(frozen=True)
 class Produced:
-    """Everything one run made or found: references, and the report's path."""
+    """References to everything one run computed or found in the catalog, and the report's path."""
 
     capture: CaptureReference
     candidates: tuple[Reference, ...]
@@ -27,17 +27,38 @@ class Produced:
     @property
     def reused(self) -> bool:
         """True when every product was there already: the run did no forward pass."""
-        return all(made.reused for made in (self.capture, *self.candidates, self.verdict, self.plan))
+        return all(product.reused for product in (self.capture, *self.candidates, self.verdict, self.plan))
 
 
 @job("produce", "produce-{recipe}")
-def produce(recipe: str, home: str = ".trimtab", overrides: list[str] | None = None) -> Produced:
-    """Run a recipe file end to end. What the catalog already holds for the same recipe is not computed again."""
-    asked = load_recipe(recipe, overrides or [])
-    check_judged(asked.data)
-    capture = capture_task(asked, home)
-    candidates = tuple(fit_task(asked, home, capture, fitter) for fitter in asked.fit.fitters)
-    verdict = validate_task(asked, home, capture, candidates)
-    plan = publish_task(asked, home, verdict)
-    report = verdict_report_task(asked, home, (plan, verdict), recipe_command("run", recipe, home, overrides))
+def produce(recipe: str | RecipeFile, home: str = ".trimtab", overrides: list[str] | None = None) -> Produced:
+    """Run a behaviour recipe end to end. What the catalog already holds for the same recipe is not computed again.
+
+    recipe: a path, or the file as it was read, with its overrides, so that it is not read again.
+    """
+    file = RecipeFile.of(recipe, overrides)
+    behaviour = file.expect(BehaviourRecipe)
+    capture = capture_task(behaviour, home)
+    candidates = tuple(fit_task(behaviour, home, capture, fitter) for fitter in behaviour.fit.fitters)
+    verdict = validate_task(behaviour, home, capture, candidates)
+    plan = publish_task(behaviour, home, verdict)
+    again = recipe_command("run", file.path, home, file.overrides)
+    report = verdict_report_task(behaviour, home, (plan, verdict), again)
     return Produced(capture, candidates, verdict, plan, report)
+
+
+@job("fit", "fit-{recipe}")
+def fit(recipe: str | RecipeFile, home: str = ".trimtab", overrides: list[str] | None = None) -> tuple[Reference, ...]:
+    """Activations (collected when missing) to candidate vectors at every block, by every fitter of the recipe."""
+    behaviour = RecipeFile.of(recipe, overrides, judged=False).expect(BehaviourRecipe)
+    capture = capture_task(behaviour, home)
+    return tuple(fit_task(behaviour, home, capture, fitter) for fitter in behaviour.fit.fitters)
+
+
+@job("validate", "validate-{recipe}")
+def validate(recipe: str | RecipeFile, home: str = ".trimtab", overrides: list[str] | None = None) -> Reference:
+    """Candidates to a verdict beside their placebos, without publishing the plan under its name."""
+    behaviour = RecipeFile.of(recipe, overrides).expect(BehaviourRecipe)
+    capture = capture_task(behaviour, home)
+    candidates = tuple(fit_task(behaviour, home, capture, fitter) for fitter in behaviour.fit.fitters)
+    return validate_task(behaviour, home, capture, candidates)

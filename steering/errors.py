@@ -9,13 +9,18 @@ class SteeringError(Exception):
     """Base of all user errors of the steering layer."""
 
 
+def nearest(word: str, options: Iterable[str]) -> str | None:
+    """The option that a misspelt word most likely means; None when all are far from it."""
+    return next(iter(difflib.get_close_matches(word, list(options), n=1, cutoff=0.55)), None)
+
+
 class UnknownName(SteeringError):
     """A name that is not on the shelf; the message lists the nearest right ones."""
 
     def __init__(self, what: str, name: str, known: Iterable[str]):
         options = sorted(known)
-        near = difflib.get_close_matches(name, options, n=1)
-        hint = f"did you mean '{near[0]}'? " if near else ""
+        near = nearest(name, options)
+        hint = f"did you mean '{near}'? " if near else ""
         super().__init__(f"unknown {what} '{name}': {hint}known: {', '.join(options) or 'none'}")
 
 

@@ -1,9 +1,8 @@
 """What a user did wrong in a recipe, a data file or on the command line, as lines that are fit to be shown."""
 
-import difflib
 from collections.abc import Iterable, Sequence
 
-from trimtab.steering.errors import SteeringError
+from trimtab.steering.errors import SteeringError, nearest
 from trimtab.store.errors import StoreError
 
 
@@ -25,8 +24,8 @@ class DataError(RecipeError):
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`; did you mean 'dtype'?`, or the known words when none is near."""
     options = sorted(known)
-    near = difflib.get_close_matches(word, options, n=1, cutoff=0.55)
-    return f"; did you mean '{near[0]}'?" if near else f"; known: {', '.join(options) or 'none'}"
+    near = nearest(word, options)
+    return f"; did you mean '{near}'?" if near else f"; known: {', '.join(options) or 'none'}"
 
 
 # What the command line shows as `error: ...`, without a traceback; anything else is a bug of ours and shows one.

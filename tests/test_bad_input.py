@@ -12,7 +12,7 @@ import pytest
 from trimtab.flows.cli import main
 from trimtab.store import Catalog
 from trimtab.tasks.admin import doctor
-from trimtab.tasks.recipes.recipe import load_recipe
+from trimtab.tasks.recipes.kinds import load_recipe
 
 GOOD = """\
 name: tone

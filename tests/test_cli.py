@@ -156,7 +156,9 @@ def test_init_writes_a_recipe_that_passes_its_checks(tmp_path, capsys, monkeypat
 
 
 def test_schema(capsys):
-    assert "budget" in json.loads(out(capsys, "schema"))["properties"]
+    assert "BehaviourRecipe" in json.loads(out(capsys, "schema"))["$defs"]
+    assert "budget" in json.loads(out(capsys, "schema", "behaviour"))["properties"]
+    out(capsys, "schema", "behavior", code=2)
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -10,7 +10,7 @@ from trimtab.tasks.data.examples import examples_of
 from trimtab.tasks.data.jsonl import each_pair, read_class, read_pairs, read_rows
 from trimtab.tasks.data.parquet import BATCH, read_parquet
 from trimtab.tasks.errors import DataError, RecipeError
-from trimtab.tasks.recipes.recipe import load_recipe
+from trimtab.tasks.recipes.kinds import load_recipe
 
 pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
 parquet = pytest.importorskip("pyarrow.parquet")

@@ -10,7 +10,7 @@ import sys
 import pytest
 from prefect.settings import get_current_settings
 
-from trimtab.flows.fit import fit
+from trimtab.flows.produce import fit
 from trimtab.tasks import PRIVATE
 from trimtab.tasks.errors import RecipeError
 

@@ -17,14 +17,13 @@ from trimtab.tasks.data.marked_prompts import labelled_rows
 from trimtab.tasks.data.shipped_files import DATA
 from trimtab.tasks.errors import DataError, RecipeError
 from trimtab.tasks.plans.validate import settings_of
-from trimtab.tasks.recipes.condition import ConditionRecipe
-from trimtab.tasks.recipes.file import has_section, read_recipe
-from trimtab.tasks.recipes.recipe import Recipe, load_recipe, make_recipe, recipe_schema
+from trimtab.tasks.recipes.kinds import kind_of, load_recipe, make_recipe, read_recipe
 from trimtab.tasks.recipes.sections import LANGUAGES
+from trimtab.tasks.recipes.yaml import read_document
 
 ALL = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
-OTHERS = ("condition", "features")  # sections of recipes of other kinds
-RECIPES = [path for path in ALL if not any(has_section(path, section) for section in OTHERS)]
+KIND = {path: kind_of(read_document(path).data) for path in ALL}
+RECIPES = [path for path in ALL if KIND[path] == "behaviour"]
 STAGES = ("capture", "fit", "validate")
 WHOLE = """\
 name: tone
@@ -243,14 +242,6 @@ def test_a_mistake_in_an_override_is_told_of_the_override(folder):
         load_recipe(folder / "recipe.yaml", ["budget.kl=-1"])
 
 
-def test_schema_describes_every_section():
-    schema = recipe_schema()
-    assert set(schema["properties"]) == set(Recipe.model_fields)
-    assert schema["required"] == ["name", "data"]
-    pairs_schema = schema["$defs"]["Data"]["properties"]["pairs"]
-    assert {"type": "string"} in pairs_schema["anyOf"]  # people write a file name
-
-
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_the_recipes_that_come_with_trimtab(path):
     recipe = load_recipe(path)
@@ -259,9 +250,9 @@ def test_the_recipes_that_come_with_trimtab(path):
     assert sum(example.label > 0 for example in examples) >= 150
 
 
-@pytest.mark.parametrize("path", [p for p in ALL if has_section(p, "condition")], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [path for path in ALL if KIND[path] == "condition"], ids=lambda path: path.stem)
 def test_the_conditions_that_come_with_trimtab(path):
-    recipe = read_recipe(ConditionRecipe, path)
+    recipe = read_recipe(path)
     rows = labelled_rows(recipe.data)
     assert recipe.name == path.stem
     for split in rows.values():

@@ -14,6 +14,7 @@ from rich.tree import Tree
 from trimtab.flows.plain_text import visible, visible_json
 
 JSON = Annotated[bool, typer.Option("--json", help="JSON on stdout, for scripts.")]
+RECIPE = typer.Argument(metavar="RECIPE", help="A YAML file of any kind; `trimtab init` writes one.")
 SET = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the recipe, for example budget.kl=0.2."),
@@ -54,8 +55,8 @@ def echo_tree(node: Mapping[str, Any]) -> None:
 
 def console(stderr: bool = False) -> Console:
     """Wide when nobody looks, so that lines are not broken in files."""
-    found = Console(stderr=stderr, highlight=False)
-    return found if found.is_terminal else Console(stderr=stderr, highlight=False, width=200)
+    terminal = Console(stderr=stderr, highlight=False)
+    return terminal if terminal.is_terminal else Console(stderr=stderr, highlight=False, width=200)
 
 
 def shown(value: object) -> str:

@@ -41,18 +41,18 @@ def show(
 ) -> None:
     """One version: header, price, verdict, parents, recipe."""
     if feature is not None:
-        one = importlib.import_module("trimtab.flows.commands._show_feature")  # brings torch, which lists do without
-        return one.show_feature(Home.at(ctx.obj), ref, feature, as_json)
-    found = views.details(Home.at(ctx.obj), ref)
+        features = importlib.import_module("trimtab.flows.commands.features")  # brings torch, which lists do without
+        return features.show_feature(Home.at(ctx.obj), ref, feature, as_json)
+    version = views.details(Home.at(ctx.obj), ref)
     if as_json:
-        return echo_json(found)
-    echo_fields(_summary(found))
-    if isinstance(found["metrics"], dict):
+        return echo_json(version)
+    echo_fields(_summary(version))
+    if isinstance(version["metrics"], dict):
         echo("\nmetrics (KL and effect in nats per token)")
-        echo_fields({f"  {name}": value for name, value in found["metrics"].items()})
-    if isinstance(found["recipe"], dict):
+        echo_fields({f"  {name}": value for name, value in version["metrics"].items()})
+    if isinstance(version["recipe"], dict):
         echo("\nrecipe")
-        echo_fields(_flat(found["recipe"]))
+        echo_fields(_flat(version["recipe"]))
     echo("\n`--json` shows everything, header and libraries too", err=True)
 
 
@@ -88,14 +88,14 @@ def lineage(ctx: typer.Context, ref: REF, as_json: JSON = False) -> None:
 def verify(ctx: typer.Context, as_json: JSON = False) -> int:
     """Recompute every digest and say what is not as it was published. Exit code 1 when something is not."""
     home = Home.at(ctx.obj)
-    found = views.findings(home)
-    bad = [finding for finding in found if not finding["ok"]]
+    findings = views.findings(home)
+    bad = [finding for finding in findings if not finding["ok"]]
     if as_json:
-        echo_json(found)
+        echo_json(findings)
     else:
         for finding in bad:
             echo(f"BAD  {finding['thing']}: {finding['wrong']}; {finding['cure']}")
-        echo(f"{len(found) - len(bad)} of {len(found)} things in {home.url} are as they were published")
+        echo(f"{len(findings) - len(bad)} of {len(findings)} things in {home.url} are as they were published")
     return 1 if bad else 0
 
 
@@ -114,26 +114,26 @@ def promote(
     echo(f"{move['name']}@{alias} is {move['name']}@{move['after']}{before}")
 
 
-def _summary(found: dict[str, Any]) -> dict[str, object]:
+def _summary(version: dict[str, Any]) -> dict[str, object]:
     return {
-        "ref": found["ref"],
-        "kind": found["kind"],
-        "aliases": found["aliases"],
-        "created": found["created"],
-        "digest": found["digest"],
-        "arrays": [f"{name} {'x'.join(map(str, entry['shape']))}" for name, entry in found["arrays"].items()][:8],
-        "parents": [parent["ref"] for parent in found["parents"]],
+        "ref": version["ref"],
+        "kind": version["kind"],
+        "aliases": version["aliases"],
+        "created": version["created"],
+        "digest": version["digest"],
+        "arrays": [f"{name} {'x'.join(map(str, entry['shape']))}" for name, entry in version["arrays"].items()][:8],
+        "parents": [parent["ref"] for parent in version["parents"]],
     }
 
 
 def _flat(value: dict[str, Any], before: str = "  ") -> dict[str, object]:
     """Sections of a recipe as dotted names; files by name, what was not given left out."""
-    found: dict[str, object] = {}
+    fields: dict[str, object] = {}
     for name, inner in value.items():
         if isinstance(inner, dict) and set(inner) == {"path", "sha256"}:
-            found[before + name] = f"{inner['path']} (sha256 {inner['sha256'][:SHORT]})"
+            fields[before + name] = f"{inner['path']} (sha256 {inner['sha256'][:SHORT]})"
         elif isinstance(inner, dict):
-            found |= _flat(inner, f"{before}{name}.")
+            fields |= _flat(inner, f"{before}{name}.")
         elif inner is not None:
-            found[before + name] = inner
-    return found
+            fields[before + name] = inner
+    return fields

@@ -8,10 +8,10 @@ import typer
 
 from trimtab.flows.collect import collect as collect_flow
 from trimtab.flows.commands._progress import shown_progress
-from trimtab.flows.commands._show import JSON, SET, echo, echo_fields, echo_json
+from trimtab.flows.commands._show import JSON, RECIPE, SET, echo, echo_fields, echo_json
 from trimtab.tasks.collecting.runners import RUNNERS, runner_of
 from trimtab.tasks.home import Home
-from trimtab.tasks.recipes.recipe import load_recipe
+from trimtab.tasks.recipes.kinds import RecipeFile, collectable
 
 app = typer.Typer()
 
@@ -19,19 +19,22 @@ app = typer.Typer()
 @app.command()
 def collect(
     ctx: typer.Context,
-    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML file; `trimtab init` writes one.")],
+    recipe: Annotated[Path, RECIPE],
     overrides: SET = None,
     workers: Annotated[int, typer.Option(min=1, help="How many workers; each loads the model once.")] = 1,
     runner: Annotated[str, typer.Option(help=f"Where workers run: {', '.join(RUNNERS)}.")] = "processes",
     as_json: JSON = False,
 ) -> None:
     """Only collect a recipe's activations. Interrupt it when you like; the same command goes on."""
-    load_recipe(recipe, overrides or [])  # before anything is started or written
+    file = RecipeFile.read(recipe, overrides or (), judged=False)  # before anything is started or written
+    collectable(file.recipe, file.path)
     runner_of(runner, workers)
     with shown_progress(quiet=as_json):
-        made = collect_flow(str(recipe), Home.at(ctx.obj).url, overrides or [], workers, runner)
+        capture = collect_flow(file, Home.at(ctx.obj).url, None, workers, runner)
     if as_json:
-        return echo_json(asdict(made))
-    if made.reused:
+        return echo_json(asdict(capture))
+    if capture.reused:
         echo("nothing to compute: these activations are in the catalog")
-    echo_fields({"published": made.ref, "where": made.url, "snapshot": made.snapshot, "tokens run": made.computed})
+    echo_fields(
+        {"published": capture.ref, "where": capture.url, "snapshot": capture.snapshot, "tokens run": capture.computed}
+    )

@@ -6,13 +6,12 @@ from typing import Annotated
 
 import typer
 
-from trimtab.flows.commands._show import JSON, SET, echo, echo_fields, echo_json
+from trimtab.flows.commands._show import JSON, RECIPE, SET, echo, echo_fields, echo_json
+from trimtab.flows.deploy import check_cron, end_server, serve, work
 from trimtab.flows.deploy import deploy as deploy_recipe
-from trimtab.flows.deploy import end_server, serve, work
 from trimtab.tasks.admin.doctor import require_server
-from trimtab.tasks.admin.schedule import check_cron
 from trimtab.tasks.home import Home
-from trimtab.tasks.recipes.recipe import load_recipe
+from trimtab.tasks.recipes.kinds import RecipeFile
 
 app = typer.Typer()
 
@@ -20,21 +19,21 @@ app = typer.Typer()
 @app.command()
 def deploy(
     ctx: typer.Context,
-    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML file; `trimtab init` writes one.")],
+    recipe: Annotated[Path, RECIPE],
     cron: Annotated[str | None, typer.Option(metavar="CRON", help='UTC, for example "0 3 * * *".')] = None,
     name: Annotated[str | None, typer.Option(help="Of the deployment. Default: the recipe's name.")] = None,
     overrides: SET = None,
     as_json: JSON = False,
 ) -> None:
     """Put a recipe on a schedule, on a Prefect server."""
-    asked = load_recipe(recipe, overrides or [])
+    file = RecipeFile.read(recipe, overrides or ())
     if cron is not None:
         check_cron(cron)
     require_server()
-    made = deploy_recipe(str(recipe), name or asked.name, Home.at(ctx.obj).url, cron, overrides or [])
+    deployed = deploy_recipe(file, name or file.recipe.name, Home.at(ctx.obj).url, cron)
     if as_json:
-        return echo_json(asdict(made))
-    echo_fields(asdict(made))
+        return echo_json(asdict(deployed))
+    echo_fields(asdict(deployed))
     echo("next: trimtab worker")
 
 

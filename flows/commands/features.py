@@ -1,22 +1,17 @@
-"""features: what is in a feature set; and the part of `run` that makes one."""
+"""features: what is in a feature set, and one feature of it for `trimtab show REF --feature N`."""
 
-from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from trimtab.flows.commands._progress import shown_progress
-from trimtab.flows.commands._show import JSON, echo, echo_fields, echo_json, echo_table
-from trimtab.flows.features import Decomposed
-from trimtab.flows.features import features as features_flow
-from trimtab.tasks.features.views import SORTS, feature_rows
+from trimtab.flows.commands._show import JSON, echo, echo_fields, echo_json, echo_table, shown
+from trimtab.tasks.features.views import SORTS, feature_details, feature_rows
 from trimtab.tasks.home import Home
-from trimtab.tasks.recipes.features import load_features_recipe
-from trimtab.tasks.registry.views import details
 from trimtab.tasks.reporting.features_report import write_features_page
 
 app = typer.Typer()
+SHOWN_TOPS = 10
 
 
 @app.command()
@@ -46,21 +41,27 @@ def features(
     echo(f"\n{min(limit, len(rows))} of {len(rows)}; `trimtab show {ref} --feature N` shows one", err=True)
 
 
-def run_features(home: Home, recipe: Path, overrides: list[str], dry_run: bool, as_json: bool) -> None:
-    """`trimtab run` of a features recipe."""
-    asked = load_features_recipe(recipe, overrides)  # before anything is started or written
-    if dry_run:
-        return echo_json(asked.to_json())
-    with shown_progress(quiet=as_json):
-        made = features_flow(str(recipe), home.url, overrides)
+def show_feature(home: Home, ref: str, number: int, as_json: bool) -> None:
+    """`trimtab show REF --feature N`."""
+    feature = feature_details(home, ref, number)
     if as_json:
-        return echo_json({**asdict(made), "reused": made.reused})
-    _tell(home, made)
+        return echo_json(feature)
+    echo_fields({"feature": f"{feature['ref']}:{number}", "site": feature["site"], "label": feature.get("label", "")})
+    echo_fields({name: feature.get(name) for name in ("firing", "peak", "size")})
+    for name in ("promoted", "suppressed"):
+        echo(f"\n{name}: {' '.join(repr(token) for token, _ in feature.get(name, [])[:12])}")
+    echo(f"neurons: {_pairs(feature.get('neurons', [])[:10])}")
+    echo(f"nearest: {', '.join(f'#{n} (cosine {shown(c)}, {s} neurons shared)' for n, c, s in feature['nearest'])}")
+    for concept in feature["concepts"]:
+        echo(f"detects {concept['concept']}: held-out AUROC {shown(concept['auroc'])} (null {shown(concept['null'])})")
+    echo("")
+    for top in feature.get("tops", [])[:SHOWN_TOPS]:
+        echo(f"{shown(top['activation']):>7}  {_line(top)}")
 
 
-def _tell(home: Home, made: Decomposed) -> None:
-    if made.reused:
-        echo("nothing to compute: this recipe was run before, and everything it made is in the catalog")
-    echo_fields({"published": made.features.ref, **details(home, made.features.ref)["metrics"], "browser": made.page})
-    name = made.features.ref.partition("@")[0]
-    echo(f'\nnext: trimtab features {name} | trimtab show {name} --feature 0 | trimtab steer {name}:0 "..." --kl 0.3')
+def _pairs(pairs: list[Any]) -> str:
+    return ", ".join(f"{name} ({shown(value)})" for name, value in pairs)
+
+
+def _line(top: dict[str, Any]) -> str:
+    return f"{top['before'][-60:]}[{top['token']}]{top['after'][:40]}".replace("\n", " ")

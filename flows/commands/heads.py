@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -14,7 +14,8 @@ from trimtab.flows.localise import steer_heads
 from trimtab.tasks.heads.ablate import AblateSettings, ranking_of
 from trimtab.tasks.heads.plan import HeadPlanSettings
 from trimtab.tasks.home import Home
-from trimtab.tasks.recipes.heads import load_head_recipe
+from trimtab.tasks.recipes.heads import HeadRecipe
+from trimtab.tasks.recipes.kinds import RecipeFile
 from trimtab.tasks.registry.views import details
 
 app = typer.Typer()
@@ -29,16 +30,18 @@ def rank(
     as_json: JSON = False,
 ) -> None:
     """Rank a model's heads by what they do for a task."""
-    load_head_recipe(recipe, overrides or [])  # before anything is started or written
+    file = RecipeFile.read(recipe, overrides or ())  # before anything is started or written
+    file.expect(HeadRecipe)
     home = Home.at(ctx.obj)
     with shown_progress(quiet=as_json):
-        made = rank_flow(str(recipe), home.url, overrides or [])
+        localised = rank_flow(file, home.url)
+    ranking, metrics = localised.ranking, details(home, localised.ranking.ref)["metrics"]
     if as_json:
-        return echo_json({**asdict(made.made), "report": made.report, "metrics": _metrics(home, made.made.ref)})
-    if made.made.reused:
+        return echo_json({**asdict(ranking), "report": localised.report, "metrics": metrics})
+    if ranking.reused:
         echo("nothing to compute: this ranking is in the catalog")
-    echo_fields({"published": made.made.ref, **_metrics(home, made.made.ref), "report": made.report})
-    echo(f"\nnext: trimtab ablate {made.made.ref} --top 10 --operator mean")
+    echo_fields({"published": ranking.ref, **metrics, "report": localised.report})
+    echo(f"\nnext: trimtab ablate {ranking.ref} --top 10 --operator mean")
 
 
 @app.command()
@@ -65,16 +68,17 @@ def ablate(
     ranking = ranking_of(home, ref).ref  # before anything is started
     with shown_progress(quiet=as_json):
         if steered is not None:
-            made = steer_heads(ranking, home.url, steered)
-            return _tell_plan(home, made.ref, as_json)
-        found = ablate_flow(ranking, home.url, settings)
+            plan = steer_heads(ranking, home.url, steered)
+            return _tell_plan(home, plan.ref, as_json)
+        test = ablate_flow(ranking, home.url, settings)
     if as_json:
-        return echo_json({**asdict(found.made), "report": found.report, **_header(home, found.made.ref)})
-    _tell(home, found.made.ref, found.report)
+        return echo_json({**asdict(test.ablation), "report": test.report, **details(home, test.ablation.ref)["header"]})
+    tell_ablation(home, test.ablation.ref, test.report)
 
 
-def _tell(home: Home, ref: str, report: str) -> None:
-    verdict = _header(home, ref)["verdict"]
+def tell_ablation(home: Home, ref: str, report: str) -> None:
+    """The verdict on the top heads in a sentence and a table."""
+    verdict = details(home, ref)["header"]["verdict"]
     echo(verdict["sentence"])
     rows = [
         (name, side["share"], side["effect"], side["over_random"], side["p"])
@@ -85,17 +89,9 @@ def _tell(home: Home, ref: str, report: str) -> None:
 
 
 def _tell_plan(home: Home, ref: str, as_json: bool) -> None:
-    metrics = _metrics(home, ref)
+    metrics = details(home, ref)["metrics"]
     if as_json:
         return echo_json({"ref": ref, "metrics": metrics})
     echo(metrics["sentence"])
     echo_fields({"published": ref, "gain": metrics["gain"], "random": metrics["random"]})
     echo(f'\nnext: trimtab steer {ref} "..."')
-
-
-def _metrics(home: Home, ref: str) -> dict[str, Any]:
-    return details(home, ref)["metrics"]
-
-
-def _header(home: Home, ref: str) -> dict[str, Any]:
-    return details(home, ref)["header"]

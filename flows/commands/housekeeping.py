@@ -22,12 +22,12 @@ def delete(
     """Delete a version that nothing else was made from."""
     if "@" not in ref:
         raise typer.BadParameter(f"'{ref}' names no version; write {ref}@1", ctx, param_hint="NAME@VERSION")
-    gone = delete_version(Home.at(ctx.obj), ref)
+    deletion = delete_version(Home.at(ctx.obj), ref)
     if as_json:
-        return echo_json(gone)
-    echo_fields({"deleted": gone["ref"], "kind": gone["kind"]})
-    if gone["kept"]:
-        echo(gone["kept"], err=True)
+        return echo_json(deletion)
+    echo_fields({"deleted": deletion["ref"], "kind": deletion["kind"]})
+    if deletion["kept"]:
+        echo(deletion["kept"], err=True)
 
 
 @app.command()
@@ -38,12 +38,12 @@ def gc(
     as_json: JSON = False,
 ) -> None:
     """Free captures never published, and chunks of old snapshots."""
-    found = garbage(Home.at(ctx.obj), older_than, dry_run)
+    pieces = garbage(Home.at(ctx.obj), older_than, dry_run)
     if as_json:
-        return echo_json(found)
-    if not found:
+        return echo_json(pieces)
+    if not pieces:
         return echo(f"nothing older than {older_than} can be freed", err=True)
-    cells = ((one["place"], one["what"], size(one["bytes"])) for one in found)
+    cells = ((one["place"], one["what"], size(one["bytes"])) for one in pieces)
     echo_table(("place", "what", "would free" if dry_run else "freed"), cells)
 
 

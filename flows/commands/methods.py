@@ -7,7 +7,8 @@ import typer
 
 from trimtab.flows.commands._show import JSON, echo, echo_json, echo_table
 from trimtab.tasks.admin.methods import methods as all_methods
-from trimtab.tasks.recipes.recipe import recipe_schema
+from trimtab.tasks.errors import did_you_mean
+from trimtab.tasks.recipes.kinds import KINDS, recipe_schema
 
 app = typer.Typer()
 
@@ -21,8 +22,8 @@ def methods(
     if name is not None:
         rows = [row for row in rows if row["name"] == name]
         if not rows:
-            known = ", ".join(row["name"] for row in all_methods())
-            raise typer.BadParameter(f"unknown method '{name}'; known: {known}")
+            names = [row["name"] for row in all_methods()]
+            raise typer.BadParameter(f"unknown method '{name}'{did_you_mean(name, names)}")
     if as_json:
         return echo_json(rows)
     if name is not None:
@@ -36,6 +37,9 @@ def _fields(defaults: Mapping[str, object]) -> str:
 
 
 @app.command()
-def schema(as_json: JSON = False) -> None:
+def schema(
+    kind: Annotated[str | None, typer.Argument(help=f"Only this kind: {', '.join(KINDS)}.")] = None,
+    as_json: JSON = False,
+) -> None:
     """JSON schema of recipes, for editors."""
-    echo_json(recipe_schema())
+    echo_json(recipe_schema(kind))

@@ -1,22 +1,22 @@
-"""run: a recipe from prompts to a judged and published plan."""
+"""run: a recipe of any kind, from its data to what it publishes."""
 
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from trimtab.flows.commands._progress import shown_progress
-from trimtab.flows.commands._show import JSON, SET, echo, echo_fields, echo_json, shown
-from trimtab.flows.commands.condition import run_condition
-from trimtab.flows.commands.features import run_features
-from trimtab.flows.produce import Produced, produce
-from trimtab.tasks.data.examples import check_judged
+from trimtab.flows.commands._show import JSON, RECIPE, SET, echo, echo_fields, echo_json, shown
+from trimtab.flows.commands.heads import tell_ablation
+from trimtab.flows.condition import Conditioned
+from trimtab.flows.features import Decomposed
+from trimtab.flows.kinds import run_file
+from trimtab.flows.localise import Localised
+from trimtab.flows.produce import Produced
 from trimtab.tasks.home import Home
-from trimtab.tasks.recipes.condition import SECTION as CONDITION
-from trimtab.tasks.recipes.features import SECTION as FEATURES
-from trimtab.tasks.recipes.file import has_section
-from trimtab.tasks.recipes.recipe import load_recipe
+from trimtab.tasks.recipes.kinds import RecipeFile
 from trimtab.tasks.registry.views import details
 
 app = typer.Typer()
@@ -26,40 +26,66 @@ SHOWN_ANSWERS = 3
 @app.command()
 def run(
     ctx: typer.Context,
-    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML file; `trimtab init` writes one.")],
+    recipe: Annotated[Path, RECIPE],
     overrides: SET = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, show the recipe, run nothing.")] = False,
     as_json: JSON = False,
 ) -> None:
     """Run a recipe: collect, fit, price, judge, publish, report. What exists already is not computed again."""
-    if has_section(recipe, CONDITION):
-        return run_condition(Home.at(ctx.obj), recipe, overrides or [], dry_run, as_json)
-    if has_section(recipe, FEATURES):
-        return run_features(Home.at(ctx.obj), recipe, overrides or [], dry_run, as_json)
-    asked = load_recipe(recipe, overrides or [])  # before anything is started or written
-    check_judged(asked.data)
+    file = RecipeFile.read(recipe, overrides or ())  # before anything is started or written
     if dry_run:
-        return echo_json(asked.to_json())
+        return echo_json(file.recipe.to_json())
     home = Home.at(ctx.obj)
     with shown_progress(quiet=as_json):
-        made = produce(str(recipe), home.url, overrides or [])
+        result = run_file(file, home.url)
     if as_json:
-        return echo_json({**asdict(made), "reused": made.reused})
-    _tell(home, made)
-
-
-def _tell(home: Home, made: Produced) -> None:
-    """A short table, some answers, and what to try next."""
-    metrics = details(home, made.plan.ref)["metrics"]
-    if made.reused:
+        return echo_json({**asdict(result), "reused": result.reused})
+    if result.reused:
         echo("nothing to compute: this recipe was run before, and everything it made is in the catalog")
-    echo_fields({"published": made.plan.ref, **metrics, "report": made.report})
-    for answer in details(home, made.verdict.ref)["header"]["verdict"]["generations"][:SHOWN_ANSWERS]:
+    TELL[file.recipe.kind](home, result)
+
+
+def _tell_behaviour(home: Home, result: Produced) -> None:
+    """A short table, some answers, and what to try next."""
+    plan = result.plan.ref
+    echo_fields({"published": plan, **details(home, plan)["metrics"], "report": result.report})
+    for answer in details(home, result.verdict.ref)["header"]["verdict"]["generations"][:SHOWN_ANSWERS]:
         echo(f"\n> {answer['prompt']}")
         echo(f"  without: {_line(answer['base'])}")
         echo(f"  steered: {_line(answer['steered'])}   ({shown(answer['kl'])} nats per token)")
-    name = made.plan.ref.partition("@")[0]
-    echo(f'\nnext: trimtab show {name} | trimtab steer {name} "..." | trimtab promote {made.plan.ref} prod')
+    name = plan.partition("@")[0]
+    echo(f'\nnext: trimtab show {name} | trimtab steer {name} "..." | trimtab promote {plan} prod')
+
+
+def _tell_features(home: Home, result: Decomposed) -> None:
+    ref = result.features.ref
+    echo_fields({"published": ref, **details(home, ref)["metrics"], "browser": result.page})
+    name = ref.partition("@")[0]
+    echo(f'\nnext: trimtab features {name} | trimtab show {name} --feature 0 | trimtab steer {name}:0 "..." --kl 0.3')
+
+
+def _tell_condition(home: Home, result: Conditioned) -> None:
+    ref = result.plan.ref
+    echo_fields({"published": ref, **details(home, ref)["metrics"], "report": result.report})
+    name = ref.partition("@")[0]
+    echo(f'\nnext: trimtab show {name} | trimtab steer {name} "..." | trimtab lineage {ref}')
+
+
+def _tell_heads(home: Home, result: Localised) -> None:
+    ranking = result.ranking.ref
+    echo_fields({"published": ranking, **details(home, ranking)["metrics"]})
+    if result.ablation is not None:
+        return tell_ablation(home, result.ablation.ref, result.report)
+    echo_fields({"report": result.report})
+    echo(f"\nnext: trimtab ablate {ranking} --top 10 --operator mean")
+
+
+TELL: dict[str, Callable[[Home, Any], None]] = {
+    "behaviour": _tell_behaviour,
+    "features": _tell_features,
+    "condition": _tell_condition,
+    "heads": _tell_heads,
+}
 
 
 def _line(text: str) -> str:

@@ -43,12 +43,12 @@ def steer(
     settings = SteerSettings(strength, kl, govern, govern_total, tokens, temperature, seed, chat)
     _check(settings, prompts, both=ctx.get_parameter_source("strength").name == "COMMANDLINE")  # type: ignore[union-attr]
     home = Home.at(ctx.obj)
-    found = steer_prompts(ref, prompts, home, settings)
+    steering = steer_prompts(ref, prompts, home, settings)
     if as_json:
-        return echo_json(asdict(found))
-    at = f"nats at temperature {shown(found.kl_temperature)}"
-    echo(f"{found.ref} at {shown(found.strength)} x its published strength; {at}{_bounds(settings)}", err=True)
-    for answer in found.answers:
+        return echo_json(asdict(steering))
+    at = f"nats at temperature {shown(steering.kl_temperature)}"
+    echo(f"{steering.ref} at {shown(steering.strength)} x its published strength; {at}{_bounds(settings)}", err=True)
+    for answer in steering.answers:
         _tell(answer)
 
 
@@ -71,13 +71,13 @@ def _check(settings: SteerSettings, prompts: list[str], both: bool) -> None:
 def _bounds(settings: SteerSettings) -> str:
     """What the governor bounds, in words; nothing when none was set."""
     bounds = (("a token", settings.govern), ("an answer", settings.govern_total))
-    said = [f"at most {shown(nats)} {what}" for what, nats in bounds if nats is not None]
-    return f", {' and '.join(said)}, of the distribution that is sampled from" if said else ""
+    parts = [f"at most {shown(nats)} {what}" for what, nats in bounds if nats is not None]
+    return f", {' and '.join(parts)}, of the distribution that is sampled from" if parts else ""
 
 
 def _tell(answer: Steered) -> None:
     echo(f"\n> {answer.prompt}")
     echo(f"without: {answer.base or NOTHING}")
     echo(f"steered: {answer.steered or NOTHING}")
-    held = "" if answer.held_back is None else f"; the governor acted on {answer.held_back:.0%} of tokens"
-    echo(f"         {shown(answer.kl)} nats per token, {shown(answer.total)} in all{held}")
+    governed = "" if answer.held_back is None else f"; the governor acted on {answer.held_back:.0%} of tokens"
+    echo(f"         {shown(answer.kl)} nats per token, {shown(answer.total)} in all{governed}")

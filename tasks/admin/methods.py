@@ -5,10 +5,17 @@ import inspect
 from typing import Any
 
 from trimtab.steering.fitters import FITTERS
+from trimtab.steering.gates import GATES
+from trimtab.steering.localisers import LOCALISERS
 from trimtab.steering.moves import MOVES
 from trimtab.steering.shelf import Shelf
 
-SHELVES: dict[str, Shelf[Any]] = {"fitter": FITTERS, "move": MOVES}
+SHELVES: dict[str, Shelf[Any]] = {
+    "fitter": FITTERS,
+    "localiser": LOCALISERS,
+    "gate": GATES,
+    "move": MOVES,
+}
 
 
 def methods() -> list[dict[str, Any]]:
@@ -35,6 +42,6 @@ def _meaning(cls: type) -> str:
 
 
 def _default(field: dataclasses.Field) -> object:
-    if field.default is not dataclasses.MISSING:
-        return field.default
-    return "required"
+    if field.default is dataclasses.MISSING:
+        return "required"
+    return list(field.default) if isinstance(field.default, tuple) else field.default

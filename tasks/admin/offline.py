@@ -5,11 +5,11 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
-
 from trimtab.store import Catalog, StoreError
+from trimtab.tasks.errors import RecipeError
 from trimtab.tasks.home import Home
 from trimtab.tasks.recipes.of_plan import base_values
+from trimtab.tasks.recipes.yaml import read_document
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 
@@ -33,18 +33,18 @@ def _set(argument: str) -> str:
 
 def _named(argument: str, home: str | None) -> object:
     if Path(argument).suffix in (".yaml", ".yml"):
-        return _of_recipe(Path(argument))
+        return _of_recipe(Path(argument), home)
     name = re.fullmatch(r"([a-z0-9._-]+(@[\w.-]+)?)(:\d+)?", argument)
     return _of_artifact(name[1], home) if name else None
 
 
-def _of_recipe(path: Path) -> object:
-    if not path.is_file():  # a pipe has no end
-        return None
+def _of_recipe(path: Path, home: str | None) -> object:
     try:
-        return _model_id(yaml.safe_load(path.read_text("utf-8-sig")))
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, yaml.YAMLError):
+        values = read_document(path).data
+    except RecipeError:
         return None
+    plan = values.get("plan")  # of a condition recipe, which acts on the model of that plan
+    return _of_artifact(plan, home) if isinstance(plan, str) else _model_id(values)
 
 
 def _of_artifact(ref: str, home: str | None) -> object:

@@ -1,11 +1,12 @@
 """Capture: the recipe's texts through the model into an activation store. Resumes where it was stopped; a finished
 capture is recognised by the digest of what was asked, and costs no forward pass."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 from prefect import task
+from transformers import PreTrainedTokenizerBase
 
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.site import Site
@@ -16,20 +17,22 @@ from trimtab.store.errors import Mismatch, NotFound
 from trimtab.tasks.collecting.filling import Collection, fill
 from trimtab.tasks.collecting.reuse import copy_known
 from trimtab.tasks.collecting.spool import Spool
-from trimtab.tasks.data.prompts import each_text
+from trimtab.tasks.data.prompts import Text, each_text
+from trimtab.tasks.data.sentences import texts_of_sentences
 from trimtab.tasks.home import Home
 from trimtab.tasks.models import fingerprints, model_of
-from trimtab.tasks.recipes.recipe import Recipe
+from trimtab.tasks.recipes.features import FeaturesRecipe
+from trimtab.tasks.recipes.kinds import Collectable
 from trimtab.tasks.references import CaptureReference
 
 
 @task(name="capture")
-def capture_task(recipe: Recipe, home: str) -> CaptureReference:
+def capture_task(recipe: Collectable, home: str) -> CaptureReference:
     """See `capture_recipe`."""
     return capture_recipe(recipe, Home.at(home))
 
 
-def capture_recipe(recipe: Recipe, home: Home, region_bytes: int | None = None) -> CaptureReference:
+def capture_recipe(recipe: Collectable, home: Home, region_bytes: int | None = None) -> CaptureReference:
     """Collect what the recipe asks for and publish it as `<name>.capture`. Memory does not grow with the data.
 
     A capture that was published under this stage key is returned as it is, without loading a model. Raises
@@ -44,7 +47,7 @@ def capture_recipe(recipe: Recipe, home: Home, region_bytes: int | None = None) 
     return publish_capture(recipe, home, work.store.finish(), (counted.computed, work.texts.tokens))
 
 
-def published(recipe: Recipe, home: Home) -> CaptureReference | None:
+def published(recipe: Collectable, home: Home) -> CaptureReference | None:
     """The capture that was published for this recipe before; None when there is none, or when its rows are lost.
 
     Raises Corrupt when its rows are there but cannot be used.
@@ -59,7 +62,7 @@ def published(recipe: Recipe, home: Home) -> CaptureReference | None:
     return CaptureReference(known.ref, known.digest, True, store.location.url, store.snapshot_id)
 
 
-def collection_of(recipe: Recipe, home: Home, region_bytes: int | None = None) -> Collection:
+def collection_of(recipe: Collectable, home: Home, region_bytes: int | None = None) -> Collection:
     """Model loaded, texts tokenised, store laid out (or opened, when this capture was begun before).
 
     Raises StoreError when the disk cannot hold the capture.
@@ -72,7 +75,7 @@ def collection_of(recipe: Recipe, home: Home, region_bytes: int | None = None) -
     return Collection(store, anatomy, texts, selection_of(recipe))
 
 
-def collection_at(recipe: Recipe, home: Home, url: str) -> Collection:
+def collection_at(recipe: Collectable, home: Home, url: str) -> Collection:
     """The same for a worker: the store was laid out by somebody else.
 
     Raises Mismatch when model, texts or settings here are not those that it was laid out for.
@@ -88,16 +91,25 @@ def collection_at(recipe: Recipe, home: Home, url: str) -> Collection:
     return Collection(store, anatomy, texts, selection_of(recipe))
 
 
-def _prepared(recipe: Recipe, home: Home) -> tuple[Anatomy, Spool, Capture]:
+def _prepared(recipe: Collectable, home: Home) -> tuple[Anatomy, Spool, Capture]:
     model, tokenizer = model_of(recipe.model)
     anatomy = Anatomy.of(model)
-    texts = Spool(each_text(recipe.data, tokenizer), selection_of(recipe), spool_folder(home))
+    texts = Spool(_texts(recipe, tokenizer), selection_of(recipe), spool_folder(home))
     asked = asked_of(recipe, texts.digest, _sites(anatomy, recipe))
     known = home.catalog.find(recipe.stage("capture"))
     return anatomy, texts, asked if known is None else asked_again(known, asked)
 
 
-def _sites(anatomy: Anatomy, recipe: Recipe) -> tuple[Site, ...]:
+def _texts(recipe: Collectable, tokenizer: PreTrainedTokenizerBase) -> Iterator[Text]:
+    if isinstance(recipe, FeaturesRecipe):
+        return texts_of_sentences(recipe.data, tokenizer)
+    return each_text(recipe.data, tokenizer)
+
+
+def _sites(anatomy: Anatomy, recipe: Collectable) -> tuple[Site, ...]:
+    if isinstance(recipe, FeaturesRecipe):
+        anatomy.check(recipe.site)
+        return (recipe.site,)
     return anatomy.sites(recipe.capture.points, recipe.capture.block_numbers(anatomy.n_layers))
 
 
@@ -110,12 +122,12 @@ def spool_folder(home: Home) -> Path | None:
     return folder
 
 
-def selection_of(recipe: Recipe) -> Rows:
+def selection_of(recipe: Collectable) -> Rows:
     """Which rows of a text the recipe keeps."""
     return Rows(Span.parse(recipe.capture.span), recipe.capture.pool)
 
 
-def asked_of(recipe: Recipe, prompts: str, sites: Sequence[Site]) -> Capture:
+def asked_of(recipe: Collectable, prompts: str, sites: Sequence[Site]) -> Capture:
     """What was asked, complete enough that two runs with one digest give the same rows. prompts: the texts' digest."""
     pool = {} if recipe.capture.pool is None else {"pool": recipe.capture.pool}  # older captures know no such field
     return Capture(
@@ -131,7 +143,7 @@ def asked_of(recipe: Recipe, prompts: str, sites: Sequence[Site]) -> Capture:
     )
 
 
-def specs_of(anatomy: Anatomy, sites: Sequence[Site], recipe: Recipe) -> list[ArraySpec]:
+def specs_of(anatomy: Anatomy, sites: Sequence[Site], recipe: Collectable) -> list[ArraySpec]:
     """One array per site: `z` as head x d_head, everything else as one vector."""
 
     def shape(site: Site) -> tuple[int, ...]:
@@ -140,7 +152,9 @@ def specs_of(anatomy: Anatomy, sites: Sequence[Site], recipe: Recipe) -> list[Ar
     return [ArraySpec.of(str(site), shape(site), recipe.capture.dtype) for site in sites]
 
 
-def publish_capture(recipe: Recipe, home: Home, store: ActivationStore, tokens: tuple[int, int]) -> CaptureReference:
+def publish_capture(
+    recipe: Collectable, home: Home, store: ActivationStore, tokens: tuple[int, int]
+) -> CaptureReference:
     """Make the capture a version of `<name>.capture`; its rows stay where they are. Rows that were lost and collected
     again keep the version they had. Raises Mismatch when they are others than those, RecipeError when the weights were
     changed."""

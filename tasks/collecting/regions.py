@@ -14,7 +14,7 @@ from trimtab.tasks.collecting.capture import collection_at, collection_of, publi
 from trimtab.tasks.collecting.filling import Collection, fill
 from trimtab.tasks.collecting.reuse import copy_known
 from trimtab.tasks.home import Home
-from trimtab.tasks.recipes.recipe import Recipe
+from trimtab.tasks.recipes.kinds import Collectable
 from trimtab.tasks.references import CaptureReference
 
 TASKS_PER_WORKER = 4  # so that a slow share does not keep the others waiting at the end
@@ -35,7 +35,7 @@ class CapturePlan:
 
 
 @task(name="plan capture")
-def plan_task(recipe: Recipe, home: str, region_bytes: int | None = None) -> CapturePlan:
+def plan_task(recipe: Collectable, home: str, region_bytes: int | None = None) -> CapturePlan:
     """Lay the capture out, so that workers find it. Raises as `capture_recipe` does."""
     place = Home.at(home)
     ready = published(recipe, place)
@@ -47,7 +47,7 @@ def plan_task(recipe: Recipe, home: str, region_bytes: int | None = None) -> Cap
 
 
 @task(name="collect regions", retries=2, retry_delay_seconds=1)
-def regions_task(recipe: Recipe, home: str, plan: CapturePlan, numbers: Sequence[int]) -> int:
+def regions_task(recipe: Collectable, home: str, plan: CapturePlan, numbers: Sequence[int]) -> int:
     """Collect the regions with these numbers; returns how many tokens ran through the model. Regions that are there
     already, for example from a try that was killed, are left out."""
     torch.set_num_threads(plan.threads)
@@ -57,7 +57,7 @@ def regions_task(recipe: Recipe, home: str, plan: CapturePlan, numbers: Sequence
 
 
 @task(name="finish capture")
-def finish_task(recipe: Recipe, home: str, plan: CapturePlan, computed: int) -> CaptureReference:
+def finish_task(recipe: Collectable, home: str, plan: CapturePlan, computed: int) -> CaptureReference:
     """Seal and publish. Raises StoreError when regions are missing."""
     store = ActivationStore.open(plan.url).finish()
     return publish_capture(recipe, Home.at(home), store, (computed, plan.tokens))
@@ -70,7 +70,7 @@ def shares_of(plan: CapturePlan, workers: int) -> list[list[int]]:
     return [pending[start : start + size] for start in range(0, len(pending), size)]
 
 
-def _work_of(recipe: Recipe, home: Home, url: str) -> Collection:
+def _work_of(recipe: Collectable, home: Home, url: str) -> Collection:
     """The model and texts of a recipe, once per process: a worker gets many shares of one capture."""
     key = (recipe.stage("capture"), url)
     with _OPEN:

@@ -96,8 +96,9 @@ class Tally:
         return self.counts.total()
 
 
-def check_data(data: Data, span: str) -> None:
-    """Raises DataError when the rows cannot answer what the recipe asks of them. Reads the files through once."""
+def check_data(data: Data, span: str, judged: bool) -> None:
+    """Raises DataError when the rows cannot answer what the recipe asks of them: its span, and, where they are judged
+    too, a judgement, which compares completions. Reads the files through once."""
     tally, name = Tally(), _shown(data)
     for example in each_example(data):
         tally.add(example)
@@ -107,14 +108,9 @@ def check_data(data: Data, span: str) -> None:
         raise DataError(
             f"{name}: holds chat messages, but the recipe says `chat: false`; use `chat: true` or plain text"
         )
-
-
-def check_judged(data: Data) -> None:
-    """Raises DataError when a text has no completion: it can be collected, but a judgement compares completions."""
-    whole = next((example for example in each_example(data) if example.completion is None), None)
-    if whole is not None:
+    if judged and tally.whole:
         raise DataError(
-            f"{_shown(data)}: holds texts without a prompt and a completion, so nothing can be judged on them; "
+            f"{name}: holds texts without a prompt and a completion, so nothing can be judged on them; "
             f"`trimtab collect` takes them, `trimtab run` needs a prompt and its completions in every row"
         )
 

@@ -31,7 +31,8 @@ from trimtab.tasks.errors import RecipeError
 from trimtab.tasks.home import Home
 from trimtab.tasks.models import model_of
 from trimtab.tasks.progress import report
-from trimtab.tasks.recipes.heads import HeadRecipe, make_head_recipe
+from trimtab.tasks.recipes.heads import HeadRecipe
+from trimtab.tasks.recipes.kinds import make_recipe, of_kind
 from trimtab.tasks.references import Reference
 from trimtab.tasks.timing import seconds_since
 
@@ -89,7 +90,7 @@ def ablate_ranking(ranking: str, home: Home, settings: AblateSettings) -> Refere
     if known is not None:
         return Reference(known.ref, known.digest, True)
     started = time.monotonic()
-    recipe = make_head_recipe(artifact.recipe)
+    recipe = of_kind(HeadRecipe, make_recipe(artifact.recipe), artifact.ref)
     trial = trial_of(recipe, Ranking.unpack(artifact), settings)
     header, arrays = measured(trial, recipe, settings)
     verdict = header["verdict"]

@@ -17,7 +17,8 @@ from trimtab.tasks.errors import RecipeError
 from trimtab.tasks.heads.ablate import ranking_of
 from trimtab.tasks.home import Home
 from trimtab.tasks.models import model_of
-from trimtab.tasks.recipes.heads import make_head_recipe
+from trimtab.tasks.recipes.heads import HeadRecipe
+from trimtab.tasks.recipes.kinds import make_recipe, of_kind
 from trimtab.tasks.references import Reference
 
 
@@ -46,7 +47,7 @@ def head_plan_task(ranking: str, home: str, settings: HeadPlanSettings) -> Refer
 def plan_heads(ranking: str, home: Home, settings: HeadPlanSettings) -> Reference:
     """Publishes `<name>.heads`, kind "plan", whose parent is the ranking. Raises RecipeError for what is no ranking."""
     artifact = ranking_of(home, ranking)
-    recipe = make_head_recipe(artifact.recipe)
+    recipe = of_kind(HeadRecipe, make_recipe(artifact.recipe), artifact.ref)
     model, tokenizer = model_of(recipe.model)
     anatomy = Anatomy.of(model)
     first, second = (questions_of(tokenizer, rows[: settings.questions]) for rows in recipe.halves())

@@ -11,6 +11,7 @@ from trimtab.tasks.home import Home
 from trimtab.tasks.models import model_of
 from trimtab.tasks.progress import report
 from trimtab.tasks.recipes.heads import HeadRecipe
+from trimtab.tasks.recipes.methods import make_method
 from trimtab.tasks.references import Reference
 from trimtab.tasks.timing import seconds_since
 
@@ -25,7 +26,7 @@ def rank_task(recipe: HeadRecipe, home: str) -> Reference:
 
 def rank_recipe(recipe: HeadRecipe, home: Home) -> Reference:
     """Rank on the half of the questions that is for it. A ranking with the same key is returned as it is."""
-    known = home.catalog.find(recipe.key)
+    known = home.catalog.find(recipe.stage("rank"))
     if known is not None:
         return Reference(known.ref, known.digest, True)
     started = time.monotonic()
@@ -34,7 +35,7 @@ def rank_recipe(recipe: HeadRecipe, home: Home) -> Reference:
     rows, _ = recipe.halves()
     questions = questions_of(tokenizer, rows[: recipe.rank.questions])
     report(STAGE, 0, 1)
-    ranking = LOCALISERS[recipe.rank.method](**recipe.rank.fields).rank(anatomy, questions)
+    ranking = make_method(LOCALISERS, recipe.rank.method, recipe.rank.fields).rank(anatomy, questions)
     report(STAGE, 1, 1)
     packed = ranking.pack()
     header = {
@@ -49,6 +50,6 @@ def rank_recipe(recipe: HeadRecipe, home: Home) -> Reference:
         header,
         recipe=recipe.to_json(),
         metrics={"method": ranking.method, "units": len(ranking.units), "top": best, **seconds_since(started)},
-        key=recipe.key,
+        key=recipe.stage("rank"),
     )
     return Reference(artifact.ref, artifact.digest)

@@ -26,15 +26,15 @@ from trimtab.steering.running.scorer import Scorer
 from trimtab.steering.running.writing import Decoding, generate
 from trimtab.store.catalog.artifact import Artifact
 from trimtab.tasks.data.marked_prompts import labelled_rows
-from trimtab.tasks.data.prompts import form_of
 from trimtab.tasks.errors import DataError, RecipeError
 from trimtab.tasks.home import Home
 from trimtab.tasks.models import model_of
 from trimtab.tasks.plans.validate import behaviour_of, decoding_of
 from trimtab.tasks.progress import report
+from trimtab.tasks.recipes.behaviour import BehaviourRecipe
 from trimtab.tasks.recipes.condition import ConditionRecipe
+from trimtab.tasks.recipes.kinds import make_recipe, of_kind
 from trimtab.tasks.recipes.of_plan import BASE
-from trimtab.tasks.recipes.recipe import Recipe, make_recipe
 from trimtab.tasks.references import Reference
 from trimtab.tasks.timing import seconds_since
 
@@ -52,14 +52,14 @@ def condition_recipe(recipe: ConditionRecipe, home: Home) -> tuple[Reference, Re
     """Publish `<name>.selectivity` and `<name>`, the conditional plan; both are returned as they are when the catalog
     holds them already. Raises RecipeError, DataError, StoreError or SteeringError: one line each."""
     parents = _parents(recipe, home)
-    key = recipe.stage(parents[0].digest, parents[-1].digest)
+    key = recipe.stage("condition", (parents[0].digest, parents[-1].digest))
     known = [home.catalog.find(f"{key}/selectivity"), home.catalog.find(f"{key}/{recipe.name}")]
     if known[0] is not None and known[1] is not None:
         return Reference(known[0].ref, known[0].digest, True), Reference(known[1].ref, known[1].digest, True)
     started, study = time.monotonic(), study_of(recipe, parents)
     conditioned, about = _condition(study)
     found, matched = compare(study, conditioned)
-    packed, asked = conditioned[_kind(recipe)].pack(), recipe.model_dump(mode="json")
+    packed, asked = conditioned[_kind(recipe)].pack(), recipe.to_json()
     header = {
         "kind": "selectivity",
         "condition": asked,
@@ -83,7 +83,7 @@ class Study:
     """Everything a condition is made from."""
 
     recipe: ConditionRecipe
-    base: Recipe
+    base: BehaviourRecipe
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     plan: SteeringPlan
@@ -114,7 +114,7 @@ class Study:
 
 def study_of(recipe: ConditionRecipe, parents: Sequence[Artifact]) -> Study:
     """Model, plans and marked prompts."""
-    base = make_recipe(parents[0].recipe)
+    base = of_kind(BehaviourRecipe, make_recipe(parents[0].recipe), parents[0].ref)
     model, tokenizer = model_of(base.model)
     plan, patch = SteeringPlan.unpack(parents[0]), SteeringPlan.unpack(parents[-1])
     if recipe.condition.kind == "controller" and recipe.controller.blocks != "all":
@@ -122,7 +122,7 @@ def study_of(recipe: ConditionRecipe, parents: Sequence[Artifact]) -> Study:
         patch = replace(patch, interventions=kept)
     if not patch.interventions:
         raise RecipeError(f"{recipe.controller.patch}: no intervention stands in blocks {recipe.controller.blocks}")
-    return Study(recipe, base, model, tokenizer, plan, patch, _splits(recipe, tokenizer, form_of(base.data)))
+    return Study(recipe, base, model, tokenizer, plan, patch, _splits(recipe, tokenizer, base.form))
 
 
 def compare(study: Study, conditioned: Mapping[str, SteeringPlan]) -> tuple[list[Selective], dict[str, Any]]:

@@ -18,19 +18,20 @@ from trimtab.steering.plans.plan import SteeringPlan
 from trimtab.store import ActivationStore
 from trimtab.tasks.home import Home
 from trimtab.tasks.progress import report
-from trimtab.tasks.recipes.recipe import Recipe
+from trimtab.tasks.recipes.behaviour import BehaviourRecipe
+from trimtab.tasks.recipes.methods import make_method
 from trimtab.tasks.references import CaptureReference, Reference
 
 STAGE = "fitting"
 
 
 @task(name="fit")
-def fit_task(recipe: Recipe, home: str, capture: CaptureReference, fitter: str) -> Reference:
+def fit_task(recipe: BehaviourRecipe, home: str, capture: CaptureReference, fitter: str) -> Reference:
     """See `fit_recipe`."""
     return fit_recipe(recipe, Home.at(home), capture, fitter)
 
 
-def fit_recipe(recipe: Recipe, home: Home, capture: CaptureReference, fitter: str) -> Reference:
+def fit_recipe(recipe: BehaviourRecipe, home: Home, capture: CaptureReference, fitter: str) -> Reference:
     """Fit one method on the fit split and publish `<name>.<fitter>`: a plan whose interventions are the candidates."""
     key = f"{recipe.stage('fit')}/{fitter}"
     known = home.catalog.find(key)
@@ -38,7 +39,7 @@ def fit_recipe(recipe: Recipe, home: Home, capture: CaptureReference, fitter: st
         return Reference(known.ref, known.digest, True)
     store = ActivationStore.open(capture.url)
     fields = dict(recipe.fit.fields) if fitter == recipe.fit.fitter else {}
-    steps, leads = _fitted(FITTERS[fitter](**fields), store, recipe)
+    steps, leads = _fitted(make_method(FITTERS, fitter, fields), store, recipe)
     plan = SteeringPlan(steps, Fingerprint(**store.capture.fields["model"])).spanning(Span.parse(recipe.fit.span))
     packed = plan.pack()
     said = {"warnings": [warning_of(fitter, leads)]} if leads else {}
@@ -56,7 +57,9 @@ def fit_recipe(recipe: Recipe, home: Home, capture: CaptureReference, fitter: st
     return Reference(artifact.ref, artifact.digest)
 
 
-def _fitted(fitter: Fitter, store: ActivationStore, recipe: Recipe) -> tuple[tuple[Intervention, ...], list[Lead]]:
+def _fitted(
+    fitter: Fitter, store: ActivationStore, recipe: BehaviourRecipe
+) -> tuple[tuple[Intervention, ...], list[Lead]]:
     """One intervention per site, and where a massive coordinate leads; the rows of one site are in memory at a time."""
     sites, found, leads = sites_of(store, recipe.fit.point), list[Intervention](), list[Lead]()
     for number, site in enumerate(sites):
@@ -74,7 +77,9 @@ def sites_of(store: ActivationStore, point: str) -> list[Site]:
     return sorted(site for site in map(Site.parse, store.sites) if site.point == point)
 
 
-def contrast_of(store: ActivationStore, recipe: Recipe, split: str, sites: Sequence[Site] | None = None) -> Contrast:
+def contrast_of(
+    store: ActivationStore, recipe: BehaviourRecipe, split: str, sites: Sequence[Site] | None = None
+) -> Contrast:
     """Positive and negative rows of one split at the recipe's point, pooled as it says; special tokens left out."""
     chosen = sites_of(store, recipe.fit.point) if sites is None else sites
     pool = None if recipe.fit.pool == "tokens" else recipe.fit.pool

@@ -6,17 +6,17 @@ from prefect import task
 
 from trimtab.steering.running.sampling import Sampling
 from trimtab.tasks.home import Home
-from trimtab.tasks.recipes.recipe import Recipe
+from trimtab.tasks.recipes.behaviour import BehaviourRecipe
 from trimtab.tasks.references import Reference
 
 
 @task(name="publish")
-def publish_task(recipe: Recipe, home: str, verdict: Reference) -> Reference:
+def publish_task(recipe: BehaviourRecipe, home: str, verdict: Reference) -> Reference:
     """See `publish_recipe`."""
     return publish_recipe(recipe, Home.at(home), verdict)
 
 
-def publish_recipe(recipe: Recipe, home: Home, verdict: Reference) -> Reference:
+def publish_recipe(recipe: BehaviourRecipe, home: Home, verdict: Reference) -> Reference:
     """`<name>@next`: the plan at the strength of its dose, whose parent is its verdict. Asking twice publishes once."""
     key = f"{recipe.stage('validate')}/publish/{recipe.name}"
     known = home.catalog.find(key)

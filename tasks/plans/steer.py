@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -19,13 +18,13 @@ from trimtab.steering.price.kl import divergences, steered_from_base
 from trimtab.steering.running.scorer import Scorer
 from trimtab.steering.running.writing import Decoding, generate
 from trimtab.store import Artifact
-from trimtab.tasks.data.prompts import form_of
 from trimtab.tasks.errors import RecipeError
 from trimtab.tasks.features.views import split_ref
 from trimtab.tasks.home import Home
 from trimtab.tasks.models import model_of
-from trimtab.tasks.recipes.features import make_features_recipe
-from trimtab.tasks.recipes.of_plan import recipe_of_plan
+from trimtab.tasks.recipes.base import ModelRecipe
+from trimtab.tasks.recipes.kinds import make_recipe
+from trimtab.tasks.recipes.of_plan import base_values
 
 DOSING_ROLLOUTS = 8  # sampled answers per prompt set on which `kl` is dosed
 
@@ -92,7 +91,7 @@ def steer_prompts(ref: str, prompts: Sequence[str], home: Home, settings: SteerS
     artifact = home.catalog.get(name)
     plan, recipe = plan_of(artifact, number)
     model, tokenizer = model_of(recipe.model)
-    form, chat = form_of(recipe.data), settings.chat
+    form, chat = recipe.form, settings.chat
     if chat is None and number is not None:
         chat = bool(tokenizer.chat_template)
     form = form if chat is None else replace(form, chat=chat)
@@ -119,17 +118,26 @@ def check_length(model: PreTrainedModel, prompts: Sequence[Tokens], answer: int)
         )
 
 
-def plan_of(artifact: Artifact, number: int | None) -> tuple[SteeringPlan, Any]:
+def plan_of(artifact: Artifact, number: int | None) -> tuple[SteeringPlan, ModelRecipe]:
     """A published plan, or feature `number` of a published set, and the recipe that says how prompts
     are put to it. Raises RecipeError."""
     if artifact.kind == KIND:
         if number is None:
             raise RecipeError(f"{artifact.ref} is a feature set; say which feature, for example {artifact.ref}:17")
-        return FeatureSet.unpack(artifact).plan(number), make_features_recipe(artifact.recipe)
+        return FeatureSet.unpack(artifact).plan(number), recipe_of_plan(artifact)
     if number is not None or artifact.kind != "plan":
         wanted, kind = ("plan", "plan") if number is None else ("feature set", KIND)
         raise RecipeError(f"{artifact.ref} is a {artifact.kind}, not a {wanted}; `trimtab ls --kind {kind}` lists them")
     return SteeringPlan.unpack(artifact), recipe_of_plan(artifact)
+
+
+def recipe_of_plan(artifact: Artifact) -> ModelRecipe:
+    """The recipe that says on which model a plan acts and how prompts are put to it. Raises RecipeError when the
+    artifact carries none."""
+    recipe = make_recipe(base_values(artifact))
+    if not isinstance(recipe, ModelRecipe):
+        raise RecipeError(f"{artifact.ref}: its recipe, of kind '{recipe.kind}', names no model")
+    return recipe
 
 
 def dosed_strength(

@@ -30,7 +30,8 @@ from trimtab.tasks.home import Home
 from trimtab.tasks.models import model_of
 from trimtab.tasks.plans.fit import contrast_of
 from trimtab.tasks.progress import report
-from trimtab.tasks.recipes.recipe import Recipe
+from trimtab.tasks.recipes.behaviour import BehaviourRecipe
+from trimtab.tasks.recipes.methods import make_method
 from trimtab.tasks.references import CaptureReference, Reference
 from trimtab.tasks.timing import seconds_since
 
@@ -38,13 +39,15 @@ PLAIN = PromptFormat(chat=False)
 
 
 @task(name="validate")
-def validate_task(recipe: Recipe, home: str, capture: CaptureReference, candidates: Sequence[Reference]) -> Reference:
+def validate_task(
+    recipe: BehaviourRecipe, home: str, capture: CaptureReference, candidates: Sequence[Reference]
+) -> Reference:
     """See `validate_recipe`."""
     return validate_recipe(recipe, Home.at(home), capture, candidates)
 
 
 def validate_recipe(
-    recipe: Recipe, home: Home, capture: CaptureReference, candidates: Sequence[Reference]
+    recipe: BehaviourRecipe, home: Home, capture: CaptureReference, candidates: Sequence[Reference]
 ) -> Reference:
     """Judge the first fitter's candidates, with those of the others as rivals at the same price.
 
@@ -75,7 +78,9 @@ def validate_recipe(
     return Reference(artifact.ref, artifact.digest)
 
 
-def judge_input(recipe: Recipe, home: Home, capture: CaptureReference, candidates: Sequence[Reference]) -> JudgeInput:
+def judge_input(
+    recipe: BehaviourRecipe, home: Home, capture: CaptureReference, candidates: Sequence[Reference]
+) -> JudgeInput:
     """Everything the judge needs, from the recipe, the capture and the candidates' vectors."""
     model, tokenizer = model_of(recipe.model)
     texts = judged_texts(recipe, tokenizer)
@@ -90,7 +95,7 @@ def judge_input(recipe: Recipe, home: Home, capture: CaptureReference, candidate
         name=recipe.name,
         model=model,
         candidates=ours,
-        refit=RowRefit(FITTERS[recipe.fit.fitter](**recipe.fit.fields), contrast, ours),
+        refit=RowRefit(make_method(FITTERS, recipe.fit.fitter, recipe.fit.fields), contrast, ours),
         fitter_name=recipe.fit.fitter,
         contrast=contrast,
         texts=texts,
@@ -103,7 +108,7 @@ def judge_input(recipe: Recipe, home: Home, capture: CaptureReference, candidate
     )
 
 
-def judged_texts(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Texts:
+def judged_texts(recipe: BehaviourRecipe, tokenizer: PreTrainedTokenizerBase) -> Texts:
     """The select and report pairs, the report pairs again with the words that ask for the behaviour, neutral text and
     capability items."""
     texts = texts_of(recipe.data, tokenizer)
@@ -122,7 +127,7 @@ def judged_texts(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Texts:
     )
 
 
-def settings_of(recipe: Recipe) -> JudgeSettings:
+def settings_of(recipe: BehaviourRecipe) -> JudgeSettings:
     """The judge's settings from the recipe's section. Doses are calibrated on half as many prompts as the price is
     taken on, each of the placebos needs several; on answers as long, because KL changes along an answer."""
     how = recipe.judge
@@ -140,13 +145,13 @@ def settings_of(recipe: Recipe) -> JudgeSettings:
     )
 
 
-def decoding_of(recipe: Recipe) -> Decoding:
+def decoding_of(recipe: BehaviourRecipe) -> Decoding:
     """How the recipe's roll-outs are drawn."""
     how = recipe.budget.sampling
     return Decoding(recipe.judge.tokens, how.temperature, top_k=how.top_k, top_p=how.top_p)
 
 
-def behaviour_of(recipe: Recipe) -> BehaviourScorer | None:
+def behaviour_of(recipe: BehaviourRecipe) -> BehaviourScorer | None:
     """The scorer of generated text that the recipe asks for."""
     asked = recipe.judge.behaviour
     if asked is None:
@@ -174,7 +179,7 @@ def _pair(couple: tuple[Text, Text]) -> AnswerPair:
     return AnswerPair(couple[0].tokens, couple[1].tokens)
 
 
-def _capability(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> list[CapabilityItem]:
+def _capability(recipe: BehaviourRecipe, tokenizer: PreTrainedTokenizerBase) -> list[CapabilityItem]:
     form = form_of(recipe.data)
     return [
         CapabilityItem(
@@ -185,7 +190,7 @@ def _capability(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> list[Capa
     ]
 
 
-def _exam(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> list[ExamQuestion]:
+def _exam(recipe: BehaviourRecipe, tokenizer: PreTrainedTokenizerBase) -> list[ExamQuestion]:
     """The questions with known answers, each also with the system prompt that asks for the behaviour."""
     form, request = form_of(recipe.data), recipe.judge.system_prompt
     asking = form_of(recipe.data, request) if request and recipe.data.chat else None

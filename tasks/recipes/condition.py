@@ -1,88 +1,103 @@
-"""ConditionRecipe: when a published plan should act. A recipe file with a `condition` section is one of these."""
+"""ConditionRecipe: from a published plan to one that acts only on the prompts that want it."""
 
-import hashlib
-from typing import Annotated, Literal
+from collections.abc import Sequence
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from trimtab.store.catalog.refs import Ref, check_name
+from trimtab.store.catalog.refs import Ref
 from trimtab.store.errors import StoreError
-from trimtab.tasks.data.jsonl import canonical
+from trimtab.tasks.data.marked_prompts import labelled_rows
 from trimtab.tasks.data.sections import MarkedPrompts, Part, Seed, Share
+from trimtab.tasks.recipes.base import Recipe
 from trimtab.tasks.recipes.sections import Blocks
 
-SECTION = "condition"  # the key that tells these recipes from others
-FORMAT = 3  # part of every key: raise it when a condition is made or measured otherwise
 Whole = Annotated[int, Field(ge=1, le=100_000)]
 Above = Annotated[float, Field(gt=0)]
 
 
 class ConditionSpec(Part):
-    """kind: a gate's score, or `controller`. point, blocks, pool: what is read of the clean prompt; a gate takes the
-    block that separates best, a controller reads all of them. false_positive_rate: share of the prompts that do not
-    want the plan on which it may act."""
+    """When the plan acts: a gate that is fitted on the prompts, or a trained controller."""
 
     kind: Literal["linear", "cosine", "cast", "controller"] = "linear"
+    """The gate's score, or `controller`: a small network that weighs every intervention of the plan."""
     point: Literal["resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out"] = "resid_post"
+    """Where the prompt is read."""
     blocks: Blocks = "all"
+    """Blocks where it is read: a gate takes the one that separates best, a controller reads all of them."""
     pool: Literal["last", "mean"] = "last"
+    """What is read of a prompt: its last token, or the mean over its tokens."""
     false_positive_rate: Share = 0.1
+    """Share of the prompts that do not want the plan on which it may act all the same."""
 
 
 class ControllerSpec(Part):
-    """patch: candidates whose interventions it weighs (`french.mean_difference@latest`), at `blocks`; None is the plan
-    itself. The rest are the training's settings, as in `steering/conditions/controller.py`."""
+    """How a controller is trained, for `condition.kind: controller` (steering/conditions/controller.py)."""
 
     patch: str | None = None
+    """Published candidates whose interventions it weighs, such as `french.mean_difference@latest`; null: the plan's."""
     blocks: Blocks = "all"
+    """Blocks whose interventions it weighs."""
     hidden: Whole = 32
+    """Width of the network's hidden layer."""
     steps: Whole = 60
+    """Training steps."""
     batch: Annotated[int, Field(ge=2, le=1000)] = 8
+    """Prompts per step."""
     learning_rate: Above = 0.01
+    """Learning rate of Adam."""
     tokens: Whole = 16
+    """Tokens of each answer that it is trained on."""
     seed: Seed = 0
+    """Seed of the network's start and of the batches."""
 
 
 class Reporting(Part):
-    """prompts: held-out prompts of each side that every contender answers with `tokens` tokens."""
+    """How the conditional plan is compared with the plan itself on held-out prompts."""
 
     prompts: Annotated[int, Field(ge=2, le=10_000)] = 24
+    """Held-out prompts of each side, wanted and unwanted, at most."""
     tokens: Whole = 24
+    """Tokens of each answer, at most."""
 
 
-class ConditionRecipe(Part):
-    """name: under which the conditional plan is published. plan: the published plan that it conditions."""
+class ConditionRecipe(Recipe):
+    """Fit a gate or train a controller for a published plan, compare, publish the conditional plan."""
 
-    name: str
+    FORMAT: ClassVar[int] = 3
+    STAGES: ClassVar[tuple[str, ...]] = ("condition",)
+
+    kind: Literal["condition"] = "condition"
+    """Always `condition` here; may be left out where the file has a `condition` section."""
     plan: str
+    """The published plan, such as `french@latest`."""
     data: MarkedPrompts
+    """Prompts that want the plan, and prompts that do not."""
     condition: ConditionSpec
+    """When the plan acts."""
     controller: ControllerSpec = ControllerSpec()
+    """How a controller is trained; unused by gates."""
     judge: Reporting = Reporting()
-
-    @field_validator("name")
-    @classmethod
-    def _name(cls, value: str) -> str:
-        try:
-            check_name(value)
-        except StoreError as error:
-            raise ValueError(str(error)) from None
-        return value
+    """How the conditional plan is compared with the plan itself."""
 
     @field_validator("plan")
     @classmethod
-    def _plan(cls, value: str) -> str:
+    def _reference(cls, value: str) -> str:
         try:
             Ref.parse(value)
         except StoreError as error:
             raise ValueError(str(error)) from None
         return value
 
-    def stage(self, plan_digest: str, patch_digest: str) -> str:
-        """sha256 of what was asked, of the plans by content and the prompts by content. The name does not matter."""
-        whole = self.model_dump(mode="json")
-        asked = {key: whole[key] for key in ("condition", "judge")} | {"split": whole["data"]["split"]}
+    def check_files(self, judged: bool = True) -> None:
+        """Raises DataError for a wrong line or a repeated prompt."""
+        labelled_rows(self.data)
+
+    def parts_of(self, stage: str, parents: Sequence[str]) -> dict[str, Any]:
+        """The plan and the patch by content (parents: their digests, in this order), the prompts, and all settings."""
+        plan, patch = parents
+        values = self.canonical()
+        parts = {key: values[key] for key in ("condition", "judge")} | {"split": values["data"]["split"]}
         if self.condition.kind == "controller":
-            asked["controller"] = {k: v for k, v in whole["controller"].items() if k != "patch"}
-        content = {"plan": plan_digest, "patch": patch_digest, "prompts": self.data.prompts.sha256}
-        return hashlib.sha256(canonical({"format": FORMAT, "stage": SECTION, **asked, **content}).encode()).hexdigest()
+            parts["controller"] = {key: value for key, value in values["controller"].items() if key != "patch"}
+        return {**parts, "plan": plan, "patch": patch, "prompts": values["data"]["prompts"]}

@@ -1,40 +1,34 @@
-"""FeaturesRecipe: what was asked of a feature set, frozen, closed to unknown keys, hashed. A recipe file with a
-`features` section is one of these."""
+"""FeaturesRecipe: from sentences to a published set of features, found by factorising the activations of one site."""
 
-import hashlib
-import os
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from collections.abc import Sequence
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from trimtab.steering.errors import SteeringError
 from trimtab.steering.features.snmf import SNMF
 from trimtab.steering.model.site import Site
-from trimtab.store.catalog.refs import check_name
-from trimtab.store.errors import StoreError
-from trimtab.tasks.data.jsonl import canonical
+from trimtab.steering.model.tokens import PromptFormat
+from trimtab.tasks.data.prompts import form_of
 from trimtab.tasks.data.sections import Part, Seed, Sentences, Share
-from trimtab.tasks.recipes.file import read_recipe, validated
-from trimtab.tasks.recipes.recipe import canonical_form
-from trimtab.tasks.recipes.sections import CaptureSpec, ModelSpec, SpanText
-from trimtab.tasks.recipes.yaml import Document
+from trimtab.tasks.data.sentences import sentences_of
+from trimtab.tasks.recipes.base import ModelRecipe
+from trimtab.tasks.recipes.sections import Blocks, CaptureSpec, SpanText
 
-SECTION = "features"  # the key that tells these recipes from others
-FORMAT = 1
-MAX_NAME = 40
-Stage = Literal["capture", "choose", "features"]
 Whole = Annotated[int, Field(ge=1, le=100_000)]
 
 
 class Choose(Part):
-    """The grid on which rank and sparsity are chosen by held-out reconstruction times stability across seeds."""
+    """The grid on which rank and sparsity are chosen, by held-out reconstruction times stability across seeds."""
 
     ranks: tuple[Whole, ...] = (25, 50, 100)
+    """Numbers of features to try."""
     sparsities: tuple[Share | None, ...] = (0.01, 0.05)
+    """Shares of a feature's entries that are kept, to try; null keeps all."""
     seeds: int = Field(default=2, ge=2, le=20)
+    """Fits per point of the grid, each from another seed, whose agreement is the stability."""
     max_iterations: Whole = 100
+    """Iterations of each of these fits, at most."""
 
     @model_validator(mode="after")
     def _grid(self) -> "Choose":
@@ -44,21 +38,30 @@ class Choose(Part):
 
 
 class FeaturesSpec(Part):
-    """site: what is decomposed, best `mlp_post.N`. span: which tokens; the first of a text is an attention sink in
-    models without a start token. dtype: as stored. choose: the grid, or one `rank` and `sparsity`. levels: ranks of the
-    hierarchy above."""
+    """What is factorised, and into how many features."""
 
     site: str = "mlp_post.15"
+    """Site whose activations are factorised, best the MLP's neurons of a block: `mlp_post.15`."""
     span: SpanText = "after:1"
+    """Which tokens; the first of a text attracts attention for itself in models without a start token."""
     dtype: Literal["float16", "bfloat16", "float32"] = "float32"
+    """Type in which the activations are stored."""
     rank: Whole | None = None
+    """Number of features; null chooses it on the grid of `choose`."""
     sparsity: Share | None = 0.01
+    """Share of a feature's entries that are kept, with a given `rank`; null keeps all."""
     start: Literal["random", "svd", "kmeans"] = "random"
+    """What the factorisation starts from."""
     restarts: Whole = 1
+    """Fits from different seeds, of which the one with the lowest loss is published."""
     max_iterations: Whole = 300
+    """Iterations of the fit that is published, at most."""
     seed: Seed = 0
+    """Seed of the start."""
     choose: Choose = Choose()
+    """The grid on which rank and sparsity are chosen."""
     levels: tuple[Whole, ...] = ()
+    """Falling numbers of coarser features above these, each level factorising the one below."""
 
     @field_validator("site")
     @classmethod
@@ -80,60 +83,49 @@ class FeaturesSpec(Part):
         return SNMF(rank, sparsity, self.start, self.seed, self.restarts, self.max_iterations)
 
 
-class FeaturesRecipe(Part):
-    """name: under which the set is published."""
+class FeaturesRecipe(ModelRecipe):
+    """Collect activations of sentences, choose rank and sparsity, factorise, publish the features."""
 
-    name: str
-    model: Annotated[
-        ModelSpec, BeforeValidator(lambda v: {"id": v} if isinstance(v, str) else v, json_schema_input_type=str)
-    ] = ModelSpec()
+    FORMAT: ClassVar[int] = 1
+    STAGES: ClassVar[tuple[str, ...]] = ("capture", "choose", "features")
+
+    kind: Literal["features"] = "features"
+    """Always `features` here; may be left out where the file has a `features` section."""
     data: Sentences
+    """The sentences whose activations are factorised."""
     features: FeaturesSpec = FeaturesSpec()
-
-    @field_validator("name")
-    @classmethod
-    def _name(cls, value: str) -> str:
-        try:
-            check_name(value)
-        except StoreError as error:
-            raise ValueError(str(error)) from None
-        if len(value) > MAX_NAME or "." in value:
-            raise ValueError(f"'{value}' cannot be a recipe's name: at most {MAX_NAME} of a-z, 0-9, '-' and '_'")
-        return value
+    """The site that is factorised, and the settings of the factorisation."""
 
     @property
     def site(self) -> Site:
+        """The site whose activations are factorised."""
         return Site.parse(self.features.site)
 
     @property
     def capture(self) -> CaptureSpec:
-        """What is collected, in the words of any other recipe."""
-        asked, blocks = self.features, () if self.site.block is None else (self.site.block,)
-        point = (self.site.point,)
-        return CaptureSpec(points=point, blocks=blocks or "all", span=asked.span, dtype=asked.dtype)
+        """What is collected, as the same section of a behaviour recipe would say it."""
+        blocks: Blocks = "all" if self.site.block is None else (self.site.block,)
+        spec = self.features
+        return CaptureSpec(points=(self.site.point,), blocks=blocks, span=spec.span, dtype=spec.dtype)
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON types, every default written out. `make_features_recipe` reads it back."""
-        return self.model_dump(mode="json")
+    @property
+    def form(self) -> PromptFormat:
+        """How prompts are put to the model."""
+        return form_of(self.data)
 
-    def stage(self, stage: Stage) -> str:
-        """sha256 of what matters for a stage and those before it; the name matters to none."""
-        whole = canonical_form(self.to_json(), self.model)
-        asked, data = dict(whole["features"]), dict(whole["data"])
-        parts: dict[str, Any] = {"model": whole["model"], "site": asked.pop("site"), "span": asked.pop("span")}
-        parts |= {"dtype": asked.pop("dtype"), "data": {k: data[k] for k in ("concepts", "texts", "split")}}
+    def check_files(self, judged: bool = True) -> None:
+        """Raises DataError for a wrong line, a repeated sentence, or a concept that is missing from a split."""
+        sentences_of(self.data)
+
+    def parts_of(self, stage: str, parents: Sequence[str]) -> dict[str, Any]:
+        """capture: model, site, span, dtype and sentences. choose: also the start and the grid. features: all of it."""
+        values = self.canonical()
+        spec, data = dict(values["features"]), dict(values["data"])
+        parts: dict[str, Any] = {"stage": f"features/{stage}", "model": values["model"]}
+        parts |= {key: spec.pop(key) for key in ("site", "span", "dtype")}
+        parts |= {"data": {key: data[key] for key in ("concepts", "texts", "split")}}
         if stage == "choose":
-            parts |= {k: asked[k] for k in ("start", "restarts", "seed", "choose")}
+            parts |= {key: spec[key] for key in ("start", "restarts", "seed", "choose")}
         if stage == "features":
-            parts |= {"asked": asked, "prompts": {k: data[k] for k in ("chat", "system")}}
-        return hashlib.sha256(canonical({"format": FORMAT, "stage": f"features/{stage}", **parts}).encode()).hexdigest()
-
-
-def load_features_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> FeaturesRecipe:
-    """A recipe file, with `key=value` overrides. Raises RecipeError: one line per mistake."""
-    return read_recipe(FeaturesRecipe, path, overrides)
-
-
-def make_features_recipe(values: Mapping[str, Any]) -> FeaturesRecipe:
-    """From values such as `recipe.to_json()`. Raises RecipeError."""
-    return validated(FeaturesRecipe, Document(dict(values), "recipe"), Path("."))
+            parts |= {"asked": spec, "prompts": {key: data[key] for key in ("chat", "system")}}
+        return parts

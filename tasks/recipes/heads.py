@@ -1,116 +1,121 @@
-"""Head recipe: which heads do a task. Frozen, closed to unknown keys, hashed, like any recipe; `trimtab rank` reads it.
+"""HeadRecipe: which attention heads do a task. Questions are split by hashing their prompts: heads are ranked on one
+half and tested on the other, always."""
 
-Questions are split by hashing their prompts: heads are ranked on one half and tested on the other, always.
-"""
-
-import dataclasses
-import hashlib
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import Field, field_validator, model_validator
 
+from trimtab.steering.ablation.operators import Operator
+from trimtab.steering.ablation.sets import FEWEST as FEWEST_SETS
 from trimtab.steering.errors import SteeringError
 from trimtab.steering.localisers import LOCALISERS
-from trimtab.store.catalog.refs import check_name
-from trimtab.store.errors import StoreError
+from trimtab.steering.model.tokens import PromptFormat
 from trimtab.tasks.data.jsonl import canonical, split_of
 from trimtab.tasks.data.questions import QuestionRow, read_questions
 from trimtab.tasks.data.sections import FileField, Part, Seed
-from trimtab.tasks.errors import DataError, RecipeError, did_you_mean
-from trimtab.tasks.recipes.checks import Problem, field_problem
-from trimtab.tasks.recipes.problems import CROSS, problem_lines
-from trimtab.tasks.recipes.sections import ModelSpec
-from trimtab.tasks.recipes.yaml import Document, override, read_document
+from trimtab.tasks.errors import DataError
+from trimtab.tasks.recipes.base import ModelRecipe, refuse
+from trimtab.tasks.recipes.methods import method_problems
 
-FORMAT = 1  # part of every key: raise it when a ranking is computed otherwise from the same recipe
 HALVES = (0.5, 1e-9, 0.5 - 1e-9)  # shares of fit and report; nothing is selected
 FEWEST = 4  # questions of one half
 
 
 class RankSpec(Part):
-    """method: a localiser's name. fields: its hyper-parameters. questions: at most this many of the half to rank on."""
+    """How heads are ranked, on one half of the questions."""
 
     method: str = "attribution_patching"
+    """Name of a localiser; `trimtab methods` lists them."""
     fields: Mapping[str, Any] = Field(default_factory=dict)
+    """Hyper-parameters of the localiser, by name."""
     questions: int = Field(default=24, ge=FEWEST, le=10_000)
+    """Questions of this half, at most."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Plain:
-    """How prompts become text when a plan of heads answers them: as the questions did, without a chat template."""
+class AblateSpec(Part):
+    """How the top heads are tested on the other half of the questions; `trimtab ablate` has the same options."""
 
-    chat: bool = False
-    system: None = None
+    top: int = Field(default=10, ge=1, le=100_000)
+    """Heads that are taken out, best first."""
+    operator: str = "mean"
+    """What is put in their place: zero, mean, resample, corrupted, uniform, or `scale:0.5`."""
+    random: int = Field(default=99, ge=0, le=100_000)
+    """Random sets of as many heads of the same blocks: 19 reach p = 0.05, 99 reach p = 0.01; 0 for none."""
+    questions: int = Field(default=24, ge=2, le=10_000)
+    """Questions of this half, at most."""
+    heads: bool = False
+    """Also test every head alone, with Holm's and Benjamini and Hochberg's corrections."""
 
-
-class HeadRecipe(Part):
-    """name: under which the ranking is published. task: JSONL of questions. others: tasks that the heads should not
-    serve. neutral: texts for the off-target cost, null for the packaged ones. seed: of the split."""
-
-    name: str
-    model: Annotated[ModelSpec, BeforeValidator(lambda v: {"id": v} if isinstance(v, str) else v)] = ModelSpec()
-    task: FileField
-    others: tuple[FileField, ...] = ()
-    rank: RankSpec = RankSpec()
-    neutral: FileField | None = None
-    seed: Seed = 0
-
-    @field_validator("name")
+    @field_validator("operator")
     @classmethod
-    def _name(cls, value: str) -> str:
+    def _operator(cls, value: str) -> str:
         try:
-            check_name(value)
-        except StoreError as error:
+            Operator.parse(value)
+        except SteeringError as error:
             raise ValueError(str(error)) from None
-        if len(value) > 40 or "." in value:
-            raise ValueError(f"'{value}' cannot be a recipe's name: at most 40 of a-z, 0-9, '-' and '_'")
         return value
 
+    @field_validator("random")
+    @classmethod
+    def _enough(cls, value: int) -> int:
+        if 0 < value < FEWEST_SETS:
+            raise ValueError(f"no rank among {value} sets can reach p = 0.05; give {FEWEST_SETS} at least, or 0")
+        return value
+
+
+class HeadRecipe(ModelRecipe):
+    """Rank the heads of a model by what they do for a task; test the top ones where `ablate` says so."""
+
+    FORMAT: ClassVar[int] = 1
+    STAGES: ClassVar[tuple[str, ...]] = ("rank",)
+
+    kind: Literal["heads"] = "heads"
+    """Always `heads` here; may be left out where the file has a `task`."""
+    task: FileField
+    """JSONL file of questions: `prompt` and `answer`, and `corrupted` and `wrong` where the method needs them."""
+    others: tuple[FileField, ...] = ()
+    """Files of other tasks, which the heads should not serve."""
+    rank: RankSpec = RankSpec()
+    """How heads are ranked."""
+    ablate: AblateSpec | None = None
+    """How the top heads are tested by `trimtab run`; null only ranks them."""
+    neutral: FileField | None = None
+    """JSONL file of `{text}` rows on which the cost of taking heads out is measured; null for the packaged ones."""
+    seed: Seed = 0
+    """Seed of the split of the questions."""
+
     @model_validator(mode="after")
-    def _method_is_known(self) -> "HeadRecipe":
-        problems = list(_check_method(self.rank))
-        if problems:
-            text = "; ".join(f"{'.'.join(key)}: {what}" for key, what in problems)
-            raise PydanticCustomError(CROSS, "{text}", {"text": text, "problems": problems})
+    def _method_exists(self) -> "HeadRecipe":
+        problems = method_problems(LOCALISERS, "localiser", self.rank.method, self.rank.fields)
+        refuse([(("rank", *key), message) for key, message in problems])
         return self
 
     @property
-    def data(self) -> Plain:
-        """What `trimtab steer` asks of a recipe's data."""
-        return Plain()
+    def form(self) -> PromptFormat:
+        """How prompts are put to the model."""
+        return PromptFormat(chat=False)  # as the questions were put
 
-    @property
-    def key(self) -> str:
-        """sha256 of what decides the ranking. The name does not."""
-        model = self.model.model_dump(mode="json")
-        model["id"] = self.model.identity
-        model["device"] = self.model.device.partition(":")[0]
-        parts = {
-            "format": FORMAT,
-            "model": model,
-            "task": self.task.sha256,
-            "rank": self.rank.model_dump(mode="json"),
-            "seed": self.seed,
-        }
-        return hashlib.sha256(canonical({"stage": "rank", **parts}).encode()).hexdigest()
+    def check_files(self, judged: bool = True) -> None:
+        """Raises DataError for a wrong question, and for a task whose halves are too small."""
+        for task in (self.task, *self.others):
+            self.halves(task.path)
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON types; `make_head_recipe` reads it back."""
-        return self.model_dump(mode="json")
+    def parts_of(self, stage: str, parents: Sequence[str]) -> dict[str, Any]:
+        """rank: the model, the task's content, the localiser with its fields, and the seed of the split."""
+        values = self.canonical()
+        return {key: values[key] for key in ("model", "task", "rank", "seed")}
 
     def halves(self, path: str | None = None) -> tuple[list[QuestionRow], list[QuestionRow]]:
         """(to rank on, to test on) of the task, or of another file. Raises DataError when a half is too small, or the
         file is not the one that the recipe was read with."""
-        known = {file.path: file.sha256 for file in (self.task, *self.others)}
+        digests = {file.path: file.sha256 for file in (self.task, *self.others)}
         name = path or self.task.path
-        found = read_questions(Path(name))
-        if found.digest != known[name]:
-            raise DataError(f"{name}: has changed since the recipe was read; run `trimtab rank` again")
-        sides = [[row for row in found.rows if self._side(row) == side] for side in ("fit", "report")]
+        questions = read_questions(Path(name))
+        if questions.digest != digests[name]:
+            raise DataError(f"{name}: has changed since the recipe was read; run it again")
+        sides = [[row for row in questions.rows if self._side(row) == side] for side in ("fit", "report")]
         if min(map(len, sides)) < FEWEST:
             raise DataError(f"{name}: its halves have {len(sides[0])} and {len(sides[1])} questions; give more rows")
         prompts = [len({row.prompt for row in side}) for side in sides]
@@ -121,49 +126,3 @@ class HeadRecipe(Part):
 
     def _side(self, row: QuestionRow) -> str:
         return split_of(canonical(row.prompt), HALVES, self.seed)
-
-
-def load_head_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> HeadRecipe:
-    """A head recipe file with `key=value` overrides; its questions are read too. Raises RecipeError (DataError for a
-    data file): one line per mistake, beginning with `file:line:`."""
-    file = Path(path)
-    document = read_document(file)
-    for setting in overrides:
-        document = override(document, setting)
-    recipe = _validated(document, file.parent)
-    for task in (recipe.task, *recipe.others):
-        recipe.halves(task.path)
-    return recipe
-
-
-def make_head_recipe(values: object) -> HeadRecipe:
-    """From `to_json()`. Raises RecipeError when the values are not a head recipe's."""
-    if not isinstance(values, Mapping) or "task" not in values:
-        raise RecipeError("this was not made from a head recipe; `trimtab rank RECIPE` makes rankings")
-    return _validated(Document(dict(values), "recipe"), Path("."))
-
-
-def _validated(document: Document, folder: Path) -> HeadRecipe:
-    try:
-        return HeadRecipe.model_validate_json(document.json(), context={"folder": str(folder)})
-    except ValidationError as error:
-        raise RecipeError(problem_lines(error, HeadRecipe, document)) from None
-
-
-def _check_method(rank: RankSpec) -> Iterator[Problem]:
-    if rank.method not in LOCALISERS:
-        yield ("rank", "method"), f"unknown localiser '{rank.method}'{did_you_mean(rank.method, LOCALISERS)}"
-        return
-    method = LOCALISERS[rank.method]
-    known = {field.name: field for field in dataclasses.fields(method) if field.init}  # type: ignore[arg-type]
-    hints = get_type_hints(method)
-    problems = [(name, field_problem(name, value, known, hints)) for name, value in rank.fields.items()]
-    wrong = [(name, what) for name, what in problems if what]
-    for name, what in wrong:
-        yield ("rank", "fields", name), what
-    if wrong:
-        return
-    try:
-        method(**rank.fields)
-    except (SteeringError, ValueError, TypeError) as error:
-        yield ("rank", "fields"), f"{rank.method}: {' '.join(str(error).split())}"

@@ -8,18 +8,19 @@ from pydantic import BaseModel, ValidationError
 from trimtab.tasks.errors import did_you_mean
 from trimtab.tasks.recipes.yaml import Document, Key
 
-CROSS = "sections_disagree"  # the error type under which Recipe reports (key, message) of its cross checks
+Problem = tuple[tuple[str, ...], str]  # the key, and what is wrong with its value
+CROSS = "sections_disagree"  # the error type that carries several problems of one recipe
 
 
 def problem_lines(error: ValidationError, model: type[BaseModel], document: Document) -> list[str]:
-    """Lines in the order of the file."""
-    found = [problem for entry in error.errors(include_url=False) for problem in _problems(entry, model)]
-    lines = {f"{document.where(key)}: {'.'.join(map(str, key)) or 'recipe'}: {text}": key for key, text in found}
+    """Lines in the order of the file. model: the kind that the recipe was read as; errors begin with its name."""
+    problems = [problem for entry in error.errors(include_url=False) for problem in _problems(entry, model)]
+    lines = {f"{document.where(key)}: {'.'.join(map(str, key)) or 'recipe'}: {text}": key for key, text in problems}
     return sorted(lines, key=lambda line: document.lines.get(lines[line], 0))
 
 
 def _problems(entry: Any, model: type[BaseModel]) -> Iterator[tuple[Key, str]]:
-    key: Key = tuple(entry["loc"])
+    key: Key = tuple(entry["loc"][1:])
     if entry["type"] == CROSS:
         yield from ((tuple(key), text) for key, text in entry["ctx"]["problems"])
     elif entry["type"] == "extra_forbidden":

@@ -1,5 +1,5 @@
-"""The sections of a recipe: frozen, closed to unknown keys, each value checked where it stands. What must agree
-between sections is checked in `recipe.py`."""
+"""Sections of a recipe: frozen, closed to unknown keys, each value checked where it stands. What must agree between
+sections is checked in `checks.py`; the sections that name data files alone are in `tasks/data/sections.py`."""
 
 import re
 from collections.abc import Mapping
@@ -37,15 +37,16 @@ SpanText = Annotated[
 
 
 class ModelSpec(Part):
-    """id: `smollm2` (embedded), a folder (begins with `.`, `/` or `~`), or a hub id. revision: of a hub id.
-
-    checkpoint: sha256 of all that a folder holds, as it was when the recipe was read; None for other ids.
-    """
+    """Which model, and how it is loaded."""
 
     id: str = EMBEDDED
+    """`smollm2` (packaged), a folder that begins with `.`, `/` or `~`, or an id on the Hugging Face hub."""
     revision: str | None = None
+    """Branch, tag or commit of a hub id."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Type of the weights in memory."""
     device: str = Field(default="cpu", pattern=r"^(cpu|mps|cuda(:\d+)?)$")
+    """Where the model runs: `cpu`, `mps`, `cuda` or `cuda:1`."""
     _checkpoint: str | None = PrivateAttr(default=None)
 
     @field_validator("id")
@@ -115,7 +116,7 @@ def _blocks(value: object) -> object:
 
 
 def _ranges(text: str) -> list[int]:
-    found: list[int] = []
+    numbers: list[int] = []
     for piece in text.split(","):
         match = re.fullmatch(r"\s*(\d{1,4})\s*(?:-\s*(\d{1,4})\s*)?", piece)
         if not match:
@@ -123,8 +124,8 @@ def _ranges(text: str) -> list[int]:
         first, last = int(match[1]), int(match[2] or match[1])
         if last < first:
             raise ValueError(f"the range {first}-{last} is empty; write {last}-{first}")
-        found += range(first, last + 1)
-    return found
+        numbers += range(first, last + 1)
+    return numbers
 
 
 Blocks = Annotated[
@@ -133,16 +134,20 @@ Blocks = Annotated[
 
 
 class CaptureSpec(Part):
-    """points: what to collect. blocks: `all` or numbers. span: which tokens. pool: null for a row per token, `mean`
-    for one row per text. dtype: as stored. region_mb: MiB that are written and committed at once, null for 128; large
-    models need more (docs/cluster.md)."""
+    """Which activations are collected, and how they are stored."""
 
     points: tuple[str, ...] = ("resid_post", "z")
+    """Points of a block, such as `resid_post`, `z` (heads) or `mlp_post` (neurons)."""
     blocks: Blocks = "all"
+    """`all`, numbers from 0 such as `[4, 8]`, or ranges such as `8-20`."""
     span: SpanText = "generated"
+    """Which tokens: `all`, `prompt`, `generated`, `answer`, `last`, `first:n` or `after:n`."""
     dtype: Literal["float16", "bfloat16", "float32", "int8"] = "float16"
+    """Type in which activations are stored."""
     pool: Literal["mean"] | None = None
+    """null stores a row per token, `mean` one row per text."""
     region_mb: int | None = Field(default=None, ge=1, le=65536)
+    """MiB that are written and committed at once, null for 128; large models need more (docs/cluster.md)."""
 
     @field_validator("points")
     @classmethod
@@ -172,15 +177,20 @@ class CaptureSpec(Part):
 
 
 class FitSpec(Part):
-    """fitter: a name on the shelf. fields: its hyper-parameters. point: where candidates are searched. pool: how one
-    text's tokens become rows. span: where the plan acts. compare: other fitters, judged at equal KL."""
+    """How vectors are fitted, and where the plan acts."""
 
     fitter: str = "mean_difference"
+    """Name of a fitter; `trimtab methods` lists them."""
     fields: Mapping[str, Any] = Field(default_factory=dict)
+    """Hyper-parameters of the fitter, by name."""
     point: str = "resid_post"
+    """Point at which the best block is searched; it must be captured."""
     pool: Literal["mean", "last", "tokens"] = "mean"
+    """How the tokens of one text become rows: their mean, the last one, or a row for each."""
     span: SpanText = "all"
+    """Tokens on which the plan acts: `all`, `prompt`, `generated`, `answer`, `last`, `first:n` or `after:n`."""
     compare: tuple[str, ...] = ()
+    """Other fitters, with their default fields, judged at the same KL."""
 
     @property
     def fitters(self) -> tuple[str, ...]:
@@ -189,67 +199,83 @@ class FitSpec(Part):
 
 
 class SamplingSpec(Part):
-    """How roll-outs are drawn, as you will sample from the steered model: temperature (0 is greedy), top_k (0 for all
-    tokens), top_p (1 for all). The KL is taken at this temperature (at 1 where greedy), before top_k and top_p, which
+    """How roll-outs are drawn: as you will sample from the steered model. The KL is taken before top_k and top_p, which
     make two distributions infinitely far apart."""
 
     temperature: float = Field(default=1.0, ge=0, le=100)
+    """Temperature of sampling and of the KL; 0 samples greedily and takes the KL at 1."""
     top_k: int = Field(default=0, ge=0)
+    """Sample among this many likeliest tokens; 0 for all."""
     top_p: float = Field(default=1.0, gt=0, le=1)
+    """Sample among the likeliest tokens that hold this probability together; 1 for all."""
 
 
 class Budget(Part):
-    """kl: mean KL(steered || base), nats per generated token. tolerance: how near counts as met, as a share of kl.
-    sampling: of the roll-outs that are priced."""
+    """What the plan may cost: the strength is chosen so that it costs this."""
 
     kl: Nats = 0.1
+    """Mean KL(steered || base) in nats per generated token."""
     tolerance: Share = 0.1
+    """How near counts as met, as a share of `kl`."""
     sampling: SamplingSpec = SamplingSpec()
+    """How the roll-outs are drawn on which the cost is measured."""
 
 
 class Behaviour(Part):
-    """How generated text is scored, higher meaning more of the behaviour: positive minus negative words of a lexicon,
-    brevity (minus the length in tokens), or share of a language's function words."""
+    """How generated text is scored; a higher score means more of the behaviour."""
 
     metric: Literal["lexicon", "length", "language"]
+    """`lexicon`: positive minus negative words. `length`: brevity. `language`: share of a language's function words."""
     lexicon: FileField | None = None
+    """For `lexicon`: JSON file with lists of words under `positive` and, if wanted, `negative`."""
     language: Literal["en", "fr", "de", "es", "it"] | None = None
+    """For `language`: the language that is wanted."""
 
     @model_validator(mode="after")
     def _fits_metric(self) -> "Behaviour":
         for name in ("lexicon", "language"):
-            given = getattr(self, name) is not None
-            if given != (self.metric == name):
-                cure = f"`{name}` is for metric {name}, not {self.metric}" if given else f"metric {name} needs `{name}`"
-                raise ValueError(cure)
+            present = getattr(self, name) is not None
+            if present and self.metric != name:
+                raise ValueError(f"`{name}` is for metric {name}, not {self.metric}")
+            if not present and self.metric == name:
+                raise ValueError(f"metric {name} needs `{name}`")
         return self
 
 
 class Placebos(Part):
-    """How many of each: norm-matched random, covariance-matched random, label-shuffled refits; and the flipped sign.
-    Fewer than 19 random ones cannot reach p < 0.05."""
+    """How many placebos of each sort the plan is compared with at its own price."""
 
     random: Count = 19
+    """Random directions of the same norm; fewer than 19 cannot reach p < 0.05."""
     covariance: Count = 3
+    """Random directions with the covariance of the activations."""
     shuffled: Count = 2
+    """Fits on shuffled labels."""
     flip: bool = True
+    """Also the vector with its sign turned around."""
 
 
 class JudgeSpec(Part):
-    """behaviour: score of generated text, or null. neutral, capability: files, null for the packaged ones.
-    system_prompt: the prompt baseline, and what asks for the behaviour in the ablation test. prompts, tokens: of
-    rollouts. curve: KL budgets at which the effect is drawn. questions: `{question, answer}` per line, on which tokens
-    saved are set against accuracy kept, or null."""
+    """How the plan's effect and cost are measured."""
 
     behaviour: Behaviour | None = None
+    """How generated text is scored; null judges by the margin between the answers of a pair alone."""
     neutral: FileField | None = None
+    """JSONL file of `{text}` rows that have nothing to do with the behaviour; null for the packaged ones."""
     capability: FileField | None = None
+    """JSONL file of `{question, correct, incorrect}` rows; null for the packaged ones."""
     system_prompt: str | None = Field(default=None, min_length=1)
+    """Words that ask for the behaviour: a baseline to compare with, and the request of the ablation test."""
     placebos: Placebos = Placebos()
+    """How many placebos the plan is compared with."""
     prompts: int = Field(default=20, ge=2, le=10_000)
+    """Held-out prompts that are answered, at most."""
     tokens: int = Field(default=32, ge=1, le=4096)
+    """Tokens of each answer, at most."""
     curve: tuple[Nats, ...] = (0.03, 0.1, 0.3)
+    """KL budgets, in nats per token, at which the effect is drawn."""
     questions: FileField | None = None
+    """JSONL file of `{question, answer}` rows, on which tokens saved are set against accuracy kept; null for none."""
 
     @field_validator("curve")
     @classmethod

@@ -5,6 +5,7 @@ import copy
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -49,17 +50,18 @@ def read_document(path: Path) -> Document:
     return parse_document(_text(path), str(path))
 
 
+@lru_cache(maxsize=8)
 def parse_document(text: str, name: str) -> Document:
-    """The same from text; `name` stands for the file in messages."""
+    """The same from text; `name` stands for the file in messages. One text is parsed once a process."""
     try:
-        _refuse_aliases(text, name)
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        loader = _Loader(text, name)
+        root = loader.get_single_node()
         if root is None:
             raise RecipeError(f"{name}: the file is empty; `trimtab init DIR` writes a recipe to start from")
         if not isinstance(root, yaml.MappingNode):
             raise RecipeError(f"{name}:1: a recipe is a mapping of `key: value`, this is a {_kind(root)}")
         lines = dict(_lines(root, (), name))
-        return Document(yaml.safe_load(text), name, lines)
+        return Document(loader.construct_document(root), name, lines)
     except yaml.MarkedYAMLError as error:
         raise RecipeError(_marked(name, error)) from error
     except (yaml.YAMLError, ValueError, *CONSTRUCTORS) as error:
@@ -68,11 +70,26 @@ def parse_document(text: str, name: str) -> Document:
         raise RecipeError(f"{name}: nested too deeply to be a recipe") from None
 
 
+class _Loader(yaml.SafeLoader):
+    """Safe YAML without aliases. name: of the file, for messages."""
+
+    def __init__(self, text: str, name: str) -> None:
+        super().__init__(text)
+        self._file = name
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()
+            line = event.start_mark.line + 1
+            raise RecipeError(f"{self._file}:{line}: the alias '*{event.anchor}' is refused; write the value out")
+        return super().compose_node(parent, index)
+
+
 def _text(path: Path) -> str:
     if path.is_dir():
         raise RecipeError(f"{path}: is a folder; give the recipe file in it, for example {path / 'recipe.yaml'}")
     if path.exists() and not path.is_file():
-        raise RecipeError(f"{path}: is not a plain file; a recipe is read several times")
+        raise RecipeError(f"{path}: is not a plain file; a recipe must be one, so that it can be read again")
     try:
         with path.open("rb") as file:
             raw = file.read(MAX_BYTES + 1)
@@ -89,27 +106,20 @@ def _text(path: Path) -> str:
         raise RecipeError(f"{path}:{line}: not UTF-8 (byte 0x{raw[error.start]:02x}); save it as UTF-8") from None
 
 
-def _refuse_aliases(text: str, name: str) -> None:
-    for event in yaml.parse(text, Loader=yaml.SafeLoader):
-        if isinstance(event, yaml.AliasEvent):
-            line = event.start_mark.line + 1  # type: ignore[union-attr]
-            raise RecipeError(f"{name}:{line}: the alias '*{event.anchor}' is refused; write the value out")
-
-
 def _lines(node: yaml.Node, path: Key, name: str) -> Iterator[tuple[Key, int]]:
     if isinstance(node, yaml.SequenceNode):
         for number, item in enumerate(node.value):
             yield (*path, number), item.start_mark.line + 1
             yield from _lines(item, (*path, number), name)
     elif isinstance(node, yaml.MappingNode):
-        seen: dict[str, int] = {}
+        first: dict[str, int] = {}
         for key, value in node.value:
             line = key.start_mark.line + 1
             text = _key_text(key, name)
-            if text in seen:
+            if text in first:
                 here = ".".join(map(str, (*path, text)))
-                raise RecipeError(f"{name}:{line}: {here}: given twice, first in line {seen[text]}; keep one")
-            seen[text] = line
+                raise RecipeError(f"{name}:{line}: {here}: given twice, first in line {first[text]}; keep one")
+            first[text] = line
             yield (*path, text), line
             yield from _lines(value, (*path, text), name)
 
@@ -140,8 +150,9 @@ def override(document: Document, setting: str) -> Document:
     if not equals or not all(path):
         raise RecipeError(f"--set {setting}: write key=value, for example budget.kl=0.2")
     try:
-        _refuse_aliases(text, "--set")
-        value = yaml.safe_load(text)
+        loader = _Loader(text, "--set")
+        root = loader.get_single_node()
+        value = None if root is None else loader.construct_document(root)
     except (yaml.YAMLError, ValueError, RecursionError, *CONSTRUCTORS):
         raise RecipeError(f"--set {setting}: the value is not YAML") from None
     data = copy.deepcopy(document.data)

@@ -16,12 +16,10 @@ from trimtab.store.catalog.lineage import lineage
 from trimtab.store.errors import Corrupt, NotFound, StoreError
 from trimtab.store.verify import damaged_frame, damaged_rows
 from trimtab.tasks.collecting.capture import collection_of, same_rows
-from trimtab.tasks.collecting.features_capture import sentences_collection
 from trimtab.tasks.collecting.filling import Collection, fill, refill
 from trimtab.tasks.collecting.reuse import copy_known
 from trimtab.tasks.home import Home
-from trimtab.tasks.recipes.features import make_features_recipe
-from trimtab.tasks.recipes.recipe import make_recipe
+from trimtab.tasks.recipes.kinds import collectable, make_recipe
 
 
 @dataclass(frozen=True)
@@ -121,9 +119,8 @@ def _recipe(artifact: Artifact) -> Any:
         raise NotFound(
             f"{artifact.ref} was published without a recipe; collect its rows as they were collected before."
         )
-    if "features" in values:
-        return lambda home: sentences_collection(make_features_recipe(values), home)
-    return lambda home: collection_of(make_recipe(values), home)
+    recipe = collectable(make_recipe(values), artifact.ref)
+    return lambda home: collection_of(recipe, home)
 
 
 def _can_resume(place: Location, artifact: Artifact) -> bool:

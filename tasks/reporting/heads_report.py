@@ -9,7 +9,8 @@ from trimtab.store.catalog.lineage import lineage
 from trimtab.tasks.errors import RecipeError
 from trimtab.tasks.heads.ablate import ranking_of
 from trimtab.tasks.home import Home
-from trimtab.tasks.recipes.heads import make_head_recipe
+from trimtab.tasks.recipes.heads import HeadRecipe
+from trimtab.tasks.recipes.kinds import make_recipe, of_kind
 from trimtab.tasks.reporting.heads_page import heads_page
 from trimtab.tasks.reporting.seal import write_page
 from trimtab.tasks.timing import seconds_of
@@ -29,7 +30,7 @@ def write_heads_page(home: Home, ref: str, command: str | None = None) -> Path:
         raise RecipeError(f"{artifact.ref} is a {artifact.kind}; only rankings and ablations have this report")
     tested = artifact.kind == "ablation"
     ranked = ranking_of(home, artifact.parents[0].ref) if tested else artifact
-    recipe = make_head_recipe(ranked.recipe)
+    recipe = of_kind(HeadRecipe, make_recipe(ranked.recipe), ranked.ref)
     about = {
         "name": recipe.name,
         "ref": artifact.ref,

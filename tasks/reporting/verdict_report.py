@@ -9,7 +9,7 @@ from trimtab.store import Artifact
 from trimtab.store.catalog.lineage import lineage
 from trimtab.tasks.data.examples import read_lexicon
 from trimtab.tasks.home import Home
-from trimtab.tasks.recipes.recipe import Recipe
+from trimtab.tasks.recipes.behaviour import BehaviourRecipe
 from trimtab.tasks.references import Reference
 from trimtab.tasks.reporting.seal import write_page
 from trimtab.tasks.reporting.verdict_page import verdict_page
@@ -18,14 +18,14 @@ from trimtab.tasks.timing import seconds_of
 
 @task(name="report")
 def verdict_report_task(
-    recipe: Recipe, home: str, published: tuple[Reference, Reference], command: str | None = None
+    recipe: BehaviourRecipe, home: str, published: tuple[Reference, Reference], command: str | None = None
 ) -> str:
     """See `report_recipe`."""
     return str(report_recipe(recipe, Home.at(home), published, command))
 
 
 def report_recipe(
-    recipe: Recipe, home: Home, published: tuple[Reference, Reference], command: str | None = None
+    recipe: BehaviourRecipe, home: Home, published: tuple[Reference, Reference], command: str | None = None
 ) -> Path:
     """Write `reports/<name>@<version>.html` for a published plan; one that is there already stays.
 
@@ -40,7 +40,7 @@ def report_recipe(
     return write_page(verdict_page(judged.header["verdict"], provenance), path)
 
 
-def provenance_of(recipe: Recipe, home: Home, published: Artifact, judged: Artifact) -> dict[str, Any]:
+def provenance_of(recipe: BehaviourRecipe, home: Home, published: Artifact, judged: Artifact) -> dict[str, Any]:
     """Where a published plan came from, for its report."""
     behaviour = recipe.judge.behaviour
     lexicon = behaviour.lexicon if behaviour else None

@@ -12,7 +12,7 @@ from trimtab.tasks.collecting.spool import Spool
 from trimtab.tasks.data.prompts import digest_of, texts_of
 from trimtab.tasks.home import Home
 from trimtab.tasks.models import model_of
-from trimtab.tasks.recipes.recipe import load_recipe
+from trimtab.tasks.recipes.kinds import load_recipe
 
 SMALL = 150_000
 

@@ -22,7 +22,7 @@ from trimtab.tasks.data.seen import Seen
 from trimtab.tasks.home import Home
 from trimtab.tasks.models import model_of
 from trimtab.tasks.progress import watched
-from trimtab.tasks.recipes.recipe import load_recipe
+from trimtab.tasks.recipes.kinds import load_recipe
 
 SMALL = 250_000  # bytes of a region: a dozen of them
 
@@ -140,7 +140,7 @@ from trimtab.store import ActivationStore
 from trimtab.store.captures import schema
 from trimtab.tasks.collecting.capture import capture_recipe
 from trimtab.tasks.home import Home
-from trimtab.tasks.recipes.recipe import load_recipe
+from trimtab.tasks.recipes.kinds import load_recipe
 schema.SMALLEST_CHUNK_BYTES = 2**14
 recipe = load_recipe(sys.argv[1])
 made = capture_recipe(recipe, Home.at(sys.argv[2]), 2**22)

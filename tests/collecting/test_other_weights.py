@@ -14,7 +14,7 @@ from trimtab.tasks.home import Home
 from trimtab.tasks.models import model_of
 from trimtab.tasks.recipes import checkpoints
 from trimtab.tasks.recipes.checkpoints import folder_digest
-from trimtab.tasks.recipes.recipe import load_recipe
+from trimtab.tasks.recipes.kinds import load_recipe
 
 MIDDLE = "model.layers.1.mlp.down_proj.weight"
 SMALL = 250_000

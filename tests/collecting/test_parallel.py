@@ -16,7 +16,7 @@ from trimtab.tasks.collecting.regions import CapturePlan, finish_task, plan_task
 from trimtab.tasks.collecting.rounds import outcome
 from trimtab.tasks.errors import RecipeError
 from trimtab.tasks.home import Home
-from trimtab.tasks.recipes.recipe import load_recipe
+from trimtab.tasks.recipes.kinds import load_recipe
 
 SMALL = 250_000
 

@@ -16,7 +16,7 @@ from trimtab.tasks.collecting import capture as capture_module
 from trimtab.tasks.collecting.capture import capture_recipe
 from trimtab.tasks.home import Home
 from trimtab.tasks.plans.fit import fit_recipe
-from trimtab.tasks.recipes.recipe import load_recipe
+from trimtab.tasks.recipes.kinds import load_recipe
 from trimtab.tasks.registry.repair import repair
 
 REGION = "capture.region_mb=1"

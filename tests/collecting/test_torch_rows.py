@@ -9,7 +9,7 @@ from trimtab.store.captures.epochs import Epoch
 from trimtab.tasks.collecting.capture import capture_recipe
 from trimtab.tasks.collecting.torch_rows import Rows, loader
 from trimtab.tasks.home import Home
-from trimtab.tasks.recipes.recipe import load_recipe
+from trimtab.tasks.recipes.kinds import load_recipe
 
 
 @pytest.fixture

@@ -15,9 +15,8 @@ from trimtab.store.errors import StoreError
 from trimtab.tasks.errors import RecipeError
 from trimtab.tasks.home import Home
 from trimtab.tasks.plans.condition import condition_recipe
-from trimtab.tasks.recipes.condition import ConditionRecipe
-from trimtab.tasks.recipes.file import read_recipe
-from trimtab.tasks.recipes.of_plan import recipe_of_plan
+from trimtab.tasks.plans.steer import recipe_of_plan
+from trimtab.tasks.recipes.kinds import read_recipe
 
 pytestmark = [pytest.mark.slow, pytest.mark.prefect]
 SMALL = ["judge.prompts=6", "judge.tokens=8", "condition.false_positive_rate=0.5"]
@@ -61,7 +60,7 @@ def test_a_conditional_plan_carries_its_own_recipe(gated, recipe, tiny_home):
     """Not its parent's: what was asked of the condition, and beside it the form in which prompts are put."""
     catalog = Catalog(tiny_home / "catalog")
     plan, evidence = catalog.get("tiny-when@1"), catalog.get("tiny-when.selectivity@1")
-    asked = read_recipe(ConditionRecipe, recipe, SMALL)
+    asked = read_recipe(recipe, SMALL)
     for artifact in (plan, evidence):
         assert artifact.recipe == asked.model_dump(mode="json")
     assert recipe_of_plan(plan).to_json() == catalog.get("tiny@1").recipe
@@ -71,7 +70,7 @@ def test_a_conditional_plan_carries_its_own_recipe(gated, recipe, tiny_home):
 
 def test_a_plan_is_conditioned_once(gated, recipe, tiny_home):
     with pytest.raises(RecipeError, match="tiny-when@1 acts under a condition already"):
-        condition_recipe(read_recipe(ConditionRecipe, recipe, [*SMALL, "plan=tiny-when@1"]), Home.at(tiny_home))
+        condition_recipe(read_recipe(recipe, [*SMALL, "plan=tiny-when@1"]), Home.at(tiny_home))
 
 
 def test_asking_twice_computes_nothing_and_the_plan_steers(gated, recipe, tiny_home):
@@ -111,7 +110,7 @@ def test_bad_input_is_one_line_and_publishes_nothing(case, recipe, tiny_home):
     home = Home.at(tiny_home)
     before = [a.ref for a in home.catalog.list()]
     with pytest.raises((RecipeError, StoreError, SteeringError)) as error:
-        condition_recipe(read_recipe(ConditionRecipe, recipe, overrides), home)
+        condition_recipe(read_recipe(recipe, overrides), home)
     assert said in str(error.value) and "\n" not in str(error.value)
     assert [a.ref for a in home.catalog.list()] == before
 

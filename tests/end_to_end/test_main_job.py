@@ -20,7 +20,7 @@ from trimtab.store import ActivationStore, Catalog, StoreError
 from trimtab.store.verify import verify
 from trimtab.tasks.home import Home
 from trimtab.tasks.plans.fit import contrast_of
-from trimtab.tasks.recipes.recipe import load_recipe
+from trimtab.tasks.recipes.kinds import load_recipe
 
 pytestmark = [pytest.mark.slow]
 

@@ -14,7 +14,7 @@ from trimtab.steering.features.feature_set import FeatureSet
 from trimtab.steering.model.load import embedded_folder
 from trimtab.steering.model.tokens import PromptFormat, tokenize
 from trimtab.tasks.admin.offline import needs_hub
-from trimtab.tasks.collecting.features_capture import capture_sentences
+from trimtab.tasks.collecting.capture import capture_recipe
 from trimtab.tasks.data.sentences import sentences_of
 from trimtab.tasks.errors import DataError, RecipeError
 from trimtab.tasks.features import rows as features_rows
@@ -25,8 +25,7 @@ from trimtab.tasks.features.views import feature_details, feature_rows, split_re
 from trimtab.tasks.home import Home
 from trimtab.tasks.models import model_of
 from trimtab.tasks.plans import steer as steer_task
-from trimtab.tasks.recipes.features import SECTION, load_features_recipe, make_features_recipe
-from trimtab.tasks.recipes.file import has_section
+from trimtab.tasks.recipes.kinds import load_recipe, make_recipe
 from trimtab.tasks.reporting.features_page import features_page
 from trimtab.tasks.reporting.features_report import write_features_page
 
@@ -58,14 +57,14 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def recipe(folder):
-    return load_features_recipe(folder / "features.yaml")
+    return load_recipe(folder / "features.yaml")
 
 
 @pytest.fixture(scope="module")
 def home(folder, recipe) -> Home:
     """A home in which the recipe was run once."""
     found = Home.at(folder / "home")
-    capture = capture_sentences(recipe, found)
+    capture = capture_recipe(recipe, found)
     curve = choose_features(recipe, found, capture)
     made = fit_features(recipe, found, capture, curve)
     assert (capture.ref, curve.ref, made.ref) == ("tiny.capture@1", "tiny.curve@1", "tiny@1")
@@ -88,9 +87,9 @@ def test_asking_again_computes_nothing(home, recipe, monkeypatch):
     def refuse(*args, **kwargs):
         raise AssertionError("a model was loaded")
 
-    for module in ("features_capture", "fit_features"):
+    for module in ("collecting.capture", "features.fit"):
         monkeypatch.setattr(f"trimtab.tasks.{module}.model_of", refuse)
-    capture = capture_sentences(recipe, home)
+    capture = capture_recipe(recipe, home)
     curve = choose_features(recipe, home, capture)
     assert capture.reused and curve.reused and fit_features(recipe, home, capture, curve).reused
 
@@ -169,7 +168,7 @@ def test_a_feature_is_shown_in_chat_where_the_tokenizer_has_a_template(home, cap
         return tokenize(tokenizer, prompt, form=PromptFormat(chat=False))
 
     monkeypatch.setattr(steer_task, "tokenize", watched)
-    _, tokenizer = model_of(make_features_recipe(home.catalog.get("tiny").recipe).model)
+    _, tokenizer = model_of(make_recipe(home.catalog.get("tiny").recipe).model)
     for template in ("{{ messages }}", None):
         monkeypatch.setattr(tokenizer, "chat_template", template)
         for argv in ((), ("--plain",), ("--chat",)):
@@ -211,7 +210,7 @@ def test_a_token_cannot_become_markup():
 
 def test_the_recipe_refuses_unknown_keys_and_wrong_values(folder):
     def load(*overrides: str):
-        return load_features_recipe(folder / "features.yaml", overrides)
+        return load_recipe(folder / "features.yaml", overrides)
 
     for override, message in (
         ("features.rnk=3", "unknown key; did you mean 'rank'"),
@@ -223,13 +222,12 @@ def test_the_recipe_refuses_unknown_keys_and_wrong_values(folder):
     ):
         with pytest.raises(RecipeError, match=message):
             load(override)
-    assert make_features_recipe(load().to_json()) == load()
-    assert has_section(folder / "features.yaml", SECTION) and not has_section(RECIPES / "cheerful.yaml", SECTION)
+    assert make_recipe(load().to_json()) == load()
 
 
 def test_the_name_matters_to_no_stage_and_the_grid_not_to_the_capture(folder, recipe):
-    renamed = load_features_recipe(folder / "features.yaml", ["name=other"])
-    finer = load_features_recipe(folder / "features.yaml", ["features.choose.ranks=[6]"])
+    renamed = load_recipe(folder / "features.yaml", ["name=other"])
+    finer = load_recipe(folder / "features.yaml", ["features.choose.ranks=[6]"])
     for stage in ("capture", "choose", "features"):
         assert renamed.stage(stage) == recipe.stage(stage)
         assert (finer.stage(stage) == recipe.stage(stage)) == (stage == "capture")
@@ -239,14 +237,14 @@ def test_sentences_that_repeat_or_are_too_few_are_refused(folder, tmp_path):
     (tmp_path / "days.jsonl").write_text('{"text": "It is Monday."}\n' * 2)
     (tmp_path / "features.yaml").write_text("name: x\ndata: {concepts: {days: days.jsonl}}\nfeatures: {}\n")
     with pytest.raises(DataError, match="given 2 times"):
-        sentences_of(load_features_recipe(tmp_path / "features.yaml").data)
+        sentences_of(load_recipe(tmp_path / "features.yaml").data)
     (tmp_path / "days.jsonl").write_text('{"text": "It is Monday."}\n')
     with pytest.raises(DataError, match="concept 'days': no sentence in the"):
-        sentences_of(load_features_recipe(tmp_path / "features.yaml").data)
+        sentences_of(load_recipe(tmp_path / "features.yaml").data)
 
 
 def test_the_shipped_recipe_is_complete():
-    found = load_features_recipe(RECIPES / "features.yaml")
+    found = load_recipe(RECIPES / "features.yaml")
     sentences = sentences_of(found.data)
     assert len(found.data.concepts) >= 14 and {"days", "months", "languages", "numbers"} <= set(found.data.concepts)
     assert all(sum(s.concept == c for s in sentences) >= 20 for c in found.data.concepts)

@@ -8,7 +8,7 @@ import pytest
 from trimtab.steering.model.load import embedded_folder
 from trimtab.tasks.data.questions import questions_of, read_questions
 from trimtab.tasks.errors import DataError
-from trimtab.tasks.recipes.heads import load_head_recipe, make_head_recipe
+from trimtab.tasks.recipes.kinds import load_recipe, make_recipe
 
 TASKS = sorted((Path(__file__).parents[2] / "recipes" / "tasks").glob("*.jsonl"))
 RECIPES = sorted((Path(__file__).parents[2] / "recipes" / "heads").glob("*.yaml"))
@@ -48,13 +48,13 @@ def test_every_task_file_gives_questions_fit_for_patching(path, tokenizer):
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_every_head_recipe_loads_and_splits_its_questions(path):
-    recipe = load_head_recipe(path)
+    recipe = load_recipe(path)
     first, second = recipe.halves()
     assert not {row.prompt for row in first} & {row.prompt for row in second}
     assert min(len(first), len(second)) >= 24
-    assert make_head_recipe(recipe.to_json()).key == recipe.key
-    assert load_head_recipe(path, ["name=another"]).key == recipe.key
-    assert load_head_recipe(path, ["rank.questions=9"]).key != recipe.key
+    assert make_recipe(recipe.to_json()).stage("rank") == recipe.stage("rank")
+    assert load_recipe(path, ["name=another"]).stage("rank") == recipe.stage("rank")
+    assert load_recipe(path, ["rank.questions=9"]).stage("rank") != recipe.stage("rank")
 
 
 def test_the_answer_follows_the_prompt_with_a_space(tmp_path, tokenizer):

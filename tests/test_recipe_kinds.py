@@ -1,0 +1,393 @@
+"""The kinds of recipes: one reader for all, keys that stay, and a description of every key and field."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin
+
+import pytest
+import torch
+from jsonschema import Draft202012Validator
+
+from trimtab.flows.cli import main
+from trimtab.flows.kinds import FLOWS
+from trimtab.steering.fitters import FITTERS
+from trimtab.steering.gates import Gate
+from trimtab.steering.localisers import LOCALISERS
+from trimtab.steering.model.site import Site
+from trimtab.steering.moves import Move
+from trimtab.tasks.admin.methods import SHELVES
+from trimtab.tasks.data import examples
+from trimtab.tasks.errors import RecipeError
+from trimtab.tasks.recipes import yaml
+from trimtab.tasks.recipes.behaviour import BehaviourRecipe
+from trimtab.tasks.recipes.kinds import KINDS, RecipeFile, load_recipe, make_recipe, of_kind, read_recipe, recipe_schema
+from trimtab.tasks.recipes.methods import make_method, method_problems, settable
+
+RECIPES = Path(__file__).parents[1] / "recipes"
+SHIPPED = sorted(RECIPES.rglob("*.yaml"))
+
+# as they were when there was one reader for each kind: another key would collect every user's activations again
+KEYS = {
+    "brief.yaml": {
+        "capture": "4ecfd71fc9b197b27cf8298c23eb00a289e61de431200e72d150fba6aff4efd3",
+        "fit": "b43184ffa107bbfb8ca09432e4d4fca66d0c8b7974507ce295eadc20f17e3bb3",
+        "validate": "a7d45938ea5c7a2034f508c198149e8f269457dd3076f1014d12b9a8e5770536",
+        "digest": "00f8afa27f359e50eb6706ee9674401b4825d9a57c98085478682b0aca367cfc",
+    },
+    "cheerful.yaml": {
+        "capture": "dd12ec275ba746cf20fb7a60afd51062024ef817d3fd15d6346e2f105ff47adc",
+        "fit": "ad3beecec13ac8f745e5b07fc5c662f432538a48e7e8d17ed21091da30a43b9b",
+        "validate": "bcf5f144b16aa490e47000f93707310d761024714d8b98ce9711de29fbf11e73",
+        "digest": "6b9beeb7fe78660f8cc4572ae3ae2d5e7f4f00a8ab1881bb90bf543a18ff608e",
+    },
+    "concise.yaml": {
+        "capture": "ca5b75d320d2f984a3c35cd16df369eb620c4fc1a4c2449cf8fee5b8420cd5cd",
+        "fit": "6f67405ed6c6319169373a9dd022332d9e9826f9b7e240492dae4b478d4dea64",
+        "validate": "7d98f195d9ccdea0a444dffd569f9101de59cfd8f8a7a17e2caa021d6d2d11b7",
+        "digest": "5ebb092d7bb04b29758f9d34aec51d2293e8abed5da47722c011dbe1510f4cf4",
+    },
+    "french.yaml": {
+        "capture": "dd3e214c9ea75cb16a33331b3c7ccf9d782e3fb09e05e9d1a8b5163d5c974c5a",
+        "fit": "01dd3388e3e39ce14e9da0756e1615a4f9e4f99bcb09b88446546cd51b02c5ce",
+        "validate": "e2612639063b60b2745f1c98a9ea44e44b9dabb705d82760315e95aebd00cd4b",
+        "digest": "732a66b573967233b584f04fde02f4e9b4af29d2a0119961e8f78c7260292719",
+    },
+    "features.yaml": {
+        "capture": "c4f67d21adb3985775c47f15e326fb312fc148bef6c0b649f4b2130e3a3f15e3",
+        "choose": "7d7d175a857caa03004f309a8d37646ad62468ecf2316947380a140c423384c6",
+        "features": "bd121e462434202d7606c2b682c070c44fe27a4bcc0087cb74b718f2c9b2b705",
+    },
+    "heads/ioi.yaml": {"rank": "b83e7777e11f4bd38f7edc343f4956926fedd18b6e8983c20472b8a4ee32d087"},
+    "heads/capitals.yaml": {"rank": "9015290d124ed602544cdcd14e5f847463579d0bf0024f2bafb5415f7a4b89c0"},
+    "heads/induction.yaml": {"rank": "ef2b93a148557799ca18d80f7b59c87d5c2b3fe64ce2c10b70a5ffaae205cdef"},
+    "french-on-food.yaml": {"condition": "f1fd715337ee4c4415167b574a59c9073e49acc212bc9cdd031322c75c39fa50"},
+    "cheerful-when-gloomy.yaml": {"condition": "37548e82c92e9b6c8f8c476b10b7631d16aa2112cdb4adf28a7a3ee92c352365"},
+}
+# what yesterday's versions published as their recipes, without `kind`; paths are those of a machine that is gone
+RECORDS = {
+    "cheerful.yaml": {
+        "name": "cheerful",
+        "model": {"id": "smollm2", "revision": None, "dtype": "float32", "device": "cpu"},
+        "data": {
+            "pairs": {
+                "path": "recipes/cheerful.jsonl",
+                "sha256": "72f046a30004434c7e310acc67ce259856f138336dbde068528b5caceaa70689",
+            },
+            "positive": None,
+            "negative": None,
+            "columns": None,
+            "chat": True,
+            "system": None,
+            "split": {"fit": 0.5, "select": 0.2, "report": 0.3, "seed": 0},
+        },
+        "capture": {
+            "points": ["resid_post", "z"],
+            "blocks": "all",
+            "span": "generated",
+            "dtype": "float16",
+            "pool": None,
+            "region_mb": None,
+        },
+        "fit": {
+            "fitter": "mean_difference",
+            "fields": {},
+            "point": "resid_post",
+            "pool": "mean",
+            "span": "answer",
+            "compare": [],
+        },
+        "budget": {"kl": 0.3, "tolerance": 0.1, "sampling": {"temperature": 1.0, "top_k": 0, "top_p": 1.0}},
+        "judge": {
+            "behaviour": {
+                "metric": "lexicon",
+                "lexicon": {
+                    "path": "recipes/cheerful.lexicon.json",
+                    "sha256": "f136754fbfc3c68ca2be82b7411bbf0fd28ceac4c1b14800d2d3945ba1066fdb",
+                },
+                "language": None,
+            },
+            "neutral": None,
+            "capability": None,
+            "system_prompt": "You are warm, cheerful and encouraging in everything you say.",
+            "placebos": {"random": 19, "covariance": 3, "shuffled": 2, "flip": True},
+            "prompts": 20,
+            "tokens": 32,
+            "curve": [0.03, 0.1, 0.3],
+            "questions": None,
+        },
+        "seed": 0,
+    },
+    "heads/ioi.yaml": {
+        "name": "ioi-heads",
+        "model": {"id": "smollm2", "revision": None, "dtype": "float32", "device": "cpu"},
+        "task": {
+            "path": "recipes/tasks/ioi.jsonl",
+            "sha256": "fec74205e2d4fc5404fd3b8d688b6dd13421e1224a48945f5bdb8df88da1a51e",
+        },
+        "others": [
+            {
+                "path": "recipes/tasks/induction.jsonl",
+                "sha256": "c6d1e340c9256314225bcee97b95b23ba741e0dfdb01201392a35a418f493501",
+            },
+            {
+                "path": "recipes/tasks/capitals.jsonl",
+                "sha256": "e1f6a7beab226741659a86e3168f3440f5fd1f3f98deeb7ff33549b65beb3c2a",
+            },
+        ],
+        "rank": {"method": "attribution_patching", "fields": {}, "questions": 16},
+        "neutral": None,
+        "seed": 0,
+    },
+    "cheerful-when-gloomy.yaml": {
+        "name": "cheerful-when-gloomy",
+        "plan": "cheerful@latest",
+        "data": {
+            "prompts": {
+                "path": "recipes/gloomy_gate.jsonl",
+                "sha256": "39de61826ffa420453352867e32a7d95f5db04c12ef87663c4b3dae1d11cb3f5",
+            },
+            "split": {"fit": 0.4, "select": 0.3, "report": 0.3, "seed": 0},
+        },
+        "condition": {
+            "kind": "controller",
+            "point": "resid_post",
+            "blocks": [10, 18],
+            "pool": "mean",
+            "false_positive_rate": 0.1,
+        },
+        "controller": {
+            "patch": "cheerful.mean_difference@latest",
+            "blocks": [12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25],
+            "hidden": 32,
+            "steps": 40,
+            "batch": 8,
+            "learning_rate": 0.01,
+            "tokens": 16,
+            "seed": 0,
+        },
+        "judge": {"prompts": 24, "tokens": 24},
+    },
+    "features.yaml": {
+        "name": "concepts",
+        "model": {"id": "smollm2", "revision": None, "dtype": "float32", "device": "cpu"},
+        "data": {
+            "concepts": {
+                "days": {
+                    "path": "recipes/concepts/days.jsonl",
+                    "sha256": "805317675dfa2c69e60001adb4b4b1a6137ecfe4ee9e33ab64bc4aea60d6662b",
+                }
+            },
+            "texts": [],
+            "chat": False,
+            "system": None,
+            "split": {"fit": 0.4, "select": 0.2, "report": 0.4, "seed": 0},
+        },
+        "features": {
+            "site": "mlp_post.15",
+            "span": "after:1",
+            "dtype": "float32",
+            "rank": None,
+            "sparsity": 0.01,
+            "start": "kmeans",
+            "restarts": 1,
+            "max_iterations": 300,
+            "seed": 0,
+            "choose": {"ranks": [25, 50, 100, 150], "sparsities": [0.01, 0.05], "seeds": 2, "max_iterations": 80},
+            "levels": [12, 6],
+        },
+    },
+}
+PARENTS = ("0" * 64, "1" * 64)
+
+
+@pytest.mark.parametrize("name", KEYS)
+def test_stage_keys_of_the_shipped_recipes_stay(name):
+    recipe = read_recipe(RECIPES / name)
+    keys = {stage: recipe.stage(stage, PARENTS) for stage in recipe.STAGES}
+    if isinstance(recipe, BehaviourRecipe):
+        keys["digest"] = recipe.digest
+    assert keys == KEYS[name]
+
+
+def test_the_keys_of_every_shipped_recipe_are_pinned():
+    assert {path.relative_to(RECIPES).as_posix() for path in SHIPPED} == set(KEYS)
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_records_of_published_versions_are_read(name):
+    recipe = make_recipe(RECORDS[name])
+    assert {**RECORDS[name], **recipe.to_json()} == recipe.to_json(), "a key of the record was lost"
+    assert make_recipe(json.loads(json.dumps(recipe.to_json()))) == recipe
+    if name != "features.yaml":  # whose record here holds one concept of sixteen
+        assert {s: recipe.stage(s, PARENTS) for s in recipe.STAGES}.items() <= KEYS[name].items()
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_the_kind_may_be_written_or_left_out(path, tmp_path):
+    kind = read_recipe(path).kind
+    assert read_recipe(path, [f"kind={kind}"]) == read_recipe(path)
+    other = next(name for name in KINDS if name != kind)
+    with pytest.raises(RecipeError, match=r"unknown key|missing"):
+        read_recipe(path, [f"kind={other}"])
+
+
+def test_a_kind_that_is_none_and_a_recipe_of_another_kind_are_said():
+    with pytest.raises(
+        RecipeError, match=r"^--set kind=feature: kind: unknown kind 'feature'; did you mean 'features'"
+    ):
+        read_recipe(RECIPES / "features.yaml", ["kind=feature"])
+    with pytest.raises(RecipeError, match=r"^x.yaml: a recipe of kind 'features' cannot do this"):
+        of_kind(BehaviourRecipe, read_recipe(RECIPES / "features.yaml"), "x.yaml")
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_every_kind_dry_runs_takes_settings_and_has_a_flow(path, capsys):
+    assert main(["run", str(path), "--dry-run", "--set", "name=another"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["name"] == "another" and set(shown) == set(KINDS[shown["kind"]].model_fields)
+    assert FLOWS.keys() == KINDS.keys()
+
+
+@pytest.mark.parametrize("name", ["heads/ioi.yaml", "french-on-food.yaml"])
+def test_kinds_without_activations_say_so(name, capsys):
+    assert main(["collect", str(RECIPES / name)]) == 2
+    assert "there is nothing to collect" in capsys.readouterr().err
+
+
+def test_rank_says_which_kind_it_needs(capsys):
+    assert main(["rank", str(RECIPES / "brief.yaml")]) == 2
+    assert "a recipe of kind 'behaviour' cannot do this: it needs a HeadRecipe" in capsys.readouterr().err
+
+
+def described(schema: dict[str, Any], where: str = "") -> Iterator[tuple[str, str | None]]:
+    """(key, description) of every property."""
+    for name, section in {"": schema, **schema.get("$defs", {})}.items():
+        for key, value in section.get("properties", {}).items():
+            yield f"{name}.{key}", value.get("description")
+
+
+def test_schema_describes_every_key_with_its_own_sentence(capsys):
+    assert main(["schema"]) == 0
+    whole = json.loads(capsys.readouterr().out)
+    assert {option["$ref"].rpartition("/")[2] for option in whole["oneOf"]} == {c.__name__ for c in KINDS.values()}
+    for kind, cls in KINDS.items():
+        assert main(["schema", kind]) == 0
+        schema = json.loads(capsys.readouterr().out)
+        assert set(schema["properties"]) == set(cls.model_fields) and "kind" not in schema["required"]
+        texts = dict(described(schema))
+        assert [key for key, text in texts.items() if not text or not text.endswith(".")] == []
+        assert dict(described(whole)).items() >= {k: v for k, v in texts.items() if not k.startswith(".")}.items()
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_an_editor_finds_shipped_recipes_right_and_a_misspelt_key_wrong(path):
+    checker = Draft202012Validator(recipe_schema())
+    values = yaml.read_document(path).data
+    assert checker.is_valid(values), [error.message for error in checker.iter_errors(values)]
+    assert not checker.is_valid({**values, "nmae": "x"})
+
+
+def test_a_recipe_and_its_data_are_read_once_by_a_command(tmp_path, monkeypatch, capsys):
+    """Whether the model hub may be needed is asked of the same parse; checks of rows share one pass."""
+    text = (RECIPES / "brief.yaml").read_text().replace("brief.jsonl", str(RECIPES / "brief.jsonl"))
+    (tmp_path / "once.yaml").write_text(text)
+    parses, reads = [], []
+    compose, each_pair = yaml._Loader.get_single_node, examples.each_pair
+    monkeypatch.setattr(yaml._Loader, "get_single_node", lambda self: parses.append(1) or compose(self))
+    monkeypatch.setattr(examples, "each_pair", lambda *a, **k: reads.append(1) or each_pair(*a, **k))
+    assert main(["run", str(tmp_path / "once.yaml"), "--dry-run"]) == 0
+    assert (len(parses), len(reads)) == (1, 1)
+
+
+def test_a_flow_takes_the_file_as_the_command_read_it(monkeypatch):
+    file = RecipeFile.read(RECIPES / "brief.yaml", ["budget.kl=0.2"])
+    monkeypatch.setattr(RecipeFile, "read", None)
+    assert RecipeFile.of(file, None) is file and str(file) == str(RECIPES / "brief.yaml")
+    assert file.expect(BehaviourRecipe).budget.kl == 0.2
+
+
+def test_whether_the_hub_is_needed_is_asked_before_its_client_is_imported():
+    code = "import sys, trimtab.tasks.admin.offline; sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+
+
+# ---- fields of methods
+
+
+VALUES: dict[Any, Any] = {bool: True, int: 3, float: 0.5, str: "last", Site: "resid_post.1", type(None): None}
+NAMED = {  # where a type allows more than the method does
+    "points": ["z"], "reference": "zero", "rules": ["norm"], "hold": "token", "fit_rates": [0.4, 0.1],
+    "factors": [2.0, 0.5], "plane": [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]], "basis": [[1.0, 0.0, 0.0]],
+    "network": {
+        "mean": [0.0, 0.0], "scale": [1.0, 1.0], "hidden": [[1.0, 2.0]], "hidden_bias": [0.0],
+        "out": [[1.0], [1.0]], "out_bias": [0.0, 0.0],
+    },
+    "output": 0, "feature": 1, "angle": 0.3,
+}  # fmt: skip
+
+
+def value_for(name: str, hint: Any) -> Any:
+    """A valid value of a field, as YAML would give it."""
+    if name in NAMED:
+        return NAMED[name]
+    if get_origin(hint) is Literal:
+        return get_args(hint)[-1]
+    if get_origin(hint) is tuple:
+        return [value_for("", part) for part in get_args(hint) if part is not Ellipsis]
+    if get_origin(hint) is Union or isinstance(hint, type(int | None)):
+        return value_for("", next(part for part in get_args(hint) if part is not type(None)))
+    if getattr(hint, "array_type", None) is torch.Tensor:
+        return [1.0, 0.0, 0.0] if len(hint.dims) == 1 else [[1.0], [0.0], [0.0]]
+    if hint is Gate:
+        return {"name": "first", "fields": {"tokens": 2}}
+    if hint is Move:
+        return {"name": "add", "fields": {"vector": [1.0, 0.0]}}
+    return VALUES[hint]
+
+
+METHODS = [(word, name) for word, shelf in SHELVES.items() for name in shelf]
+
+
+@pytest.mark.parametrize(("word", "name"), METHODS, ids=[f"{word}-{name}" for word, name in METHODS])
+def test_every_field_of_every_method_can_be_written(word, name, tmp_path):
+    shelf = SHELVES[word]
+    hints = settable(shelf[name])
+    fields = {field: value_for(field, hint) for field, hint in hints.items()}
+    (tmp_path / "fields.yaml").write_text(json.dumps({"fields": fields}))  # JSON is YAML
+    fields = yaml.read_document(tmp_path / "fields.yaml").data["fields"]
+    assert list(method_problems(shelf, word, name, fields)) == []
+    method = make_method(shelf, name, fields)
+    for field, value in fields.items():
+        got = getattr(method, field)
+        if isinstance(got, torch.Tensor):
+            assert got.shape == torch.tensor(value).shape  # a move may normalise what it is given
+        elif isinstance(got, tuple) and isinstance(value, list):
+            assert list(map(str, got)) == list(map(str, value))
+        elif not isinstance(value, dict):
+            assert str(got) == str(value)
+    assert list(method_problems(shelf, word, name, {**fields, "nonsense": 1}))[0][0] == ("fields", "nonsense")
+
+
+@pytest.mark.parametrize(
+    ("shelf", "file", "section", "key"),
+    [(FITTERS, "brief.yaml", "fit", "fitter"), (LOCALISERS, "heads/ioi.yaml", "rank", "method")],
+)
+def test_every_field_of_fitters_and_localisers_can_be_set_in_a_recipe(shelf, file, section, key):
+    for name in shelf:
+        fields = {field: value_for(field, hint) for field, hint in settable(shelf[name]).items()}
+        settings = [f"{section}.fields.{field}={json.dumps(value)}" for field, value in fields.items()]
+        recipe = read_recipe(RECIPES / file, [f"{section}.{key}={name}", *settings])
+        assert getattr(recipe, section).fields == fields
+
+
+def test_a_wrong_value_of_a_field_is_one_line():
+    for setting, message in (
+        ("rank.fields.points=z", "rank.fields.points: input should be a valid array, got 'z'"),
+        ("rank.fields.points=[3]", "rank.fields.points: input should be a valid string"),
+        ("rank.fields.budget=many", "rank.fields.budget: input should be a valid integer"),
+    ):
+        with pytest.raises(RecipeError, match=message.replace("[", r"\[")):
+            load_recipe(RECIPES / "heads" / "ioi.yaml", [setting])
