@@ -78,17 +78,17 @@ class LazyCommands(TyperGroup):
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """Enough of a command to be listed."""
-        known = COMMANDS.get(cmd_name)
-        return None if known is None else TyperCommand(cmd_name, callback=lambda: None, help=known.meaning)
+        entry = COMMANDS.get(cmd_name)
+        return None if entry is None else TyperCommand(cmd_name, callback=lambda: None, help=entry.meaning)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name = args[0]
         if name not in COMMANDS:
             raise USAGE_ERROR(f"unknown command '{name}'{did_you_mean(name, COMMANDS)}", ctx)
-        known = COMMANDS[name]
-        if known.model:
+        entry = COMMANDS[name]
+        if entry.model:
             _decide_offline(args, ctx.params.get("home"))
-        module = importlib.import_module(f"trimtab.flows.commands.{known.module}")
+        module = importlib.import_module(f"trimtab.flows.commands.{entry.module}")
         command = typer.main.get_command(module.app)
         return name, getattr(command, "commands", {name: command})[name], args[1:]
 
@@ -101,8 +101,8 @@ app = typer.Typer(
 )
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _version(show: bool) -> None:
+    if show:
         typer.echo(version("trimtab"))
         raise typer.Exit
 
@@ -152,8 +152,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if os.environ.get("TRIMTAB_DEBUG"):
             raise
-        known = failure(error)
-        return _say(f"error: {known}", WRONG) if known else _say(f"error: {bug(error)}", BUG)
+        cause = failure(error)
+        return _say(f"error: {cause}", WRONG) if cause else _say(f"error: {bug(error)}", BUG)
 
 
 def _home_first(arguments: list[str]) -> list[str]:
@@ -188,8 +188,10 @@ def _usage(error: Any) -> int:
     if not message:  # no command at all: typer has printed the help
         return WRONG
     context = getattr(error, "ctx", None)
-    asked = context.command_path if context else "trimtab"
-    return _say(f"error: {message[0].lower()}{message[1:]} (see `{asked} --help`)", getattr(error, "exit_code", WRONG))
+    command = context.command_path if context else "trimtab"
+    return _say(
+        f"error: {message[0].lower()}{message[1:]} (see `{command} --help`)", getattr(error, "exit_code", WRONG)
+    )
 
 
 def _text(error: BaseException) -> str:

@@ -1,6 +1,7 @@
 """The kinds of recipes: one reader for all, keys that stay, and a description of every key and field."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,12 +16,14 @@ from trimtab.flows.cli import main
 from trimtab.flows.kinds import FLOWS
 from trimtab.steering.fitters import FITTERS
 from trimtab.steering.gates import Gate
+from trimtab.steering.gates.linear import Linear
 from trimtab.steering.localisers import LOCALISERS
 from trimtab.steering.model.site import Site
 from trimtab.steering.moves import Move
 from trimtab.tasks.admin.methods import SHELVES
 from trimtab.tasks.data import examples
 from trimtab.tasks.errors import RecipeError
+from trimtab.tasks.plans.condition import acting_gate
 from trimtab.tasks.recipes import yaml
 from trimtab.tasks.recipes.behaviour import BehaviourRecipe
 from trimtab.tasks.recipes.kinds import KINDS, RecipeFile, load_recipe, make_recipe, of_kind, read_recipe, recipe_schema
@@ -381,6 +384,23 @@ def test_every_field_of_fitters_and_localisers_can_be_set_in_a_recipe(shelf, fil
         settings = [f"{section}.fields.{field}={json.dumps(value)}" for field, value in fields.items()]
         recipe = read_recipe(RECIPES / file, [f"{section}.{key}={name}", *settings])
         assert getattr(recipe, section).fields == fields
+
+
+def test_fields_of_gates_that_are_not_fitted_can_be_set_in_a_recipe():
+    settings = ["condition.fields={hold: token, slack: 0.5}", "condition.schedule={gate: ramp, fields: {tokens: 4}}"]
+    recipe = read_recipe(RECIPES / "french-on-food.yaml", settings)
+    weight = torch.ones(3)
+    gate = acting_gate(Linear(site=Site.parse("resid_post.1"), threshold=0.0, weight=weight), recipe.condition)
+    assert (gate.first.hold, gate.first.slack, gate.second.tokens) == ("token", 0.5, 4)
+    assert recipe.stage("condition", PARENTS) != KEYS["french-on-food.yaml"]["condition"]
+    for setting, message in (
+        ("condition.fields.threshold=1", "condition.fields.threshold: not a field that can be given; known: hold, sl"),
+        ("condition.fields.hold=tokn", "condition.fields: linear: a gate holds for an answer or a token, not 'tokn'"),
+        ("condition.schedule={gate: rmap}", "condition.schedule.gate: unknown gate 'rmap'; did you mean 'ramp'"),
+        ("condition.schedule={gate: ramp, fields: {tokens: x}}", "condition.schedule.fields.tokens: input should be"),
+    ):
+        with pytest.raises(RecipeError, match=re.escape(message)):
+            read_recipe(RECIPES / "french-on-food.yaml", [setting])
 
 
 def test_a_wrong_value_of_a_field_is_one_line():

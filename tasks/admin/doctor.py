@@ -83,13 +83,13 @@ def _versions() -> Iterator[Check]:
 
 def _version(requirement: Requirement) -> Check:
     try:
-        found = version(requirement.name)
+        installed = version(requirement.name)
     except PackageNotFoundError:
         cure = f"pip install '{requirement.name}{requirement.specifier}'"
         return Check("missing", requirement.name, "not installed", cure)
-    if not requirement.specifier.contains(found, prereleases=True):
-        return Check("missing", requirement.name, found, f"trimtab needs {requirement.specifier}; install it")
-    return Check("ok", requirement.name, found)
+    if not requirement.specifier.contains(installed, prereleases=True):
+        return Check("missing", requirement.name, installed, f"trimtab needs {requirement.specifier}; install it")
+    return Check("ok", requirement.name, installed)
 
 
 def _model() -> Check:
@@ -127,10 +127,10 @@ def _folder(root: Path) -> Check:
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         return Check("missing", "home", str(root), f"{there} cannot be written; choose another with --home")
     free = shutil.disk_usage(there).free
-    found = f"{root}{'' if root.exists() else ' (not made yet)'}, {free / GIB:.0f} GiB free"
+    place = f"{root}{'' if root.exists() else ' (not made yet)'}, {free / GIB:.0f} GiB free"
     if free < LITTLE_DISK:
-        return Check("missing", "home", found, "a capture of 200 pairs takes about 1 GiB; free some space")
-    return Check("ok", "home", found)
+        return Check("missing", "home", place, "a capture of 200 pairs takes about 1 GiB; free some space")
+    return Check("ok", "home", place)
 
 
 def _server() -> Check:
@@ -194,6 +194,6 @@ def _memory() -> int:
 
 
 def _chromium() -> Check:
-    found = next(filter(None, map(shutil.which, CHROMIUM)), None)
-    advice = "" if found else "only one test of the report uses it; reports open in any browser"
-    return Check("ok", "chromium", found or "none", advice)
+    program = next(filter(None, map(shutil.which, CHROMIUM)), None)
+    advice = "" if program else "only one test of the report uses it; reports open in any browser"
+    return Check("ok", "chromium", program or "none", advice)

@@ -12,9 +12,9 @@ def write_starter(folder: Path) -> list[Path]:
     """Write the starter into a new or empty folder. Raises RecipeError when there is something in it already."""
     if folder.exists() and not folder.is_dir():
         raise RecipeError(f"{folder}: is a file; name a new or empty folder")
-    held = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-    if held:
-        raise RecipeError(f"{folder}: is not empty (it holds {held[0]}); name a new or empty folder")
+    present = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    if present:
+        raise RecipeError(f"{folder}: is not empty (it holds {present[0]}); name a new or empty folder")
     texts = {name: packaged(f"starter/{name}").read_bytes() for name in FILES}
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():

@@ -15,6 +15,9 @@ from trimtab.steering.conditions.fit_gate import GateSettings, fit_gate
 from trimtab.steering.conditions.prompts import Labelled, Splits
 from trimtab.steering.conditions.selectivity import Arena, Selective
 from trimtab.steering.errors import SteeringError
+from trimtab.steering.gates import GATES, Gate
+from trimtab.steering.gates.all_of import AllOf
+from trimtab.steering.gates.base import Scored
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.site import Site
 from trimtab.steering.model.tokens import PromptFormat, Role, Tokens, tokenize
@@ -32,8 +35,9 @@ from trimtab.tasks.models import model_of
 from trimtab.tasks.plans.validate import behaviour_of, decoding_of
 from trimtab.tasks.progress import report
 from trimtab.tasks.recipes.behaviour import BehaviourRecipe
-from trimtab.tasks.recipes.condition import ConditionRecipe
+from trimtab.tasks.recipes.condition import ConditionRecipe, ConditionSpec
 from trimtab.tasks.recipes.kinds import make_recipe, of_kind
+from trimtab.tasks.recipes.methods import make_method
 from trimtab.tasks.recipes.of_plan import BASE
 from trimtab.tasks.references import Reference
 from trimtab.tasks.timing import seconds_since
@@ -171,7 +175,8 @@ def _condition(study: Study) -> tuple[dict[str, SteeringPlan], dict[str, Any]]:
     report("gate", 0, 1)
     fitted = fit_gate(Anatomy.of(study.model), study.splits, study.sites, settings)
     report("gate", 1, 1)
-    gated = gated_by(study.plan, [fitted.gate] * len(study.plan.interventions))
+    gate = acting_gate(fitted.gate, asked)
+    gated = gated_by(study.plan, [gate] * len(study.plan.interventions))
     about: dict[str, Any] = {
         "gate": {"site": str(fitted.gate.site), "threshold": fitted.gate.threshold, "by_site": dict(fitted.by_site)},
         "rates": asdict(fitted.rates),
@@ -182,6 +187,14 @@ def _condition(study: Study) -> tuple[dict[str, SteeringPlan], dict[str, Any]]:
         return {GATED: gated}, about
     controlled, learned = _controlled(study)
     return {GATED: gated, CONTROLLED: controlled}, {**about, **learned}
+
+
+def acting_gate(gate: Scored, spec: ConditionSpec) -> Gate:
+    """The fitted gate with the fields that the recipe gives it, under the recipe's schedule."""
+    gate = replace(gate, **spec.fields)
+    if spec.schedule is None:
+        return gate
+    return AllOf(gate, make_method(GATES, spec.schedule.gate, spec.schedule.fields))
 
 
 def _controlled(study: Study) -> tuple[SteeringPlan, dict[str, Any]]:

@@ -62,9 +62,9 @@ def _files(folder: Path) -> Iterator[Path]:
 def _content_digest(path: Path) -> str:
     try:
         before = Stamp.of(path)
-        known = _recall(path, before)
-        if known is not None:
-            return known
+        cached = _recall(path, before)
+        if cached is not None:
+            return cached
         content = _tree_digest(path, before.size)
         after = Stamp.of(path)
     except OSError as error:

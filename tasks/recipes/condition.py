@@ -1,19 +1,34 @@
 """ConditionRecipe: from a published plan to one that acts only on the prompts that want it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
+from trimtab.steering.gates import GATES
 from trimtab.store.catalog.refs import Ref
 from trimtab.store.errors import StoreError
 from trimtab.tasks.data.marked_prompts import labelled_rows
 from trimtab.tasks.data.sections import MarkedPrompts, Part, Seed, Share
-from trimtab.tasks.recipes.base import Recipe
+from trimtab.tasks.errors import did_you_mean
+from trimtab.tasks.recipes.base import Recipe, refuse
+from trimtab.tasks.recipes.methods import method_problems
+from trimtab.tasks.recipes.problems import Problem
 from trimtab.tasks.recipes.sections import Blocks
 
 Whole = Annotated[int, Field(ge=1, le=100_000)]
 Above = Annotated[float, Field(gt=0)]
+FREE = ("hold", "slack")  # the fields of a gate with a score that are not fitted
+SAMPLE = {"site": "resid_post.0", "threshold": 0.0, "weight": [1.0]}  # what is fitted, for a check of the others
+
+
+class ScheduleSpec(Part):
+    """A gate that multiplies the fitted one, for a course within the answer."""
+
+    gate: str
+    """Name of a gate that is not fitted: `first`, `ramp` or `decay`, or `all_of` and `any_of` of such gates."""
+    fields: Mapping[str, Any] = Field(default_factory=dict)
+    """Fields of this gate, by name, such as `{tokens: 8}`."""
 
 
 class ConditionSpec(Part):
@@ -29,6 +44,10 @@ class ConditionSpec(Part):
     """What is read of a prompt: its last token, or the mean over its tokens."""
     false_positive_rate: Share = 0.1
     """Share of the prompts that do not want the plan on which it may act all the same."""
+    fields: Mapping[str, Any] = Field(default_factory=dict)
+    """Fields of the gate that are not fitted: `hold` (`answer` or `token`) and `slack`."""
+    schedule: ScheduleSpec | None = None
+    """A course within the answer for the gated plan; null lets it act from beginning to end."""
 
 
 class ControllerSpec(Part):
@@ -66,6 +85,7 @@ class ConditionRecipe(Recipe):
 
     FORMAT: ClassVar[int] = 3
     STAGES: ClassVar[tuple[str, ...]] = ("condition",)
+    ADDED: ClassVar[tuple[tuple[str, str], ...]] = (("condition", "fields"), ("condition", "schedule"))
 
     kind: Literal["condition"] = "condition"
     """Always `condition` here; may be left out where the file has a `condition` section."""
@@ -89,6 +109,11 @@ class ConditionRecipe(Recipe):
             raise ValueError(str(error)) from None
         return value
 
+    @model_validator(mode="after")
+    def _gates_exist(self) -> "ConditionRecipe":
+        refuse(list(_gate_problems(self.condition)))
+        return self
+
     def check_files(self, judged: bool = True) -> None:
         """Raises DataError for a wrong line or a repeated prompt."""
         labelled_rows(self.data)
@@ -101,3 +126,15 @@ class ConditionRecipe(Recipe):
         if self.condition.kind == "controller":
             parts["controller"] = {key: value for key, value in values["controller"].items() if key != "patch"}
         return {**parts, "plan": plan, "patch": patch, "prompts": values["data"]["prompts"]}
+
+
+def _gate_problems(spec: ConditionSpec) -> Iterator[Problem]:
+    fitted = [name for name in spec.fields if name not in FREE]
+    for name in fitted:
+        yield ("condition", "fields", name), f"not a field that can be given{did_you_mean(name, FREE)}"
+    if not fitted:
+        for key, message in method_problems(GATES, "gate", "linear", {**SAMPLE, **spec.fields}):
+            yield ("condition", *key), message
+    if spec.schedule is not None:
+        for key, message in method_problems(GATES, "gate", spec.schedule.gate, spec.schedule.fields, "gate"):
+            yield ("condition", "schedule", *key), message

@@ -79,6 +79,18 @@ def test_the_pages_say_what_was_typed(recipe, home):
     assert main(again) == 0 and len(Home.at(home).catalog.list()) == before
 
 
+def test_run_ranks_and_ablates_where_the_recipe_says_so(recipe, home, capsys):
+    code, said = run(home, capsys, "run", str(recipe), "--json")
+    assert code == 0 and json.loads(said.out)["ablation"] is None and json.loads(said.out)["reused"]
+    test = "ablate={top: 1, operator: zero, random: 19}"  # what the fixture asked on the command line
+    code, said = run(home, capsys, "run", str(recipe), "--set", test, "--json")
+    result = json.loads(said.out)
+    assert code == 0 and result["ranking"]["ref"] == "copy@1" and result["ablation"]["ref"] == "copy.ablation@1"
+    assert result["reused"] and command_in(Path(result["report"]))[-2:] == ["--set", test]
+    code, said = run(home, capsys, "run", str(recipe), "--set", test)
+    assert code == 0 and "necessity" in said.out
+
+
 def test_every_head_alone_with_corrections(home, capsys):
     code, said = run(home, capsys, "ablate", "copy", "--top", "2", "--random", "0", "--heads", "--json")
     found = json.loads(said.out)["heads"]
