@@ -394,7 +394,7 @@ def test_fields_of_gates_that_are_not_fitted_can_be_set_in_a_recipe():
     assert (gate.first.hold, gate.first.slack, gate.second.tokens) == ("token", 0.5, 4)
     assert recipe.stage("condition", PARENTS) != KEYS["french-on-food.yaml"]["condition"]
     for setting, message in (
-        ("condition.fields.threshold=1", "condition.fields.threshold: not a field that can be given; known: hold, sl"),
+        ("condition.fields.threshold=1", "condition.fields.threshold: cannot be given; the fields that are not"),
         ("condition.fields.hold=tokn", "condition.fields: linear: a gate holds for an answer or a token, not 'tokn'"),
         ("condition.schedule={gate: rmap}", "condition.schedule.gate: unknown gate 'rmap'; did you mean 'ramp'"),
         ("condition.schedule={gate: ramp, fields: {tokens: x}}", "condition.schedule.fields.tokens: input should be"),

@@ -10,7 +10,6 @@ from trimtab.store.catalog.refs import Ref
 from trimtab.store.errors import StoreError
 from trimtab.tasks.data.marked_prompts import labelled_rows
 from trimtab.tasks.data.sections import MarkedPrompts, Part, Seed, Share
-from trimtab.tasks.errors import did_you_mean
 from trimtab.tasks.recipes.base import Recipe, refuse
 from trimtab.tasks.recipes.methods import method_problems
 from trimtab.tasks.recipes.problems import Problem
@@ -131,7 +130,7 @@ class ConditionRecipe(Recipe):
 def _gate_problems(spec: ConditionSpec) -> Iterator[Problem]:
     fitted = [name for name in spec.fields if name not in FREE]
     for name in fitted:
-        yield ("condition", "fields", name), f"not a field that can be given{did_you_mean(name, FREE)}"
+        yield ("condition", "fields", name), f"cannot be given; the fields that are not fitted are {' and '.join(FREE)}"
     if not fitted:
         for key, message in method_problems(GATES, "gate", "linear", {**SAMPLE, **spec.fields}):
             yield ("condition", *key), message
