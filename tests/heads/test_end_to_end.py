@@ -86,7 +86,7 @@ def test_run_ranks_and_ablates_where_the_recipe_says_so(recipe, home, capsys):
     code, said = run(home, capsys, "run", str(recipe), "--set", test, "--json")
     result = json.loads(said.out)
     assert code == 0 and result["ranking"]["ref"] == "copy@1" and result["ablation"]["ref"] == "copy.ablation@1"
-    assert result["reused"] and command_in(Path(result["report"]))[-2:] == ["--set", test]
+    assert result["reused"] and command_in(result["report"])[-2:] == ["--set", test]
     code, said = run(home, capsys, "run", str(recipe), "--set", test)
     assert code == 0 and "necessity" in said.out
 
