@@ -74,3 +74,7 @@ class CannotExport(SteeringError):
 
 class BadFile(SteeringError):
     """A file that is not what its format says, or that holds what a plan cannot say."""
+
+
+class CannotPack(SteeringError):
+    """A plan that cannot act in passes that pack many requests, or an engine that cannot go on."""

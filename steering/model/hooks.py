@@ -66,6 +66,16 @@ def calls_watched(anatomy: Layout, began: Callable[[], None], passed: Callable[[
 
 
 @contextmanager
+def passes_watched(anatomy: Layout, began: Watch) -> Iterator[None]:
+    """While the block runs, `began` sees the keyword arguments of every pass of the base model before it runs."""
+    handle = anatomy.base.register_forward_pre_hook(_watcher(_Shape(), began), with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
 def doubled(model: nn.Module, combine: Combine) -> Iterator[None]:
     """While the block runs, every forward pass of `model` carries each row twice: `model/doubling.py`."""
     rows = Doubling(model, combine)

@@ -23,11 +23,12 @@ class Positions:
     """Where the tokens of one forward pass stand in their rows.
 
     index: `[b s]`, place among the row's real tokens from 0; -1 marks padding.
-    prompt_length: `[b]`, number of real tokens in each row's prompt.
+    prompt_length: `[b]`, number of real tokens in each row's prompt; `[b s]` in a packed pass, where each token says
+    how long the prompt of its own text is.
     """
 
     index: Int[Tensor, "b s"]
-    prompt_length: Int[Tensor, "b"]
+    prompt_length: Int[Tensor, "b"] | Int[Tensor, "b s"]
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,9 @@ class Span:
 
     def mask(self, positions: Positions) -> Bool[Tensor, "b s"]:
         """True where a token belongs to the span; padding never does."""
-        index, prompt = positions.index, positions.prompt_length[:, None]
+        index, prompt = positions.index, positions.prompt_length
+        if prompt.ndim == 1:
+            prompt = prompt[:, None]
         chosen = {
             "all": lambda: torch.ones_like(index, dtype=torch.bool),
             "prompt": lambda: index < prompt,

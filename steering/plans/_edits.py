@@ -57,7 +57,7 @@ class Edits:
             if factor is not None:
                 factor = factor.to(h.device)
                 mask = mask & (factor != 0)
-            return displaced(h, step, mask, factor) if mask.any() else h
+            return step.applied(h, mask, factor) if mask.any() else h
 
         return edit
 
@@ -74,10 +74,3 @@ class Edits:
         own_rows = torch.zeros_like(mask)
         own_rows[row * copies : (row + 1) * copies] = True
         return mask & own_rows
-
-
-def displaced(h: Tensor, step: Intervention, mask: Tensor, factor: Tensor | None = None) -> Tensor:
-    """The move at `strength * factor` where mask is True, h elsewhere to the bit. h `[b s d]`, mask, factor `[b s]`."""
-    strength = step.strength if factor is None else step.strength * factor[..., None]
-    moved = step.move.moved(h.float(), strength).to(h.dtype)
-    return moved if bool(mask.all()) else torch.where(mask[..., None], moved, h)

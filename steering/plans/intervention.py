@@ -3,6 +3,9 @@
 import math
 from dataclasses import dataclass, replace
 
+import torch
+from torch import Tensor
+
 from trimtab.steering.errors import BadPlan
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.site import Site
@@ -41,6 +44,14 @@ class Intervention:
         if self.move.width not in (None, width):
             name = type(self.move).__name__
             raise BadPlan(f"{name} at {self.site} has width {self.move.width}, but vectors there have {width}")
+
+    def applied(self, h: Tensor, mask: Tensor, factor: Tensor | None = None) -> Tensor:
+        """The move at `strength * factor` where mask is True, h elsewhere to the bit.
+
+        h `[b s d]`, mask and factor `[b s]`."""
+        strength = self.strength if factor is None else self.strength * factor[..., None]
+        moved = self.move.moved(h.float(), strength).to(h.dtype)
+        return moved if bool(mask.all()) else torch.where(mask[..., None], moved, h)
 
     def scaled(self, factor: float) -> "Intervention":
         """The same with its strength multiplied."""
