@@ -35,10 +35,10 @@ class Shelf(Generic[T]):
             raise UnknownName(self._what, name, self)
         module = importlib.import_module(f"{self._package}.{name}")
         own = [c for c in vars(module).values() if inspect.isclass(c) and c.__module__ == module.__name__]
-        found = [c for c in own if issubclass(c, self._base) and not inspect.isabstract(c)]
-        if len(found) != 1:
-            raise TypeError(f"{module.__file__} must define one {self._base.__name__}, it defines {len(found)}")
-        return found[0]
+        concrete = [c for c in own if issubclass(c, self._base) and not inspect.isabstract(c)]
+        if len(concrete) != 1:
+            raise TypeError(f"{module.__file__} must define one {self._base.__name__}, it defines {len(concrete)}")
+        return concrete[0]
 
     def name_of(self, cls: type) -> str:
         """The name under which a class stands here: the file that defines it."""

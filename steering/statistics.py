@@ -185,7 +185,8 @@ def _errors(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """Standard errors of the ratios of sums, row by row of `[r n]`."""
     n, whole = sums.shape[1], counts.sum(1)
     left = sums - (sums.sum(1) / whole)[:, None] * counts
-    return np.sqrt((left**2).sum(1) * n / (n - 1)) / whole
+    errors: np.ndarray = np.sqrt((left**2).sum(1) * n / (n - 1)) / whole
+    return errors
 
 
 def _tails(level: float) -> tuple[float, float]:

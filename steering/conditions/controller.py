@@ -182,10 +182,10 @@ class _Course:
         half = batch // 2
         return np.concatenate([draw.choice(yes, half, len(yes) < half), draw.choice(no, half, len(no) < half)])
 
-    def _loss(self, network: Network, chosen: np.ndarray, how: ControllerSettings) -> tuple[Tensor, Step]:
-        scale, weights = network.scale_and_weights(self.rows[chosen])
+    def _loss(self, network: Network, drawn: np.ndarray, how: ControllerSettings) -> tuple[Tensor, Step]:
+        scale, weights = network.scale_and_weights(self.rows[drawn])
         gates = [_Given(scale * weights[:, k]) for k in range(weights.shape[1])]
-        texts, half = [self.texts[i] for i in chosen], len(chosen) // 2
+        texts, half = [self.texts[i] for i in drawn], len(drawn) // 2
         with torch.no_grad():
             base = [logits.log_softmax(-1) for logits in _answers(self.model, texts, None)]
         steered = [logits.log_softmax(-1) for logits in _answers(self.model, texts, gated_by(self.patch, gates))]
@@ -222,8 +222,8 @@ def _texts(model: PreTrainedModel, teacher: SteeringPlan, fit: Labelled, setting
 
 
 def _joined(anatomy: Anatomy, prompts: Sequence[Tokens], sites: Sequence[Site], pool: str) -> Float[Tensor, "n m"]:
-    found = readings(anatomy, prompts, sites, pool)
-    return torch.cat([found[site] for site in sites], dim=-1)
+    rows = readings(anatomy, prompts, sites, pool)
+    return torch.cat([rows[site] for site in sites], dim=-1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -244,9 +244,9 @@ class _Span:
     def of(cls, rows: Float[Tensor, "n m"]) -> "_Span":
         mean, scale = rows.double().mean(0), rows.double().std(0).clamp(min=1e-6)
         _, singular, basis = torch.linalg.svd((rows - mean) / scale, full_matrices=False)
-        kept = singular > 1e-6 * singular[0]
-        size = float((singular[kept] ** 2).sum() / (len(rows) * int(kept.sum()))) ** 0.5
-        return cls(mean.float(), scale.float(), basis[kept].float(), size)
+        spanned = singular > 1e-6 * singular[0]
+        size = float((singular[spanned] ** 2).sum() / (len(rows) * int(spanned.sum()))) ** 0.5
+        return cls(mean.float(), scale.float(), basis[spanned].float(), size)
 
     def coordinates(self, rows: Float[Tensor, "n m"]) -> Float[Tensor, "n r"]:
         """Of readings; their mean square over all training prompts and coordinates is 1."""

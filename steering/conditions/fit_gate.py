@@ -102,12 +102,12 @@ def held_out_auroc(
     fold = np.empty(len(wanted), dtype=int)
     for side in (wanted, ~wanted):
         fold[side] = np.arange(side.sum()) * folds // side.sum()
-    found = []
+    aurocs = []
     for k in range(folds):
         rest, mine = fold != k, fold == k
         gate = oriented_gate(site, rows[torch.from_numpy(rest)], wanted[rest], settings)
-        found.append(auroc(_scores(gate, rows[torch.from_numpy(mine)]), wanted[mine]))
-    return float(np.mean(found))
+        aurocs.append(auroc(_scores(gate, rows[torch.from_numpy(mine)]), wanted[mine]))
+    return float(np.mean(aurocs))
 
 
 def oriented_gate(

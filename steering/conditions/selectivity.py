@@ -23,7 +23,7 @@ TOUCHED = 1e-6  # nats: above the rounding of float32 logits, far below what any
 
 
 @dataclass(frozen=True)
-class Side:
+class Outcome:
     """One contender on the wanted or on the unwanted prompts.
 
     kl: KL(steered || base), nats per generated token, over the prompts. effect: change of the behavioural score from
@@ -42,8 +42,8 @@ class Selective:
     budget binds (`Calibration.kl`) and at which contenders are compared."""
 
     name: str
-    wanted: Side
-    unwanted: Side
+    wanted: Outcome
+    unwanted: Outcome
     mean_kl: float
 
     def to_json(self) -> dict[str, Any]:
@@ -72,7 +72,7 @@ class Arena:
         texts, spent = self._spent(plan)
         scores, wanted = self._scores(texts), self.prompts.wanted
         inside, outside = (
-            self._side(np.flatnonzero(chosen), spent, scores - base, scores) for chosen in (wanted, ~wanted)
+            self._outcome(np.flatnonzero(label), spent, scores - base, scores) for label in (wanted, ~wanted)
         )
         return Selective(name, inside, outside, mean_divergence(spent))
 
@@ -83,14 +83,16 @@ class Arena:
     def _scores(self, texts: Sequence[Tokens]) -> np.ndarray:
         return np.array([self.score(text) for text in texts])
 
-    def _side(self, chosen: np.ndarray, spent: Sequence[np.ndarray], change: np.ndarray, scores: np.ndarray) -> Side:
-        """The chosen prompts' share of the results, `[n]` each over all prompts."""
-        mine = [spent[k] for k in chosen]
-        prompts = [self.prompts.prompts[k].ids.tobytes() for k in chosen]
+    def _outcome(
+        self, numbers: np.ndarray, spent: Sequence[np.ndarray], change: np.ndarray, scores: np.ndarray
+    ) -> Outcome:
+        """One side. numbers: of its prompts. The rest are results over all prompts, `[n]` each."""
+        mine = [spent[k] for k in numbers]
+        prompts = [self.prompts.prompts[k].ids.tobytes() for k in numbers]
         sums, counts = np.array([v.sum() for v in mine]), np.array([len(v) for v in mine])
-        return Side(
+        return Outcome(
             kl=not_negative(ratio_interval(sums, counts, clusters=prompts)),
-            effect=mean_interval(change[chosen], clusters=prompts),
+            effect=mean_interval(change[numbers], clusters=prompts),
             touched=float(np.mean([bool((values > TOUCHED).any()) for values in mine])),
-            mean_score=float(scores[chosen].mean()),
+            mean_score=float(scores[numbers].mean()),
         )

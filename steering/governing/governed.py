@@ -35,7 +35,7 @@ class LastProcessor(LogitsProcessor):
         self._account, self._prompt, self._ends = account, prompt, ends
         self.calls = 0
 
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> Tensor:  # type: ignore[override]
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> Tensor:
         self.calls += 1
         steered, base = self._halves(input_ids.shape[1])
         if not torch.equal(steered.to(scores).nan_to_num(), scores.nan_to_num()):
@@ -66,8 +66,8 @@ def twins(processors: LogitsProcessorList) -> LogitsProcessorList:
     """The same processors with a state of their own; models that they hold are shared."""
     memo: dict[int, Any] = {}
     for processor in processors:
-        held = [value for value in getattr(processor, "__dict__", {}).values() if isinstance(value, nn.Module)]
-        memo.update({id(value): value for value in held})
+        models = [value for value in getattr(processor, "__dict__", {}).values() if isinstance(value, nn.Module)]
+        memo.update({id(model): model for model in models})
     try:
         return copy.deepcopy(processors, memo)
     except Exception as error:
@@ -117,7 +117,7 @@ class _Door:
         self._last: LastProcessor | None = None
         self._generating = False
 
-    def generate(self, original: Callable, *args: Any, **kwargs: Any) -> Any:
+    def generate(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         self._generating, self._last = True, None
         try:
             with self._account.sampling(False):
@@ -137,7 +137,7 @@ class _Door:
             self._account.kept(sequences.shape[1])
 
     def logits_processor(
-        self, original: Callable, generation_config: GenerationConfig, *args: Any, **kwargs: Any
+        self, original: Callable[..., Any], generation_config: GenerationConfig, *args: Any, **kwargs: Any
     ) -> LogitsProcessorList:
         if not self._generating:
             raise SteeringError(
@@ -152,7 +152,7 @@ class _Door:
         self._account.sampled = True
         return LogitsProcessorList([self._last])
 
-    def candidate_generator(self, original: Callable, **kwargs: Any) -> Any:
+    def candidate_generator(self, original: Callable[..., Any], **kwargs: Any) -> Any:
         """Candidates are proposed by the caller's own processors, and cost nothing before they are accepted."""
         if kwargs["inputs_tensor"].ndim != 2:
             raise SteeringError("assisted decoding under a governor needs input_ids, not inputs_embeds")

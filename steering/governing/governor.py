@@ -177,10 +177,10 @@ class Account:
             logits[:, k] = self.settle(steered[:, k], base[:, k], first + k, writes[:, k])
         return logits
 
-    def _at_once(self, steered: Tensor, base: Tensor, chosen: Tensor, first: int) -> Tensor:
+    def _at_once(self, steered: Tensor, base: Tensor, positions: Tensor, first: int) -> Tensor:
         logits, writes = steered.clone(), self._writes(steered)
         step = max(1, ROWS // len(steered))
-        for some in chosen.split(step):
+        for some in positions.split(step):
             first_half, second_half = (half[:, some].flatten(0, 1) for half in (steered, base))
             mixed = govern(second_half, first_half, self._per_token(first_half))
             logits[:, some] = mixed.logits.unflatten(0, (len(steered), len(some)))
@@ -197,10 +197,10 @@ class Account:
 
     def _writes(self, steered: Tensor) -> Bool[Tensor, "b k"]:
         """Positions whose logits write an answer: from the last token of the prompt on."""
-        rows, kept = steered.shape[:2]
+        rows, columns = steered.shape[:2]
         if self._positions is None:
-            return torch.ones(rows, kept, dtype=torch.bool, device=steered.device)
-        index = self._positions.index[:rows, -kept:].to(steered.device)
+            return torch.ones(rows, columns, dtype=torch.bool, device=steered.device)
+        index = self._positions.index[:rows, -columns:].to(steered.device)
         return (index >= 0) & (index >= self._positions.prompt_length[:rows, None].to(steered.device) - 1)
 
     def _per_token(self, like: Tensor) -> Float[Tensor, "n"]:

@@ -118,7 +118,8 @@ def _to_residual(anatomy: Anatomy, site: Site, vector: Tensor) -> Tensor:
 
 
 def _gain(scorer: Scorer, texts: RequestPairs, plan: SteeringPlan | None) -> Float[np.ndarray, "n"]:
-    return margins(scorer, texts.requesting, plan) - margins(scorer, texts.plain, plan)
+    gains: Float[np.ndarray, n] = margins(scorer, texts.requesting, plan) - margins(scorer, texts.plain, plan)
+    return gains
 
 
 def _removed(before: Float[np.ndarray, "n"], after: Float[np.ndarray, "n"]) -> float:

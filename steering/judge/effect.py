@@ -51,7 +51,8 @@ def margins(scorer: Scorer, pairs: Sequence[AnswerPair], plan: SteeringPlan | No
     if empty or not pairs:
         raise SteeringError(f"{empty} of {len(texts)} completions are empty; a margin needs a token on both sides")
     positive, negative = scorer.logprobs(texts, plan).reshape(-1, 2).T
-    return positive - negative
+    differences: Float[np.ndarray, n] = positive - negative
+    return differences
 
 
 def prompt_groups(pairs: Sequence[AnswerPair]) -> list[bytes]:

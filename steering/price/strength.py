@@ -98,7 +98,7 @@ class StrengthSearch:
             step = min(_GROWTH, math.exp(abs(math.log(self.target / point[1])) / self._slope()))
         # Aim a little beyond: a point on the other side makes a bracket, one just short of it does not.
         step = min(_GROWTH, step ** (1 + 0.1 * (len(self.history) - 1)))
-        return min(point[0] * step, self.limit) if low else point[0] / step
+        return float(min(point[0] * step, self.limit) if low else point[0] / step)
 
     def _slope(self) -> float:
         """d log KL / d log strength through the last two points; 2, that of the parabola, until there are two."""
@@ -114,7 +114,7 @@ class StrengthSearch:
         if low[1] == 0 or high[1] == math.inf or one_sided:
             return math.sqrt(low[0] * high[0])
         share = math.log(self.target / low[1]) / math.log(high[1] / low[1])
-        return low[0] * (high[0] / low[0]) ** min(max(share, 0.05), 0.95)
+        return float(low[0] * (high[0] / low[0]) ** min(max(share, 0.05), 0.95))
 
     def result(self) -> Solution:
         """The nearest point within tolerance, or else the dearest one below the target (strength 0 at worst)."""

@@ -49,8 +49,8 @@ def _headline(ranking: Ranking, ablation: Mapping[str, Any] | None, about: Mappi
 
 def _line(verdict: Mapping[str, Any]) -> str:
     """The verdict in one line."""
-    lost, kept = (percent(verdict[side]["share"]["mean"]) for side in ("necessity", "sufficiency"))
-    return f"Without the {plural(len(verdict['units']), 'head')}, {lost} of the metric is lost; they alone keep {kept}."
+    lost, left = (percent(verdict[side]["share"]["mean"]) for side in ("necessity", "sufficiency"))
+    return f"Without the {plural(len(verdict['units']), 'head')}, {lost} of the metric is lost; they alone keep {left}."
 
 
 def _map(ranking: Ranking, ablation: Mapping[str, Any] | None) -> Section:
@@ -146,10 +146,10 @@ def _cost(ablation: Mapping[str, Any]) -> Section:
 
 
 def _heads(ablation: Mapping[str, Any]) -> Section:
-    found = ablation["heads"]
-    order = np.argsort(found["p"])[:SHOWN]
+    tests = ablation["heads"]
+    order = np.argsort(tests["p"])[:SHOWN]
     rows = [
-        (found["units"][k], number(found["drop"][k], signed=True), *(number(found[n][k]) for n in ("p", "holm", "bh")))
+        (tests["units"][k], number(tests["drop"][k], signed=True), *(number(tests[n][k]) for n in ("p", "holm", "bh")))
         for k in order
     ]
     lead = note("Every head alone taken out; two-sided sign-flip test over questions. One head at a time understates: "

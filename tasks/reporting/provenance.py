@@ -73,8 +73,8 @@ def _folded(name: str, content: str) -> Html:
 
 def _lines(provenance: Mapping[str, Any]) -> str:
     lineage, parents = provenance.get("lineage"), provenance.get("parents")
-    found = [f"parent {parent}" for parent in words(parents)]
-    return "\n".join([*found, *([lineage] if isinstance(lineage, str) else words(lineage))])
+    lines = [f"parent {parent}" for parent in words(parents)]
+    return "\n".join([*lines, *([lineage] if isinstance(lineage, str) else words(lineage))])
 
 
 def _mapping(name: str, value_name: str, mapping: Any) -> Html:

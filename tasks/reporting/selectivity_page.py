@@ -19,10 +19,10 @@ def selective_page(header: Mapping[str, Any], ref: str, command: str | None = No
 
 
 def sentence(header: Mapping[str, Any]) -> str:
-    """What was found, each clause read off an interval."""
-    found = {one["name"]: one for one in header["contenders"]}
-    name, main = next(reversed(found.items()))
-    fixed, rates = found["fixed"], header["about"]["rates"]
+    """What was found; each clause follows from an interval."""
+    contenders = {one["name"]: one for one in header["contenders"]}
+    name, main = next(reversed(contenders.items()))
+    fixed, rates = contenders["fixed"], header["about"]["rates"]
     effect, spared = Interval(**main["wanted"]["effect"]), Interval(**main["unwanted"]["kl"])
     acts = "changes the behaviour" if effect.low > 0 else "has NO effect that can be told from 0"
     side = Interval(**main["unwanted"]["effect"])
@@ -39,13 +39,13 @@ def sentence(header: Mapping[str, Any]) -> str:
 
 def compared(header: Mapping[str, Any]) -> Section:
     """Effect and price on both sides."""
-    found: Sequence[Mapping[str, Any]] = header["contenders"]
+    contenders: Sequence[Mapping[str, Any]] = header["contenders"]
     sides = legend((("k-plan", "wanted"), ("s1", "not wanted")))
-    effect = charts.dots(found, "effect", "change of the behavioural score")
-    price = charts.dots(found, "kl", f"KL(steered || base), {NATS}")
+    effect = charts.dots(contenders, "effect", "change of the behavioural score")
+    price = charts.dots(contenders, "kl", f"KL(steered || base), {NATS}")
     halves = el("div.halves", NO_ATTRIBUTES, *(el("div.half", NO_ATTRIBUTES, chart) for chart in (effect, price)))
     head = ("plan", "effect, wanted", "effect, not wanted", "KL, wanted", "KL, not wanted", "touched", "mean KL")
-    rows = [_cells(one) for one in found]
+    rows = [_cells(one) for one in contenders]
     lead = note("Every plan answered the same held-out prompts. Intervals resample prompts." + _unmatched(header))
     return Section("compare", "Selectivity", "What it does where it is wanted, and where it is not",
                    [lead, sides, halves, table("Contenders", head, rows)])  # fmt: skip

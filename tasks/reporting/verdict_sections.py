@@ -18,9 +18,9 @@ SHOWN_GENERATIONS = 6
 
 def searched(verdict: Verdict) -> Section:
     """Effect by block, and by head where single heads were searched."""
-    found = search.candidates(verdict.search, verdict.site)
-    heads = [c for c in found if c.site.head is not None]
-    places = [c for c in found if c.site.head is None]
+    candidates = search.candidates(verdict.search, verdict.site)
+    heads = [c for c in candidates if c.site.head is not None]
+    places = [c for c in candidates if c.site.head is None]
     charts: list[Child] = [figure(lambda width: search.by_block(places, width), _points(places))] if places else []
     charts += [figure(lambda width: search.by_head(heads, width), _scale_of_heads())] if heads else []
     rows = [(s.site, number(s.margin, True), number(s.kl), number(s.strength), _known(s)) for s in verdict.search]
@@ -167,18 +167,18 @@ def _measured(kl: KL) -> str:
 
 def dosed(verdict: Verdict) -> Section:
     """The history of the dose."""
-    found = verdict.dose
-    passes = "1 forward pass" if found.forwards == 1 else f"{found.forwards:,} forward passes"
+    spent = verdict.dose
+    passes = "1 forward pass" if spent.forwards == 1 else f"{spent.forwards:,} forward passes"
     facts = p(
-        f"Asked for {number(found.asked)} {NATS}, the calibration prompts got {number(found.achieved)} "
-        f"at strength {number(found.strength)}. The Fisher closed form guessed {number(found.first_guess)}; "
+        f"Asked for {number(spent.asked)} {NATS}, the calibration prompts got {number(spent.achieved)} "
+        f"at strength {number(spent.strength)}. The Fisher closed form guessed {number(spent.first_guess)}; "
         f"the whole dose took {passes}."
     )
-    rows = [(str(n + 1), number(s), number(kl)) for n, (s, kl) in enumerate(found.history)]
-    if not finite(kl for _, kl in found.history):
+    rows = [(str(n + 1), number(s), number(kl)) for n, (s, kl) in enumerate(spent.history)]
+    if not finite(kl for _, kl in spent.history):
         return Section("dose", "Dose", "How the strength was found", [facts, note("No verification was recorded.")])
     listing = table("Verifications, in order", ("number", "strength", f"KL, {NATS}"), rows)
-    chart = _half("KL of every strength tried", dose.draw(found))
+    chart = _half("KL of every strength tried", dose.draw(spent))
     body = [
         facts,
         el("div.halves", {}, chart, el("figure.half", {}, el("h3", {}, "The same in numbers"), listing)),
@@ -249,24 +249,24 @@ def _card(one: Generation, lexicon: Sequence[str]) -> Html:
 
 def answered(verdict: Verdict) -> Section:
     """Tokens against accuracy."""
-    title, found = "What brevity costs: tokens against accuracy", verdict.answering
-    if found is None or not found.points:
-        asked = "No questions with known answers were asked." if found is None else "Too few questions were answered."
+    title, result = "What brevity costs: tokens against accuracy", verdict.answering
+    if result is None or not result.points:
+        asked = "No questions with known answers were asked." if result is None else "Too few questions were answered."
         return Section("answers", "Answers", title, note(asked))
     lead = note(
-        f"The unsteered model answers {found.able} of {found.asked} questions rightly (greedy, at most {found.limit} "
-        f"tokens); only these can be lost. A plan earns its tokens when its diamonds stand above the base model's own "
-        f"answers cut off at the same length, and above what asking in words keeps."
+        f"The unsteered model answers {result.able} of {result.asked} questions rightly (greedy, at most "
+        f"{result.limit} tokens); only these can be lost. A plan earns its tokens when its diamonds stand above the "
+        f"base model's own answers cut off at the same length, and above what asking in words keeps."
     )
     kinds = (("k-plan", "this plan"), ("k-system_prompt", "system prompt"), ("k-random", "base answers cut off"))
-    present = {f"k-{one.kind}" for one in found.points} | {"k-random"}
+    present = {f"k-{one.kind}" for one in result.points} | {"k-random"}
     key = legend((style, words) for style, words in kinds if style in present)
     head = ("answered by", "tokens", "tokens saved", "still right", "base answers cut to as many tokens")
     rows = [
         (one.name, estimate(one.tokens), estimate(one.saved, True), estimate(one.kept), estimate(one.cut))
-        for one in found.points
+        for one in result.points
     ]
-    chart = figure(lambda width: answering.draw(found, width), key)
+    chart = figure(lambda width: answering.draw(result, width), key)
     return Section("answers", "Answers", title, [lead, chart, table("Tokens against accuracy", head, rows)])
 
 
@@ -304,8 +304,8 @@ def _bill(kl: KL) -> Sequence[Child]:
 
 
 def _pair(base: float, steered: float) -> tuple[str, str, str]:
-    known = len(finite([base, steered])) == 2 and base != 0
-    change = f"{steered / base - 1:+.1%}".replace("-", "−") if known else MISSING
+    comparable = len(finite([base, steered])) == 2 and base != 0
+    change = f"{steered / base - 1:+.1%}".replace("-", "−") if comparable else MISSING
     return number(base), number(steered), change
 
 

@@ -24,22 +24,24 @@ from trimtab.tasks.reporting.drawing.svg import (
 CUT = "random"  # drawn like a placebo: what mere shortness does
 
 
-def draw(found: Answering, width: int) -> Html:
+def draw(answering: Answering, width: int) -> Html:
     """Share of answers still right over their mean length. Whiskers are intervals; the hollow line is the base model's
     own answers cut to the same lengths."""
     wide = width > HALF
     frame = framed(width, 340 if wide else 300, (40, 24, 46, 52))
-    lengths = [one.tokens.mean for one in found.points] + [found.tokens]
+    lengths = [one.tokens.mean for one in answering.points] + [answering.tokens]
     x = positive([*lengths, 0.0], frame.left, frame.right)
-    shares = bounds(interval for one in found.points for interval in (one.kept, one.cut))
+    shares = bounds(interval for one in answering.points for interval in (one.kept, one.cut))
     y = linear([*shares, 1.0], frame.bottom, frame.top)
     axes = [x_axis(frame, x, "tokens of an answer, mean"), y_axis(frame, y, "share still right")]
-    cut = sorted(found.points, key=lambda one: one.tokens.mean)
-    plans = sorted((one for one in found.points if one.kind == "plan"), key=lambda one: one.factor or 0.0)
-    base = [(x(found.tokens), y(1.0))]
+    cut = sorted(answering.points, key=lambda one: one.tokens.mean)
+    plans = sorted((one for one in answering.points if one.kind == "plan"), key=lambda one: one.factor or 0.0)
+    base = [(x(answering.tokens), y(1.0))]
     lines = [_line([(one, one.cut) for one in cut], CUT, x, y), _line([(one, one.kept) for one in plans], "plan", x, y)]
-    prompts = [_mark(one, one.kept, one.kind, x, y) for one in found.points if one.kind != "plan"]
-    own = el("g", {"class": "k-method"}, hover(_own(found), circle(base[0], 10, "hit"), circle(base[0], 4.5, "dot")))
+    prompts = [_mark(one, one.kept, one.kind, x, y) for one in answering.points if one.kind != "plan"]
+    own = el(
+        "g", {"class": "k-method"}, hover(_own(answering), circle(base[0], 10, "hit"), circle(base[0], 4.5, "dot"))
+    )
     label = text((base[0][0] - 8, base[0][1] - 9), "unsteered", "name end")
     return drawing(frame, "Answers still right over their length", axes, lines, prompts, own, label if wide else None)
 
@@ -67,5 +69,5 @@ def _tip(one: AnsweringPoint, value: Interval, kind: str) -> str:
     return f"{who}\nright {estimate(value)}\n{number(one.tokens.mean)} tokens, saved {estimate(one.saved, signed=True)}"
 
 
-def _own(found: Answering) -> str:
-    return f"the base model's own right answers\n{number(found.tokens)} tokens\n{percent(1.0)} right, by choice"
+def _own(answering: Answering) -> str:
+    return f"the base model's own right answers\n{number(answering.tokens)} tokens\n{percent(1.0)} right, by choice"

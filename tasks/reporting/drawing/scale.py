@@ -23,7 +23,7 @@ class Scale:
     def at(self, share: float) -> float:
         """The value at a share of the way from low to high, as the axis is drawn."""
         if self.log:
-            return self.low * (self.high / self.low) ** share
+            return float(self.low * (self.high / self.low) ** share)
         return self.low + share * (self.high - self.low)
 
     def share(self, value: float) -> float:
