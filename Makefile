@@ -47,7 +47,8 @@ test-formats: $(VENV)/.installed
 	PYTHONPATH=.formats LLAMA_CPP_LIBS=$(CURDIR)/.formats/llama.cpp \
 		$(BIN)/pytest -q tests/export tests/peers/test_exports.py tests/peers/test_llama_cpp_live.py
 
-# The documentation site, in site/. Open site/index.html: the pages need no server and connect to nobody.
+# The documentation site, in site/. Open site/index.html: the pages connect to nobody. Only their search needs a server:
+# `.venv/bin/mkdocs serve`.
 docs: $(VENV)/.docs links
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 

@@ -24,7 +24,6 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 from trimtab.flows.cli import COMMANDS, main
-from trimtab.tasks.recipes.recipe import recipe_schema
 
 ROOT = Path(__file__).resolve().parents[1]
 SHELVES = {"fitters": "FITTERS", "localisers": "LOCALISERS", "gates": "GATES", "moves": "MOVES"}
@@ -111,7 +110,7 @@ def project_page(source: str, path: str) -> str:
 
 def recipe_page() -> str:
     """Every key of every kind of recipe, from the schema that `trimtab schema` prints."""
-    schema = recipe_schema()
+    schema = json.loads(_printed("schema"))
     sections = schema.get("$defs", {})
     kinds = [name for name in _alternatives(schema)] or [None]
     parts = [
@@ -192,7 +191,7 @@ def _simple(value: Mapping[str, Any], sections: Mapping[str, Any]) -> str:
     if word == "array":
         return f"list of {_type(value['items'], sections)}" if "items" in value else "list"
     bounds = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
-    limits = [f"{sign} {value[name]:g}" for name, sign in bounds.items() if name in value]
+    limits = [f"{sign} {value[name]}" for name, sign in bounds.items() if name in value]
     return " ".join([{"object": "mapping", "null": "null"}.get(word, word), ", ".join(limits)]).strip()
 
 
@@ -208,10 +207,14 @@ def command_page() -> str:
 
 
 def _help(*command: str) -> str:
-    """The help text as printed in a terminal of 100 columns."""
+    return _printed(*command, "--help")
+
+
+def _printed(*words: str) -> str:
+    """What a command prints in a terminal of 100 columns."""
     text = io.StringIO()
     with redirect_stdout(text), mock.patch.dict(os.environ, COLUMNS="100", NO_COLOR="1", TERM="dumb"):
-        main([*command, "--help"])
+        main(words)
     return text.getvalue()
 
 
@@ -263,11 +266,16 @@ def _fields(cls: type) -> str:
     if not own:
         return ""
     sentences = _field_docs(cls)
-    rows = [
-        f"| `{field.name}` | `{_annotation(field.type)}` | {_value(field)} | {sentences.get(field.name, '')} |"
-        for field in own
-    ]
-    return "\n".join(["## Fields", "", "| field | type | default | meaning |", "|---|---|---|---|", *rows])
+    cells = [[f"`{field.name}`", f"`{_annotation(field.type)}`", _value(field)] for field in own]
+    if not sentences:
+        return "## Fields\n\n" + _table(["field", "type", "default"], cells)
+    more = [[*row, sentences.get(field.name, "")] for row, field in zip(cells, own, strict=True)]
+    return "## Fields\n\n" + _table(["field", "type", "default", "meaning"], more)
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _annotation(annotation: Any) -> str:

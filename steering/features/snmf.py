@@ -46,7 +46,7 @@ class SNMF:
     start: random, svd or kmeans. seed: of the start; restart r uses seed + r, the lowest loss is kept. It ends after
     `patience` iterations that together lower the best loss by less than `tolerance` of it. inner: updates of G per
     update of F; the paper has 1, more cost little (they read no rows) and reach the same loss in fewer passes. refit:
-    sweeps of least squares over the entries that winner-take-all kept; the paper has 0 (BENCHMARKS.md has both).
+    sweeps of least squares over the entries that winner-take-all kept; the paper has 0 (docs/benchmarks has both).
     """
 
     rank: int = 100

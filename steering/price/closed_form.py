@@ -33,7 +33,7 @@ def fisher_strength(variances: Float[np.ndarray, "n"], budget: float, quantile: 
 
     variances: `[n]` Var_p(s) per token, nats^2 per unit strength. The mean answers a budget on the mean KL; a quantile
     of 0.95 keeps 95 of 100 tokens within the budget. Assumes that KL is still a parabola at the budget: on the
-    embedded model within 10% at 0.001 nats, up to 1.9 times off at 0.1 and 9 times at 0.5 (BENCHMARKS.md), so verify;
+    embedded model within 10% at 0.001 nats, up to 1.9 times off at 0.1 and 9 times at 0.5 (docs/benchmarks), so verify;
     inf when the plan does not move the logits.
     """
     spread = float(np.mean(variances) if quantile is None else np.quantile(variances, quantile))

@@ -20,7 +20,6 @@ from trimtab.store import Catalog
 DOCS = ROOT / "docs"
 PAGES = sorted(page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md"))
 TOURS = ("start/command-line.md", "tutorials/your-own-behaviour.md", "tutorials/reading-a-store.md")
-WAITING = {"start/python.md", "tutorials/only-where-wanted.md", "tutorials/your-own-behaviour.md", "how-to/govern.md"}
 FEW = [
     "capture.blocks=1",
     "judge.placebos={random: 1, covariance: 0, shuffled: 0}",
@@ -83,7 +82,7 @@ def test_the_commands_of_a_page_work(page, here, tiny_folder):  # noqa: F811
 
 
 @pytest.mark.real_model
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(DOCS / page, "python") and page not in WAITING])
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(DOCS / page, "python")])
 def test_the_python_of_a_page_works(page, here, plans):
     """Block after block in one namespace, as a reader would paste them."""
     namespace: dict[str, object] = {}
