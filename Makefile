@@ -31,7 +31,7 @@ links:
 	mkdir -p .typing/trimtab && for d in flows tasks store steering; do ln -sfn ../../$$d .typing/trimtab/$$d; done
 
 typecheck: $(VENV)/.installed links
-	$(BIN)/mypy
+	$(BIN)/mypy -n 2
 
 # In the order of the folders: the few long end-to-end files begin early, and short ones fill up both cores after them.
 unit: $(VENV)/.installed

@@ -17,6 +17,7 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_GUARD), os.environ
 runpy.run_path(str(_GUARD / "sitecustomize.py"))
 
 for _name, _value in {
+    "OMP_NUM_THREADS": "1",  # here and in every process that a test starts: more threads of tiny matrices only wait
     "PREFECT_LOGGING_LEVEL": "WARNING",
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_ENABLED": "false",
@@ -42,7 +43,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel  # no
 from trimtab.steering.model.families import FAMILIES  # noqa: E402
 from trimtab.steering.model.load import load_model  # noqa: E402
 
-torch.set_num_threads(1)  # tiny matrices: more threads only wait for each other
+torch.set_num_threads(1)  # where the environment asked for more before
 
 SIZES = {
     "vocab_size": 61,
@@ -206,6 +207,15 @@ def prefect_backend(tmp_path_factory) -> Iterator[None]:
 def _needs_prefect(request) -> None:
     if request.node.get_closest_marker("prefect"):
         request.getfixturevalue("prefect_backend")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def wait_for_the_disk() -> Iterator[Callable[[int], None]]:
+    """The system's `fsync`. Tests do not wait for it, since their files need not survive a power cut."""
+    fsync = os.fsync
+    os.fsync = lambda handle: None
+    yield fsync
+    os.fsync = fsync
 
 
 @pytest.fixture(autouse=True)

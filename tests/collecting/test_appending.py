@@ -14,7 +14,7 @@ from trimtab.tasks.home import Home
 from trimtab.tasks.models import model_of
 from trimtab.tasks.recipes.kinds import load_recipe
 
-SMALL = 150_000
+SMALL = 300_000
 
 
 @pytest.fixture

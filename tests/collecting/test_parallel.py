@@ -18,7 +18,7 @@ from trimtab.tasks.errors import RecipeError
 from trimtab.tasks.home import Home
 from trimtab.tasks.recipes.kinds import load_recipe
 
-SMALL = 250_000
+SMALL = 500_000
 
 
 @pytest.fixture

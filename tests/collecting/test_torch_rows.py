@@ -14,7 +14,7 @@ from trimtab.tasks.recipes.kinds import load_recipe
 
 @pytest.fixture
 def store(tiny_recipe, tmp_path) -> ActivationStore:
-    made = capture_recipe(load_recipe(tiny_recipe, ["capture.dtype=float32"]), Home.at(tmp_path), 250_000)
+    made = capture_recipe(load_recipe(tiny_recipe, ["capture.dtype=float32"]), Home.at(tmp_path), 500_000)
     return ActivationStore.open(made.url)
 
 

@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +14,11 @@ from trimtab.store import ActivationStore, Catalog
 class Disk:
     """Which files were flushed, by inode and time of their last change: the real fsync, watched."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, wait_for_the_disk: Callable[[int], None]) -> None:
         self.flushed: set[tuple[int, int]] = set()
-        real = os.fsync
 
         def fsync(handle: int) -> None:
-            real(handle)
+            wait_for_the_disk(handle)
             state = os.fstat(handle)
             self.flushed.add((state.st_ino, state.st_mtime_ns))
 
@@ -31,9 +31,9 @@ class Disk:
         return [str(path) for path, state in states if (state.st_ino, state.st_mtime_ns) not in self.flushed]
 
 
-def test_everything_acknowledged_was_flushed(samples, tmp_path, monkeypatch) -> None:
+def test_everything_acknowledged_was_flushed(samples, tmp_path, monkeypatch, wait_for_the_disk) -> None:
     """Publishing, moving an alias, deleting; and a capture once it is finished."""
-    disk, root = Disk(monkeypatch), tmp_path / "home"
+    disk, root = Disk(monkeypatch, wait_for_the_disk), tmp_path / "home"
     root.mkdir()
     catalog = Catalog(root / "catalog")
     for number in range(3):
@@ -48,11 +48,11 @@ def test_everything_acknowledged_was_flushed(samples, tmp_path, monkeypatch) -> 
     assert disk.lost(root / "capture") == [] and ActivationStore.open(root / "capture").complete
 
 
-def test_a_publish_flushes_what_it_wrote_and_not_all_there_is(tmp_path, monkeypatch) -> None:
+def test_a_publish_flushes_what_it_wrote_and_not_all_there_is(tmp_path, monkeypatch, wait_for_the_disk) -> None:
     catalog = Catalog(tmp_path / "catalog")
     for number in range(12):
         catalog.publish("p", "plan", {"x": np.arange(2000.0) + number}, {"n": number})
         time.sleep(0.01)  # file systems' clocks tick every few milliseconds
-    disk = Disk(monkeypatch)
+    disk = Disk(monkeypatch, wait_for_the_disk)
     catalog.publish("p", "plan", {"x": np.arange(2000.0)}, {"n": 12})
     assert 0 < len(disk.flushed) < 25, "new files, the folders, and what the publish before may have written last"
