@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from trimtab.tasks.home import Home
-from trimtab.tasks.timing import seconds_of
+from trimtab.tasks.step import seconds_of
 
 Verdict = Mapping[str, Any]
 

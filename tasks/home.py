@@ -3,7 +3,7 @@ stores by the digest of what was asked), reports/ (HTML)."""
 
 import os
 from dataclasses import dataclass
-from functools import cached_property
+from functools import lru_cache
 from pathlib import Path
 
 from trimtab.store import ActivationStore, Catalog, Location
@@ -29,9 +29,14 @@ class Home:
     def url(self) -> str:
         return self.root.url
 
-    @cached_property
+    @property
     def catalog(self) -> Catalog:
-        """One for the life of this Home, so that what never changes is read once."""
+        """The same object for every Home of this place in this process, so that records of versions are read once."""
+        place = self.root.child("catalog")
+        return _catalog(place.url, os.getpid(), _folder_identity(place))
+
+    def catalog_on_disk(self) -> Catalog:
+        """A catalog that remembers nothing, to check what is stored."""
         return Catalog(self.root.child("catalog").url)
 
     @property
@@ -51,3 +56,21 @@ class Home:
     def reports(self) -> Path:
         """Reports are files to look at, so they are local even when the home is remote."""
         return Path(self.root.root if self.root.scheme == "file" else DEFAULT) / "reports"
+
+
+@lru_cache(maxsize=8)
+def _catalog(url: str, process: int, folder: tuple[int, int] | None) -> Catalog:
+    """process: an open repository must not be used after a fork. folder: one that was removed and made again is
+    another."""
+    return Catalog(url)
+
+
+def _folder_identity(place: Location) -> tuple[int, int] | None:
+    """Device and inode of a local folder; None where there is none."""
+    if place.scheme != "file":
+        return None
+    try:
+        status = os.stat(place.root)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino

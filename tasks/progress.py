@@ -1,9 +1,12 @@
-"""Progress of long work: tasks report, whoever watches draws. In the terminal a rich bar, in Prefect an artifact."""
+"""Progress of long work. Stages report how far they are; whoever watches shows it: a bar in the terminal, an artifact
+in Prefect."""
 
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from uuid import UUID
 
+import httpx
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
 Sink = Callable[[str, int, int], None]
@@ -12,7 +15,7 @@ _SINKS: list[Sink] = []
 
 @contextmanager
 def watched(sink: Sink) -> Iterator[None]:
-    """While the block runs, `sink(stage, done, total)` hears of all progress in this process."""
+    """While the block runs, `sink(stage, done, total)` is called for all progress in this process."""
     _SINKS.append(sink)
     try:
         yield
@@ -22,28 +25,39 @@ def watched(sink: Sink) -> Iterator[None]:
 
 def report(stage: str, done: int, total: int) -> None:
     """Say how far a stage is. Cheap: call it as often as you like."""
-    for sink in _SINKS:
+    for sink in list(_SINKS):
         sink(stage, done, total)
 
 
 class PrefectProgress:
-    """A sink that keeps one progress artifact per stage in Prefect, updated at most every `seconds`."""
+    """A sink that keeps one Prefect progress artifact per stage, sent at most every `seconds` and at the stage's end.
 
-    def __init__(self, seconds: float = 2.0):
-        self._seconds, self._last = seconds, 0.0
-        self._artifacts: dict[str, object] = {}
+    A server that does not take one gets no more: work does not end because its progress cannot be shown.
+    """
+
+    def __init__(self, seconds: float = 2.0) -> None:
+        self._seconds = seconds
+        self._sent: dict[str, float] = {}
+        self._artifacts: dict[str, UUID] = {}
+        self._refused = False
 
     def __call__(self, stage: str, done: int, total: int) -> None:
-        now, finished = time.monotonic(), done >= total
-        if not finished and now - self._last < self._seconds:
+        now = time.monotonic()
+        if self._refused or (done < total and now - self._sent.get(stage, float("-inf")) < self._seconds):
             return
-        self._last = now
-        share = 100.0 * done / max(total, 1)
-        if stage not in self._artifacts:
-            self._artifacts[stage] = create_progress_artifact(share, key=_key(stage), description=stage)
+        self._sent[stage] = now
+        try:
+            self._send(stage, 100.0 * done / max(total, 1))
+        except httpx.HTTPError:
+            self._refused = True
+
+    def _send(self, stage: str, percent: float) -> None:
+        if stage in self._artifacts:
+            update_progress_artifact(self._artifacts[stage], percent)
         else:
-            update_progress_artifact(self._artifacts[stage], share)  # type: ignore[arg-type]
+            self._artifacts[stage] = create_progress_artifact(percent, key=artifact_key(stage), description=stage)
 
 
-def _key(stage: str) -> str:
-    return "".join(c if c.isalnum() else "-" for c in stage.lower()).strip("-")
+def artifact_key(stage: str) -> str:
+    """The key of a stage's artifact: `ranking heads` is `ranking-heads`."""
+    return "-".join("".join(c if c.isalnum() else " " for c in stage.lower()).split())

@@ -53,6 +53,7 @@ class Catalog:
         self.location = Location.parse(url)
         self._opened: icechunk.Repository | None = None
         self._records: dict[tuple[str, int], dict[str, JSON]] = {}  # versions never change, so they are read once
+        self._snapshot: str | None = None  # the one that the records were read from
 
     def __repr__(self) -> str:
         return f"Catalog({self.location.url!r})"
@@ -126,7 +127,7 @@ class Catalog:
                     return result, view
                 try:
                     self.location.commit(session, what, rebase=False)
-                    return result, self._view_of(session)
+                    return result, self._view_of(session, own=True)
                 except Conflict:
                     pass
             time.sleep(random.uniform(0, PAUSE * min(attempt + 1, 10)))
@@ -258,7 +259,16 @@ class Catalog:
             self._opened = None  # it may have been removed or restored: open it again next time
             raise
 
-    def _view_of(self, session: icechunk.Session | None) -> View:
+    def _view_of(self, session: icechunk.Session | None, own: bool = False) -> View:
+        """own: the session's snapshot is one that this catalog has just committed.
+
+        After anybody else's commit records are read again: the folder may have been removed and made anew, with other
+        versions under the same names.
+        """
+        snapshot = None if session is None else session.snapshot_id
+        if snapshot != self._snapshot and not own:
+            self._records = {}
+        self._snapshot = snapshot
         return View(self.location.url, session, self._records)
 
 

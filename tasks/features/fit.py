@@ -4,7 +4,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from prefect import task
 from transformers import PreTrainedTokenizerBase
 
 from trimtab.steering.errors import BadSite
@@ -25,44 +24,36 @@ from trimtab.tasks.models import model_of
 from trimtab.tasks.progress import report
 from trimtab.tasks.recipes.features import FeaturesRecipe
 from trimtab.tasks.references import CaptureReference, Reference
+from trimtab.tasks.step import Product, Step, as_task
 
 STAGE = "fitting features"
 FITTED = ("fit", "select")  # concepts are reported on sentences that no feature was fitted or chosen on
 
 
-@task(name="fit features")
-def fit_features_task(
-    recipe: FeaturesRecipe, home: str, capture: CaptureReference, curve: Reference | None
-) -> Reference:
-    """See `fit_features`."""
-    return fit_features(recipe, Home.at(home), capture, curve)
-
-
 def fit_features(recipe: FeaturesRecipe, home: Home, capture: CaptureReference, curve: Reference | None) -> Reference:
     """Fit at the chosen rank and sparsity, read every feature, publish. Raises BadRows, SteeringError, StoreError."""
-    key = recipe.stage("features")
-    known = home.catalog.find(key)
-    if known is not None:
-        return Reference(known.ref, known.digest, True)
-    store, point = ActivationStore.open(capture.url), None if curve is None else chosen_of(home, curve)
+    parents = [capture.ref, *([] if curve is None else [curve.ref])]
+    step = Step(recipe.name, KIND, recipe.stage("features"), recipe.to_json(), parents)
+
+    def features() -> Product:
+        point = None if curve is None else chosen_of(home, curve)
+        return _features(recipe, ActivationStore.open(capture.url), point)
+
+    return step.find_or_publish(home, features)
+
+
+fit_features_task = as_task("fit features", fit_features)
+
+
+def _features(recipe: FeaturesRecipe, store: ActivationStore, point: Candidate | None) -> Product:
     settings = settings_of(recipe, point)
     factors = fit_rows(store, recipe.features.site, FITTED, settings, lambda i, n, _: report(STAGE, i, n))
     report(STAGE, settings.max_iterations, settings.max_iterations)
-    found = read_set(recipe, store, factors, settings)
-    concepts = concepts_of(recipe, store, found)
-    shown = {"concepts": [c.to_json() for c in concepts], "chosen": None if point is None else point.to_json()}
-    packed = replace(found, report={**found.report, **shown}).pack()
-    artifact = home.catalog.publish(
-        recipe.name,
-        KIND,
-        packed.arrays,
-        packed.header,
-        parents=[capture.ref, *([] if curve is None else [curve.ref])],
-        recipe=recipe.to_json(),
-        metrics=metrics_of(found, concepts, point),
-        key=key,
-    )
-    return Reference(artifact.ref, artifact.digest)
+    features = read_set(recipe, store, factors, settings)
+    concepts = concepts_of(recipe, store, features)
+    extra = {"concepts": [c.to_json() for c in concepts], "chosen": None if point is None else point.to_json()}
+    packed = replace(features, report={**features.report, **extra}).pack()
+    return Product(packed.arrays, packed.header, metrics_of(features, concepts, point))
 
 
 def settings_of(recipe: FeaturesRecipe, point: Candidate | None) -> SNMF:

@@ -2,13 +2,11 @@
 sufficiency beside random sets, cumulative curves, what it costs neutral text, and other tasks."""
 
 import hashlib
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
-from prefect import task
 from transformers import PreTrainedTokenizerBase
 
 from trimtab.steering.ablation.curves import Curve, OneByOne, curves, one_by_one, specificity
@@ -34,7 +32,7 @@ from trimtab.tasks.progress import report
 from trimtab.tasks.recipes.heads import HeadRecipe
 from trimtab.tasks.recipes.kinds import make_recipe, of_kind
 from trimtab.tasks.references import Reference
-from trimtab.tasks.timing import seconds_since
+from trimtab.tasks.step import Product, Step, as_task
 
 FORMAT = 1
 OPTIONS = ("top", "operator", "random", "questions")  # of the command line, beside --heads
@@ -75,43 +73,19 @@ class AblateSettings:
         return [word for name, value in told for word in (f"--{name}", str(value))] + ["--heads"] * self.heads
 
 
-@task(name="ablate")
-def ablate_task(ranking: str, home: str, settings: AblateSettings) -> Reference:
-    """See `ablate_ranking`."""
-    return ablate_ranking(ranking, Home.at(home), settings)
-
-
 def ablate_ranking(ranking: str, home: Home, settings: AblateSettings) -> Reference:
     """Publishes `<name>.ablation`, whose parent is the ranking. The same settings on the same ranking are not run
     again. Raises RecipeError for a reference that is no ranking made by `trimtab rank`."""
     artifact = ranking_of(home, ranking)
     key = f"ablate/{_digest({'format': FORMAT, 'of': artifact.digest, 'settings': asdict(settings)})}"
-    known = home.catalog.find(key)
-    if known is not None:
-        return Reference(known.ref, known.digest, True)
-    started = time.monotonic()
     recipe = of_kind(HeadRecipe, make_recipe(artifact.recipe), artifact.ref)
-    trial = trial_of(recipe, Ranking.unpack(artifact), settings)
-    header, arrays = measured(trial, recipe, settings)
-    verdict = header["verdict"]
-    made = home.catalog.publish(
-        f"{recipe.name}.ablation",
-        "ablation",
-        arrays,
-        header,
-        parents=[artifact.ref],
-        recipe=artifact.recipe,
-        metrics={
-            "word": verdict["word"],
-            "necessity": verdict["necessity"]["share"],
-            "sufficiency": verdict["sufficiency"]["share"],
-            "off_target": header["off_target"]["mean"] if header["off_target"] else None,
-            "sentence": verdict["sentence"],
-            **seconds_since(started),
-        },
-        key=key,
+    step = Step(f"{recipe.name}.ablation", "ablation", key, artifact.recipe, [artifact.ref], timed=True)
+    return step.find_or_publish(
+        home, lambda: measured(trial_of(recipe, Ranking.unpack(artifact), settings), recipe, settings)
     )
-    return Reference(made.ref, made.digest)
+
+
+ablate_task = as_task("ablate", ablate_ranking)
 
 
 def ranking_of(home: Home, ref: str) -> Artifact:
@@ -157,10 +131,8 @@ def trial_of(recipe: HeadRecipe, ranking: Ranking, settings: AblateSettings) -> 
     )
 
 
-def measured(
-    trial: HeadTrial, recipe: HeadRecipe, settings: AblateSettings
-) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Header and arrays of the artifact."""
+def measured(trial: HeadTrial, recipe: HeadRecipe, settings: AblateSettings) -> Product:
+    """Everything that is measured of the top heads."""
     chosen = trial.order[: settings.top]
     _progress(0)
     standard, company = Standard(random=settings.random), trial.order[settings.top : settings.top + settings.company]
@@ -178,7 +150,7 @@ def measured(
         "kind": "ablation",
         "format": FORMAT,
         "settings": asdict(settings),
-        "verdict": _plain(verdict),
+        "verdict": asdict(verdict),
         "curves": {curve.name: _curve_json(curve) for curve in drawn},
         "off_target": cost,
         "others": others,
@@ -188,7 +160,19 @@ def measured(
     arrays = {f"curve/{c.name}": c.metric.astype(np.float32) for c in drawn}
     if alone is not None:
         arrays["drop"] = alone.drop.astype(np.float32)
-    return header, arrays
+    return Product(arrays, header, metrics_of(header))
+
+
+def metrics_of(header: Mapping[str, Any]) -> dict[str, Any]:
+    """The numbers by which versions are compared."""
+    verdict, cost = header["verdict"], header["off_target"]
+    return {
+        "word": verdict["word"],
+        "necessity": verdict["necessity"]["share"],
+        "sufficiency": verdict["sufficiency"]["share"],
+        "off_target": cost["mean"] if cost else None,
+        "sentence": verdict["sentence"],
+    }
 
 
 def _curves(trial: HeadTrial, settings: AblateSettings) -> tuple[Curve, Curve]:
@@ -203,7 +187,7 @@ def _off_target(trial: HeadTrial, recipe: HeadRecipe, chosen: Sequence[Unit], se
     texts = neutral_texts(recipe.neutral)[: settings.neutral]
     tokens = [tokenize(trial.tokenizer, text, form=PromptFormat(chat=False)) for text in texts]
     beside = matched_sets(trial.universe, chosen, BESIDE)
-    return _plain(off_target(trial.ablator, tokens, [list(chosen), *beside]))
+    return asdict(off_target(trial.ablator, tokens, [list(chosen), *beside]))
 
 
 def _others(
@@ -241,10 +225,6 @@ def _heads_json(found: OneByOne) -> dict[str, Any]:
         **{name: [float(x) for x in getattr(found, name)] for name in ("p", "holm", "bh")},
         "drop": [float(x) for x in found.drop.mean(0)],
     }
-
-
-def _plain(value: Any) -> Any:
-    return asdict(value)
 
 
 def _number(value: float) -> float | None:

@@ -1,9 +1,5 @@
 """Rank: a head recipe to a ranking of every head, published as the next version of the recipe's name."""
 
-import time
-
-from prefect import task
-
 from trimtab.steering.localisers import LOCALISERS
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.tasks.data.questions import questions_of
@@ -13,23 +9,21 @@ from trimtab.tasks.progress import report
 from trimtab.tasks.recipes.heads import HeadRecipe
 from trimtab.tasks.recipes.methods import make_method
 from trimtab.tasks.references import Reference
-from trimtab.tasks.timing import seconds_since
+from trimtab.tasks.step import Product, Step, as_task
 
 STAGE = "ranking heads"
 
 
-@task(name="rank")
-def rank_task(recipe: HeadRecipe, home: str) -> Reference:
-    """See `rank_recipe`."""
-    return rank_recipe(recipe, Home.at(home))
-
-
 def rank_recipe(recipe: HeadRecipe, home: Home) -> Reference:
     """Rank on the half of the questions that is for it. A ranking with the same key is returned as it is."""
-    known = home.catalog.find(recipe.stage("rank"))
-    if known is not None:
-        return Reference(known.ref, known.digest, True)
-    started = time.monotonic()
+    step = Step(recipe.name, "ranking", recipe.stage("rank"), recipe.to_json(), timed=True)
+    return step.find_or_publish(home, lambda: _ranking(recipe))
+
+
+rank_task = as_task("rank", rank_recipe)
+
+
+def _ranking(recipe: HeadRecipe) -> Product:
     model, tokenizer = model_of(recipe.model)
     anatomy = Anatomy.of(model)
     rows, _ = recipe.halves()
@@ -38,18 +32,9 @@ def rank_recipe(recipe: HeadRecipe, home: Home) -> Reference:
     ranking = make_method(LOCALISERS, recipe.rank.method, recipe.rank.fields).rank(anatomy, questions)
     report(STAGE, 1, 1)
     packed = ranking.pack()
-    header = {
-        **packed.header,
-        "model": anatomy.fingerprint.to_json(),
-    }
     best = [f"{unit} {ranking.value(unit):.3g}" for unit in ranking.top(5)]
-    artifact = home.catalog.publish(
-        recipe.name,
-        "ranking",
+    return Product(
         packed.arrays,
-        header,
-        recipe=recipe.to_json(),
-        metrics={"method": ranking.method, "units": len(ranking.units), "top": best, **seconds_since(started)},
-        key=recipe.stage("rank"),
+        {**packed.header, "model": anatomy.fingerprint.to_json()},
+        {"method": ranking.method, "units": len(ranking.units), "top": best},
     )
-    return Reference(artifact.ref, artifact.digest)

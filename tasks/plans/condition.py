@@ -7,25 +7,20 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
-from prefect import task
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
-from trimtab.steering.conditions.controller import START, ControllerSettings, Taught, gated_by, train_controller
+from trimtab.steering.conditions.controller import ControllerSettings, gated_by
 from trimtab.steering.conditions.fit_gate import GateSettings, fit_gate
 from trimtab.steering.conditions.prompts import Labelled, Splits
-from trimtab.steering.conditions.selectivity import Arena, Selective
+from trimtab.steering.conditions.selectivity import Score, Selective
+from trimtab.steering.conditions.study import CONTROLLED, GATED, DosedController, Study, compare, dosed_controller
 from trimtab.steering.errors import SteeringError
 from trimtab.steering.gates import GATES, Gate
 from trimtab.steering.gates.all_of import AllOf
 from trimtab.steering.gates.base import Scored
 from trimtab.steering.model.anatomy import Anatomy
-from trimtab.steering.model.site import Site
 from trimtab.steering.model.tokens import PromptFormat, Role, Tokens, tokenize
 from trimtab.steering.plans.plan import SteeringPlan
-from trimtab.steering.price.calibration import Calibration
-from trimtab.steering.price.dose import Dosing, dose_on
-from trimtab.steering.price.result import Dose
-from trimtab.steering.running.scorer import Scorer
 from trimtab.steering.running.writing import Decoding, generate
 from trimtab.store.catalog.artifact import Artifact
 from trimtab.tasks.data.marked_prompts import labelled_rows
@@ -40,153 +35,132 @@ from trimtab.tasks.recipes.kinds import make_recipe, of_kind
 from trimtab.tasks.recipes.methods import make_method
 from trimtab.tasks.recipes.of_plan import BASE
 from trimtab.tasks.references import Reference
-from trimtab.tasks.timing import seconds_since
+from trimtab.tasks.step import Product, Step, as_task
 
 SHOWN = 3  # answers of each side in the header
-FIXED, FIXED_SAME, GATED, CONTROLLED = "fixed", "fixed, same mean KL", "gated", "controlled"
-
-
-@task(name="condition")
-def condition_task(recipe: ConditionRecipe, home: str) -> tuple[Reference, Reference]:
-    """See `condition_recipe`."""
-    return condition_recipe(recipe, Home.at(home))
+KIND = "selectivity"
 
 
 def condition_recipe(recipe: ConditionRecipe, home: Home) -> tuple[Reference, Reference]:
     """Publish `<name>.selectivity` and `<name>`, the conditional plan; both are returned as they are when the catalog
     holds them already. Raises RecipeError, DataError, StoreError or SteeringError: one line each."""
     parents = _parents(recipe, home)
-    key = recipe.stage("condition", (parents[0].digest, parents[-1].digest))
-    known = [home.catalog.find(f"{key}/selectivity"), home.catalog.find(f"{key}/{recipe.name}")]
-    if known[0] is not None and known[1] is not None:
-        return Reference(known[0].ref, known[0].digest, True), Reference(known[1].ref, known[1].digest, True)
-    started, study = time.monotonic(), study_of(recipe, parents)
-    conditioned, about = _condition(study)
-    found, matched = compare(study, conditioned)
-    packed, asked = conditioned[_kind(recipe)].pack(), recipe.to_json()
-    header = {
-        "kind": "selectivity",
-        "condition": asked,
-        "about": about,
-        "matched": matched,
-        "contenders": [one.to_json() for one in found],
-        "answers": _answers(study, conditioned[_kind(recipe)]),
-    }
+    key, values = recipe.stage("condition", (parents[0].digest, parents[-1].digest)), recipe.to_json()
     refs = list(dict.fromkeys(parent.ref for parent in parents))
-    catalog, metrics = home.catalog, metrics_of(found, about)
-    kind = "selectivity"
-    spent = seconds_since(started)
-    judged = catalog.publish(f"{recipe.name}.{kind}", kind, {}, header, refs, asked, spent, f"{key}/{kind}")
-    whole, own = {**packed.header, BASE: parents[0].recipe}, f"{key}/{recipe.name}"
-    plan = catalog.publish(recipe.name, "plan", packed.arrays, whole, [judged.ref], asked, metrics, own)
-    return Reference(judged.ref, judged.digest), Reference(plan.ref, plan.digest)
+    evidence_step = Step(f"{recipe.name}.{KIND}", KIND, f"{key}/{KIND}", values, refs)
+    plan_step = Step(recipe.name, "plan", f"{key}/{recipe.name}", values)
+    evidence, plan = evidence_step.find(home), plan_step.find(home)
+    if evidence is not None and plan is not None:
+        return evidence, plan
+    started = time.monotonic()
+    conditional, product, metrics = _compared(recipe, study_of(recipe, parents))
+    evidence = evidence_step.publish(home, product.timed(time.monotonic() - started))
+    packed = conditional.pack()
+    header = {**packed.header, BASE: parents[0].recipe}
+    plan_step = replace(plan_step, parents=[evidence.ref])
+    return evidence, plan_step.publish(home, Product(packed.arrays, header, metrics))
+
+
+condition_task = as_task("condition", condition_recipe)
 
 
 @dataclass(frozen=True, eq=False)
-class Study:
-    """Everything a condition is made from."""
+class Condition:
+    """study: the plans and prompts that are compared. tokenizer: of the model, to show answers."""
 
-    recipe: ConditionRecipe
-    base: BehaviourRecipe
-    model: PreTrainedModel
+    study: Study
     tokenizer: PreTrainedTokenizerBase
-    plan: SteeringPlan
-    patch: SteeringPlan
-    splits: Splits
-
-    @property
-    def sites(self) -> list[Site]:
-        """Where the prompt is read."""
-        asked, anatomy = self.recipe.condition, Anatomy.of(self.model)
-        blocks = None if asked.blocks == "all" else asked.blocks
-        return list(anatomy.sites([asked.point], blocks))
-
-    def arena(self, prompts: Labelled, seed: int) -> Arena:
-        """Contenders answer these prompts; scored as the plan's own recipe scores behaviour."""
-        behaviour = behaviour_of(self.base)
-        if behaviour is None:
-            raise RecipeError(f"{self.recipe.plan}: its recipe has no judge.behaviour, so no answer can be scored")
-        decode = self.tokenizer.decode
-
-        def score(text: Tokens) -> float:
-            ids = text.ids[text.prompt_length :].tolist()
-            return behaviour(str(decode(ids, skip_special_tokens=True)), len(ids))
-
-        decoding = replace(decoding_of(self.base), max_new_tokens=self.recipe.judge.tokens, seed=seed)
-        return Arena(Scorer(self.model), prompts, decoding, score)
 
 
-def study_of(recipe: ConditionRecipe, parents: Sequence[Artifact]) -> Study:
+def _compared(recipe: ConditionRecipe, condition: Condition) -> tuple[SteeringPlan, Product, dict[str, Any]]:
+    """The conditional plan, the evidence that is published beside it, and the numbers that versions are compared by."""
+    conditional, about = _conditional(recipe, condition.study)
+    plan = list(conditional.values())[-1]
+    comparison = compare(condition.study, conditional, report)
+    matched = {"asked": comparison.asked, "achieved": comparison.achieved, "reachable": comparison.reachable}
+    header = {
+        "kind": KIND,
+        "condition": recipe.to_json(),
+        "about": about,
+        "matched": matched,
+        "contenders": [contender.to_json() for contender in comparison.contenders],
+        "answers": _answers(condition, plan),
+    }
+    return plan, Product({}, header), metrics_of(comparison.contenders, about)
+
+
+def study_of(recipe: ConditionRecipe, parents: Sequence[Artifact]) -> Condition:
     """Model, plans and marked prompts."""
     base = of_kind(BehaviourRecipe, make_recipe(parents[0].recipe), parents[0].ref)
     model, tokenizer = model_of(base.model)
     plan, patch = SteeringPlan.unpack(parents[0]), SteeringPlan.unpack(parents[-1])
     if recipe.condition.kind == "controller" and recipe.controller.blocks != "all":
-        kept = tuple(step for step in patch.interventions if step.site.block in recipe.controller.blocks)
-        patch = replace(patch, interventions=kept)
+        in_blocks = tuple(step for step in patch.interventions if step.site.block in recipe.controller.blocks)
+        patch = replace(patch, interventions=in_blocks)
     if not patch.interventions:
         raise RecipeError(f"{recipe.controller.patch}: no intervention stands in blocks {recipe.controller.blocks}")
-    return Study(recipe, base, model, tokenizer, plan, patch, _splits(recipe, tokenizer, base.form))
+    blocks = None if recipe.condition.blocks == "all" else recipe.condition.blocks
+    study = Study(
+        model,
+        plan,
+        patch,
+        splits=_splits(recipe, tokenizer, base.form),
+        sites=Anatomy.of(model).sites([recipe.condition.point], blocks),
+        score=_score_of(recipe, base, tokenizer),
+        decoding=replace(decoding_of(base), max_new_tokens=recipe.judge.tokens),
+        prompts=recipe.judge.prompts,
+    )
+    return Condition(study, tokenizer)
 
 
-def compare(study: Study, conditioned: Mapping[str, SteeringPlan]) -> tuple[list[Selective], dict[str, Any]]:
-    """The plan as published, the same at the mean price of the condition, and what is conditioned; on report prompts.
-    Then how the mean price was matched: asked and achieved (nats per generated token, over all answers), reachable.
+def _score_of(recipe: ConditionRecipe, base: BehaviourRecipe, tokenizer: PreTrainedTokenizerBase) -> Score:
+    """Behaviour of a written text, as the plan's own recipe scores it."""
+    behaviour = behaviour_of(base)
+    if behaviour is None:
+        raise RecipeError(f"{recipe.plan}: its recipe has no judge.behaviour, so no answer can be scored")
 
-    Prices are matched on the validation prompts: a controller to what the plan costs where it is wanted, the second
-    fixed plan to what the condition costs over all prompts.
-    """
-    matching = study.arena(_first(study.splits.validation, study.recipe.judge.prompts), seed=500)
-    main = conditioned[_kind(study.recipe)]
-    mean = matching.kl(main)
-    cheaper, dose = _dosed(matching, study.plan, matching.prompts.prompts, mean)
-    arena = study.arena(_first(study.splits.report, study.recipe.judge.prompts), seed=1000)
-    base = arena.base_scores()
-    contenders = {FIXED: study.plan, FIXED_SAME: cheaper, **conditioned}
-    found = []
-    for done, (name, plan) in enumerate(contenders.items()):
-        report("selectivity", done, len(contenders))
-        found.append(arena.run(name, plan, base))
-    report("selectivity", len(contenders), len(contenders))
-    achieved, reachable = (0.0, mean == 0) if dose is None else (dose.achieved, dose.reachable)
-    return found, {"asked": mean, "achieved": achieved, "reachable": reachable}
+    def score(text: Tokens) -> float:
+        ids = text.ids[text.prompt_length :].tolist()
+        return behaviour(str(tokenizer.decode(ids, skip_special_tokens=True)), len(ids))
+
+    return score
 
 
-def metrics_of(found: Sequence[Selective], about: Mapping[str, Any]) -> dict[str, Any]:
+def metrics_of(contenders: Sequence[Selective], about: Mapping[str, Any]) -> dict[str, Any]:
     """The numbers by which versions are compared, of the last contender: the one that is published."""
-    main = found[-1]
+    published = contenders[-1]
     return {
-        "effect_wanted": asdict(main.wanted.effect),
-        "effect_unwanted": asdict(main.unwanted.effect),
-        "kl_wanted": asdict(main.wanted.kl),
-        "kl_unwanted": asdict(main.unwanted.kl),
-        "touched_unwanted": main.unwanted.touched,
+        "effect_wanted": asdict(published.wanted.effect),
+        "effect_unwanted": asdict(published.unwanted.effect),
+        "kl_wanted": asdict(published.wanted.kl),
+        "kl_unwanted": asdict(published.unwanted.kl),
+        "touched_unwanted": published.unwanted.touched,
         "true_positive": about["rates"]["true_positive"],
         "false_positive": about["rates"]["false_positive"],
         "auroc": about["rates"]["auroc"],
     }
 
 
-def _condition(study: Study) -> tuple[dict[str, SteeringPlan], dict[str, Any]]:
+def _conditional(recipe: ConditionRecipe, study: Study) -> tuple[dict[str, SteeringPlan], dict[str, Any]]:
     """Conditional plans by name, the one that is published last, and how it was made."""
-    asked = study.recipe.condition
-    kind = "linear" if asked.kind == "controller" else asked.kind
-    settings = GateSettings(kind, asked.false_positive_rate, asked.pool)
+    spec = recipe.condition
+    kind = "linear" if spec.kind == "controller" else spec.kind
     report("gate", 0, 1)
-    fitted = fit_gate(Anatomy.of(study.model), study.splits, study.sites, settings)
+    settings = GateSettings(kind, spec.false_positive_rate, spec.pool)
+    fit = fit_gate(Anatomy.of(study.model), study.splits, list(study.sites), settings)
     report("gate", 1, 1)
-    gate = acting_gate(fitted.gate, asked)
+    gate = acting_gate(fit.gate, spec)
     gated = gated_by(study.plan, [gate] * len(study.plan.interventions))
     about: dict[str, Any] = {
-        "gate": {"site": str(fitted.gate.site), "threshold": fitted.gate.threshold, "by_site": dict(fitted.by_site)},
-        "rates": asdict(fitted.rates),
-        "length_auroc": fitted.length_auroc,
+        "gate": {"site": str(fit.gate.site), "threshold": fit.gate.threshold, "by_site": dict(fit.by_site)},
+        "rates": asdict(fit.rates),
+        "length_auroc": fit.length_auroc,
         "prompts": {name: len(getattr(study.splits, name).prompts) for name in ("fit", "validation", "report")},
     }
-    if asked.kind != "controller":
+    if spec.kind != "controller":
         return {GATED: gated}, about
-    controlled, learned = _controlled(study)
-    return {GATED: gated, CONTROLLED: controlled}, {**about, **learned}
+    controller = dosed_controller(study, _controller_settings(recipe), report)
+    return {GATED: gated, CONTROLLED: controller.plan}, {**about, **_about_controller(controller)}
 
 
 def acting_gate(gate: Scored, spec: ConditionSpec) -> Gate:
@@ -197,68 +171,44 @@ def acting_gate(gate: Scored, spec: ConditionSpec) -> Gate:
     return AllOf(gate, make_method(GATES, spec.schedule.gate, spec.schedule.fields))
 
 
-def _controlled(study: Study) -> tuple[SteeringPlan, dict[str, Any]]:
-    """The trained controller, dosed so that it costs on wanted prompts what the plan costs there."""
-    asked, how = study.recipe.condition, study.recipe.controller
-    wanted = study.splits.validation.side(True)[: study.recipe.judge.prompts]
-    matching = study.arena(study.splits.validation, seed=500)
-    budget = _calibration(matching, wanted).kl(study.plan)
-    settings = ControllerSettings(
-        how.hidden, how.steps, how.batch, how.learning_rate, how.tokens, budget,
-        false_positive_rate=asked.false_positive_rate, pool=asked.pool, seed=how.seed,
-    )  # fmt: skip
-    # untrained, the controller holds every intervention at START: from the budget on, what it learns is where
-    patch = _dosed(matching, study.patch, wanted, budget)[0].scaled(1 / START)
-    taught = Taught(patch, study.plan)
-    fitted = train_controller(study.model, taught, study.splits, study.sites, settings, report)
-    plan, dose = _dosed(matching, fitted.plan, wanted, budget)
-    learned = {
-        "rates": asdict(fitted.rates),
-        "weights": dict(fitted.weights),
-        "history": [asdict(step) for step in fitted.history],
-        "budget": budget,
+def _controller_settings(recipe: ConditionRecipe) -> ControllerSettings:
+    spec, condition = recipe.controller, recipe.condition
+    return ControllerSettings(
+        spec.hidden,
+        spec.steps,
+        spec.batch,
+        spec.learning_rate,
+        spec.tokens,
+        false_positive_rate=condition.false_positive_rate,
+        pool=condition.pool,
+        seed=spec.seed,
+    )
+
+
+def _about_controller(controller: DosedController) -> dict[str, Any]:
+    fit, dose = controller.fit, controller.dose
+    return {
+        "rates": asdict(fit.rates),
+        "weights": dict(fit.weights),
+        "history": [asdict(step) for step in fit.history],
+        "budget": controller.budget,
         "dose": None if dose is None else {"achieved": dose.achieved, "reachable": dose.reachable},
     }
-    return plan, learned
 
 
-def _dosed(
-    arena: Arena, plan: SteeringPlan, prompts: Sequence[Tokens], target: float
-) -> tuple[SteeringPlan, Dose | None]:
-    """At the price asked, or as near below as it gets; at strength 0 for the price of a condition that never opens."""
-    if target <= 0:
-        return plan.scaled(0.0), None
-    return dose_on(_calibration(arena, prompts), plan, target, Dosing(tolerance=0.15))
-
-
-def _calibration(arena: Arena, prompts: Sequence[Tokens]) -> Calibration:
-    return Calibration(arena.scorer, prompts, arena.decoding)
-
-
-def _answers(study: Study, plan: SteeringPlan) -> list[dict[str, Any]]:
+def _answers(condition: Condition, plan: SteeringPlan) -> list[dict[str, Any]]:
     """Greedy answers to held-out prompts of both sides."""
-    decoding, found = Decoding(40, temperature=0.0), []
+    study, tokenizer = condition.study, condition.tokenizer
+    decoding, answers = Decoding(40, temperature=0.0), []
     for wanted in (True, False):
         prompts = study.splits.report.side(wanted)[:SHOWN]
         written = [generate(study.model, prompts, one, decoding) for one in (None, study.plan, plan)]
         for prompt, *ids in zip(prompts, *written, strict=True):
-            texts = [str(study.tokenizer.decode(answer, skip_special_tokens=True)).strip() for answer in ids]
-            said = prompt.ids[np.isin(prompt.roles, (Role.USER, Role.TEXT))].tolist()
-            names = ("base", "fixed", "conditional")
-            found.append(
-                {
-                    "prompt": str(study.tokenizer.decode(said)).strip(),
-                    "wanted": wanted,
-                    **dict(zip(names, texts, strict=True)),
-                }
-            )
-    return found
-
-
-def _first(labelled: Labelled, each: int) -> Labelled:
-    """The first prompts of each side."""
-    kept = np.sort(np.concatenate([np.flatnonzero(labelled.wanted == side)[:each] for side in (True, False)]))
-    return Labelled([labelled.prompts[k] for k in kept], labelled.wanted[kept])
+            texts = [str(tokenizer.decode(answer, skip_special_tokens=True)).strip() for answer in ids]
+            words = prompt.ids[np.isin(prompt.roles, (Role.USER, Role.TEXT))].tolist()
+            by_plan = dict(zip(("base", "fixed", "conditional"), texts, strict=True))
+            answers.append({"prompt": str(tokenizer.decode(words)).strip(), "wanted": wanted, **by_plan})
+    return answers
 
 
 def _splits(recipe: ConditionRecipe, tokenizer: PreTrainedTokenizerBase, form: PromptFormat) -> Splits:
@@ -282,7 +232,3 @@ def _parents(recipe: ConditionRecipe, home: Home) -> list[Artifact]:
         raise RecipeError(f"plan: {plan.ref} acts under a condition already; name the plan that it was made of")
     patch = recipe.controller.patch
     return [plan] if patch is None or recipe.condition.kind != "controller" else [plan, home.catalog.get(patch)]
-
-
-def _kind(recipe: ConditionRecipe) -> str:
-    return CONTROLLED if recipe.condition.kind == "controller" else GATED

@@ -4,7 +4,6 @@ import warnings
 from collections.abc import Sequence
 
 import torch
-from prefect import task
 
 from trimtab.steering.fitters import FITTERS
 from trimtab.steering.fitters._leading import Lead, MassiveCoordinate, leads_of, warning_of
@@ -21,55 +20,46 @@ from trimtab.tasks.progress import report
 from trimtab.tasks.recipes.behaviour import BehaviourRecipe
 from trimtab.tasks.recipes.methods import make_method
 from trimtab.tasks.references import CaptureReference, Reference
+from trimtab.tasks.step import Product, Step, as_task
 
 STAGE = "fitting"
-
-
-@task(name="fit")
-def fit_task(recipe: BehaviourRecipe, home: str, capture: CaptureReference, fitter: str) -> Reference:
-    """See `fit_recipe`."""
-    return fit_recipe(recipe, Home.at(home), capture, fitter)
 
 
 def fit_recipe(recipe: BehaviourRecipe, home: Home, capture: CaptureReference, fitter: str) -> Reference:
     """Fit one method on the fit split and publish `<name>.<fitter>`: a plan whose interventions are the candidates."""
     key = f"{recipe.stage('fit')}/{fitter}"
-    known = home.catalog.find(key)
-    if known is not None:
-        return Reference(known.ref, known.digest, True)
-    store = ActivationStore.open(capture.url)
+    step = Step(f"{recipe.name}.{fitter}", "candidates", key, recipe.to_json(), [capture.ref])
+    return step.find_or_publish(home, lambda: _candidates(recipe, ActivationStore.open(capture.url), fitter))
+
+
+fit_task = as_task("fit", fit_recipe)
+
+
+def _candidates(recipe: BehaviourRecipe, store: ActivationStore, fitter: str) -> Product:
     fields = dict(recipe.fit.fields) if fitter == recipe.fit.fitter else {}
     steps, leads = _fitted(make_method(FITTERS, fitter, fields), store, recipe)
     plan = SteeringPlan(steps, Fingerprint(**store.capture.fields["model"])).spanning(Span.parse(recipe.fit.span))
     packed = plan.pack()
-    said = {"warnings": [warning_of(fitter, leads)]} if leads else {}
-    for warning in said.get("warnings", []):
-        warnings.warn(warning, MassiveCoordinate, stacklevel=2)
-    artifact = home.catalog.publish(
-        f"{recipe.name}.{fitter}",
-        "candidates",
-        packed.arrays,
-        {**packed.header, **said},
-        parents=[capture.ref],
-        recipe=recipe.to_json(),
-        key=key,
-    )
-    return Reference(artifact.ref, artifact.digest)
+    if not leads:
+        return Product(packed.arrays, packed.header)
+    warning = warning_of(fitter, leads)
+    warnings.warn(warning, MassiveCoordinate, stacklevel=2)
+    return Product(packed.arrays, {**packed.header, "warnings": [warning]})
 
 
 def _fitted(
     fitter: Fitter, store: ActivationStore, recipe: BehaviourRecipe
 ) -> tuple[tuple[Intervention, ...], list[Lead]]:
     """One intervention per site, and where a massive coordinate leads; the rows of one site are in memory at a time."""
-    sites, found, leads = sites_of(store, recipe.fit.point), list[Intervention](), list[Lead]()
+    sites, interventions, leads = sites_of(store, recipe.fit.point), list[Intervention](), list[Lead]()
     for number, site in enumerate(sites):
         report(STAGE, number, len(sites))
         contrast = contrast_of(store, recipe, "fit", [site])
-        steps = fitter.interventions(contrast)
-        found += steps
-        leads += leads_of(steps, contrast)
+        at_site = fitter.interventions(contrast)
+        interventions += at_site
+        leads += leads_of(at_site, contrast)
     report(STAGE, len(sites), len(sites))
-    return tuple(found), leads
+    return tuple(interventions), leads
 
 
 def sites_of(store: ActivationStore, point: str) -> list[Site]:
@@ -81,10 +71,10 @@ def contrast_of(
     store: ActivationStore, recipe: BehaviourRecipe, split: str, sites: Sequence[Site] | None = None
 ) -> Contrast:
     """Positive and negative rows of one split at the recipe's point, pooled as it says; special tokens left out."""
-    chosen = sites_of(store, recipe.fit.point) if sites is None else sites
+    sites = sites_of(store, recipe.fit.point) if sites is None else sites
     pool = None if recipe.fit.pool == "tokens" else recipe.fit.pool
     pairs, paired = {}, False
-    for site in chosen:
+    for site in sites:
         rows = store.contrast([str(site)], pool=pool, split=split)
         positive, negative = (torch.from_numpy(x.reshape(len(x), -1)).float() for x in rows[str(site)])
         pairs[site], paired = Pair(positive, negative), rows.paired

@@ -2,38 +2,25 @@
 
 from typing import Any
 
-from prefect import task
-
 from trimtab.steering.running.sampling import Sampling
 from trimtab.tasks.home import Home
 from trimtab.tasks.recipes.behaviour import BehaviourRecipe
 from trimtab.tasks.references import Reference
-
-
-@task(name="publish")
-def publish_task(recipe: BehaviourRecipe, home: str, verdict: Reference) -> Reference:
-    """See `publish_recipe`."""
-    return publish_recipe(recipe, Home.at(home), verdict)
+from trimtab.tasks.step import Product, Step, as_task
 
 
 def publish_recipe(recipe: BehaviourRecipe, home: Home, verdict: Reference) -> Reference:
     """`<name>@next`: the plan at the strength of its dose, whose parent is its verdict. Asking twice publishes once."""
+
+    def plan_of_verdict() -> Product:
+        artifact = home.catalog.get(verdict.ref)
+        return Product(artifact.arrays, artifact.header["plan"], metrics_of(artifact.header["verdict"]))
+
     key = f"{recipe.stage('validate')}/publish/{recipe.name}"
-    known = home.catalog.find(key)
-    if known is not None:
-        return Reference(known.ref, known.digest, True)
-    judged = home.catalog.get(verdict.ref)
-    artifact = home.catalog.publish(
-        recipe.name,
-        "plan",
-        judged.arrays,
-        judged.header["plan"],
-        parents=[verdict.ref],
-        recipe=recipe.to_json(),
-        metrics=metrics_of(judged.header["verdict"]),
-        key=key,
-    )
-    return Reference(artifact.ref, artifact.digest)
+    return Step(recipe.name, "plan", key, recipe.to_json(), [verdict.ref]).find_or_publish(home, plan_of_verdict)
+
+
+publish_task = as_task("publish", publish_recipe)
 
 
 def metrics_of(verdict: dict[str, Any]) -> dict[str, Any]:

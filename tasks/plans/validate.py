@@ -1,11 +1,9 @@
 """Validate: candidate vectors to a verdict at the recipe's KL budget, published as `<name>.verdict` with the dosed
 plan inside."""
 
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 
-from prefect import task
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trimtab.steering.fitters import FITTERS
@@ -33,17 +31,9 @@ from trimtab.tasks.progress import report
 from trimtab.tasks.recipes.behaviour import BehaviourRecipe
 from trimtab.tasks.recipes.methods import make_method
 from trimtab.tasks.references import CaptureReference, Reference
-from trimtab.tasks.timing import seconds_since
+from trimtab.tasks.step import Product, Step, as_task
 
 PLAIN = PromptFormat(chat=False)
-
-
-@task(name="validate")
-def validate_task(
-    recipe: BehaviourRecipe, home: str, capture: CaptureReference, candidates: Sequence[Reference]
-) -> Reference:
-    """See `validate_recipe`."""
-    return validate_recipe(recipe, Home.at(home), capture, candidates)
 
 
 def validate_recipe(
@@ -53,29 +43,20 @@ def validate_recipe(
 
     A verdict with the same stage key is returned as it is. Raises SteeringError when texts give no interval.
     """
-    known = home.catalog.find(recipe.stage("validate"))
-    if known is not None:
-        return Reference(known.ref, known.digest, True)
-    started = time.monotonic()
-    judged = judge_input(recipe, home, capture, candidates)
-    verdict = judge(judged, report)
-    plan = dosed_plan(judged, verdict).pack()
-    header = {
-        "kind": "verdict",
-        "verdict": verdict.to_json(),
-        "plan": dict(plan.header),
-    }
-    artifact = home.catalog.publish(
-        f"{recipe.name}.verdict",
-        "verdict",
-        plan.arrays,
-        header,
-        parents=[candidate.ref for candidate in candidates],
-        recipe=recipe.to_json(),
-        metrics=seconds_since(started),
-        key=recipe.stage("validate"),
-    )
-    return Reference(artifact.ref, artifact.digest)
+
+    def verdict_and_plan() -> Product:
+        inputs = judge_input(recipe, home, capture, candidates)
+        verdict = judge(inputs, report)
+        plan = dosed_plan(inputs, verdict).pack()
+        return Product(plan.arrays, {"kind": "verdict", "verdict": verdict.to_json(), "plan": dict(plan.header)})
+
+    parents = [candidate.ref for candidate in candidates]
+    key = recipe.stage("validate")
+    step = Step(f"{recipe.name}.verdict", "verdict", key, recipe.to_json(), parents, timed=True)
+    return step.find_or_publish(home, verdict_and_plan)
+
+
+validate_task = as_task("validate", validate_recipe)
 
 
 def judge_input(

@@ -71,7 +71,7 @@ def lineage_of(home: Home, ref: str) -> Json:
 def findings(home: Home) -> list[Json]:
     """What `verify` found, one entry per version, capture and report."""
     pages = [_page(path, whole) for path, whole in sealed_pages(home.reports)]
-    return [asdict(finding) for finding in (*verify(home.catalog), *pages)]
+    return [asdict(finding) for finding in (*verify(home.catalog_on_disk()), *pages)]
 
 
 def _page(path: Path, whole: bool) -> Finding:

@@ -13,7 +13,7 @@ from trimtab.tasks.recipes.heads import HeadRecipe
 from trimtab.tasks.recipes.kinds import make_recipe, of_kind
 from trimtab.tasks.reporting.heads_page import heads_page
 from trimtab.tasks.reporting.seal import write_page
-from trimtab.tasks.timing import seconds_of
+from trimtab.tasks.step import seconds_of
 
 
 @task(name="head report")

@@ -13,7 +13,7 @@ from trimtab.tasks.recipes.behaviour import BehaviourRecipe
 from trimtab.tasks.references import Reference
 from trimtab.tasks.reporting.seal import write_page
 from trimtab.tasks.reporting.verdict_page import verdict_page
-from trimtab.tasks.timing import seconds_of
+from trimtab.tasks.step import seconds_of
 
 
 @task(name="report")
