@@ -33,7 +33,13 @@ class Home:
     def catalog(self) -> Catalog:
         """The same object for every Home of this place in this process, so that records of versions are read once."""
         place = self.root.child("catalog")
-        return _catalog(place.url, os.getpid(), _folder_identity(place))
+        if place.scheme != "file":
+            return _catalog(place.url, os.getpid())
+        try:
+            status = os.stat(place.root)
+        except OSError:  # nothing was published yet
+            return self.catalog_on_disk()
+        return _catalog(place.url, os.getpid(), status.st_dev, status.st_ino)
 
     def catalog_on_disk(self) -> Catalog:
         """A catalog that remembers nothing, to check what is stored."""
@@ -59,18 +65,7 @@ class Home:
 
 
 @lru_cache(maxsize=8)
-def _catalog(url: str, process: int, folder: tuple[int, int] | None) -> Catalog:
-    """process: an open repository must not be used after a fork. folder: one that was removed and made again is
-    another."""
+def _catalog(url: str, process: int, device: int = 0, inode: int = 0) -> Catalog:
+    """process: an open repository must not be used after a fork. device, inode: of the local folder; one that was
+    removed and made again is another."""
     return Catalog(url)
-
-
-def _folder_identity(place: Location) -> tuple[int, int] | None:
-    """Device and inode of a local folder; None where there is none."""
-    if place.scheme != "file":
-        return None
-    try:
-        status = os.stat(place.root)
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino

@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
-from prefect import task
 from transformers import PreTrainedTokenizerBase
 
 from trimtab.steering.model.anatomy import Anatomy
@@ -24,12 +23,7 @@ from trimtab.tasks.models import fingerprints, model_of
 from trimtab.tasks.recipes.features import FeaturesRecipe
 from trimtab.tasks.recipes.kinds import Collectable
 from trimtab.tasks.references import CaptureReference
-
-
-@task(name="capture")
-def capture_task(recipe: Collectable, home: str) -> CaptureReference:
-    """See `capture_recipe`."""
-    return capture_recipe(recipe, Home.at(home))
+from trimtab.tasks.step import as_task
 
 
 def capture_recipe(recipe: Collectable, home: Home, region_bytes: int | None = None) -> CaptureReference:
@@ -45,6 +39,9 @@ def capture_recipe(recipe: Collectable, home: Home, region_bytes: int | None = N
     copy_known(work, home)
     counted = fill(work, work.store.pending_regions())
     return publish_capture(recipe, home, work.store.finish(), (counted.computed, work.texts.tokens))
+
+
+capture_task = as_task("capture", capture_recipe)
 
 
 def published(recipe: Collectable, home: Home) -> CaptureReference | None:
