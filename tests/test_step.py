@@ -64,9 +64,8 @@ def test_records_are_read_once(tmp_path, monkeypatch):
     for value in range(3):
         Step("demo", "plan", f"key-{value}", None).publish(home, product(value))
     original = nodes.attributes_of
-    original = __import__("trimtab.store.catalog.nodes", fromlist=["attributes_of"]).attributes_of
     assert home.catalog.find("key-0") is not None  # the catalog that made the folder was another object
-    monkeypatch.setattr(attributes, lambda session, paths: reads.extend(paths) or original(session, paths))
+    monkeypatch.setattr(nodes, "attributes_of", lambda session, paths: reads.extend(paths) or original(session, paths))
     for value in range(3):
         assert Home.at(tmp_path).catalog.find(f"key-{value}").version == value + 1
     assert [path for path in reads if path.startswith("artifacts/")] == []
