@@ -37,7 +37,8 @@ from trimtab.steering.running.writing import Decoding, generate
 from trimtab.steering.statistics import Interval
 from trimtab.store import ActivationStore
 from trimtab.tasks.collecting.capture import capture_recipe
-from trimtab.tasks.data.sentences import Sentence, sentences_of
+from trimtab.tasks.data.examples import Example
+from trimtab.tasks.data.sentences import sentences_of
 from trimtab.tasks.features.rows import rows_in
 from trimtab.tasks.home import Home
 from trimtab.tasks.models import model_of
@@ -57,7 +58,7 @@ class Bench:
     recipe: object
     rows: Tensor
     offsets: np.ndarray
-    sentences: Sequence[Sentence]
+    sentences: Sequence[Example]
 
     def split(self, *names: str) -> Tensor:
         """Rows of the sentences of these splits."""
@@ -378,7 +379,7 @@ def pairs_of(bench: Bench, tokenizer, concept: str, count: int = 16) -> list[Ans
     found = []
     for k in range(count):
         prompt, other = PROMPTS[k % len(PROMPTS)], outside[int(draw.integers(len(outside)))]
-        texts = [tokenize(tokenizer, prompt, s.text, form) for s in (inside[k % len(inside)], other)]
+        texts = [tokenize(tokenizer, prompt, str(s.prompt), form) for s in (inside[k % len(inside)], other)]
         found.append(AnswerPair(*texts))
     return found
 

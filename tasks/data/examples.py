@@ -22,6 +22,7 @@ from trimtab.tasks.data.jsonl import (
     split_of,
     text_of,
 )
+from trimtab.tasks.data.remembered import Remembered
 from trimtab.tasks.data.sections import Data, DataFile
 from trimtab.tasks.data.shipped_files import packaged
 from trimtab.tasks.errors import DataError
@@ -34,13 +35,24 @@ ONLY_PROMPT = ("prompt", "last")
 @dataclass(frozen=True)
 class Example:
     """One text to run. completion: None when the prompt is the whole text. label: +1 or -1. pair: examples with one
-    number answer one prompt (-1: unpaired). split: fit, select or report."""
+    number answer one prompt (-1: unpaired). split: fit, select or report. concept: that a sentence of a features recipe
+    expresses, "" for none."""
 
     prompt: Prompt
     completion: str | None
     label: int
     pair: int
     split: str
+    concept: str = ""
+
+    @property
+    def size(self) -> int:
+        """Characters."""
+        prompt = self.prompt if isinstance(self.prompt, str) else "".join(m["content"] for m in self.prompt)
+        return len(prompt) + len(self.completion or "")
+
+
+_EXAMPLES = Remembered[Example](lambda example: example.size)
 
 
 @dataclass(frozen=True)
@@ -62,13 +74,25 @@ def examples_of(data: Data) -> tuple[Example, ...]:
 
 def each_example(data: Data) -> Iterator[Example]:
     """The texts of `examples_of`, one in memory at a time. Raises DataError as soon as it is known."""
+    check_unchanged(data)
+    return _EXAMPLES.each(data.model_dump_json(), lambda: _read_examples(data))
+
+
+def check_unchanged(data: Data) -> None:
+    """Raises DataError when a file is not what it was when the recipe was read."""
+    for file in (data.pairs, data.positive, data.negative):
+        if file is not None:
+            _unchanged(file)
+
+
+def _read_examples(data: Data) -> Iterator[Example]:
     if data.pairs is not None:
-        for number, row in enumerate(each_pair(_unchanged(data.pairs), columns=data.columns)):
+        for number, row in enumerate(each_pair(Path(data.pairs.path), columns=data.columns)):
             yield from _pair_examples(data, number, row)
         return
     assert data.positive is not None and data.negative is not None  # Data refuses anything else
-    yield from _class_examples(data, each_class(_unchanged(data.positive), columns=data.columns), 1)
-    yield from _class_examples(data, each_class(_unchanged(data.negative), columns=data.columns), -1)
+    yield from _class_examples(data, each_class(Path(data.positive.path), columns=data.columns), 1)
+    yield from _class_examples(data, each_class(Path(data.negative.path), columns=data.columns), -1)
 
 
 @dataclass

@@ -1,7 +1,7 @@
 """Prompts: the recipe's examples as marked tokens, each with its class, pair and split."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Protocol
@@ -9,10 +9,11 @@ from typing import Protocol
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from trimtab.steering.model.tokens import PromptFormat, Tokens, tokenize
-from trimtab.tasks.data.examples import Example, each_example
+from trimtab.steering.model.tokens import PromptFormat, Tokens, template_digest, tokenize, tokenizer_digest
+from trimtab.tasks.data.examples import Example, check_unchanged, each_example
 from trimtab.tasks.data.jsonl import Prompt
-from trimtab.tasks.data.sections import Data
+from trimtab.tasks.data.remembered import Remembered
+from trimtab.tasks.data.sections import Data, Sentences
 
 
 class Form(Protocol):
@@ -38,6 +39,9 @@ class Text:
         return shown(self.example.prompt)
 
 
+_TEXTS = Remembered[Text](lambda text: len(text.tokens))
+
+
 def form_of(data: Form, system: str | None = None) -> PromptFormat:
     """How prompts become text; `system` goes before the system message of the data."""
     messages = [message for message in (system, data.system) if message]
@@ -50,10 +54,20 @@ def texts_of(data: Data, tokenizer: PreTrainedTokenizerBase) -> list[Text]:
 
 
 def each_text(data: Data, tokenizer: PreTrainedTokenizerBase) -> Iterator[Text]:
-    """The texts of `texts_of`, one in memory at a time."""
+    """The texts of `texts_of`, one in memory at a time. Raises DataError."""
+    check_unchanged(data)
     form = form_of(data)
-    for example in each_example(data):
-        yield Text(tokens_of(tokenizer, example, form), example)
+    return remembered_texts(
+        data, tokenizer, lambda: (Text(tokens_of(tokenizer, example, form), example) for example in each_example(data))
+    )
+
+
+def remembered_texts(
+    data: Data | Sentences, tokenizer: PreTrainedTokenizerBase, tokenise: Callable[[], Iterator[Text]]
+) -> Iterator[Text]:
+    """The texts of `tokenise()`, or those that this tokenizer made of the same data before."""
+    key = (data.model_dump_json(), tokenizer_digest(tokenizer), template_digest(tokenizer))
+    return _TEXTS.each(key, tokenise)
 
 
 def tokens_of(tokenizer: PreTrainedTokenizerBase, example: Example, form: PromptFormat) -> Tokens:

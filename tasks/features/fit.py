@@ -14,9 +14,8 @@ from trimtab.steering.features.hierarchy import build_levels
 from trimtab.steering.features.reading import Effect, TokenTable, read_features, token_effects
 from trimtab.steering.features.snmf import SNMF, Factors
 from trimtab.steering.model.anatomy import Anatomy, Fingerprint
-from trimtab.steering.model.tokens import tokenize
 from trimtab.store import ActivationStore
-from trimtab.tasks.data.sentences import PLAIN, sentences_of
+from trimtab.tasks.data.sentences import sentences_of, texts_of_sentences
 from trimtab.tasks.features.choose import chosen_of
 from trimtab.tasks.features.rows import fit_rows, prompts_in, rows_in
 from trimtab.tasks.home import Home
@@ -92,13 +91,12 @@ def effects_of(
 
 def token_table(recipe: FeaturesRecipe, store: ActivationStore, tokenizer: PreTrainedTokenizerBase) -> TokenTable:
     """Words around the rows that the features were fitted on."""
-    sentences, index = sentences_of(recipe.data), store.index
+    texts, index = list(texts_of_sentences(recipe.data, tokenizer)), store.index
     prompts = prompts_in(store, FITTED)
     rows = [np.arange(index.offsets[p], index.offsets[p + 1]) for p in prompts]
     words = []
     for p in prompts:
-        ids = tokenize(tokenizer, sentences[p].text, form=PLAIN).ids
-        words.append([str(tokenizer.decode([int(i)])) for i in ids])
+        words.append([str(tokenizer.decode([int(i)])) for i in texts[p].tokens.ids])
     text = np.repeat(np.arange(len(prompts)), [len(r) for r in rows])
     return TokenTable(words, text, np.asarray(index.position)[np.concatenate(rows)])
 

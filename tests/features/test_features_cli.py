@@ -119,7 +119,7 @@ def test_the_top_tokens_are_where_the_feature_is_strongest(home, recipe):
     sentences = [s for s in sentences_of(recipe.data) if s.split in ("fit", "select")]
     top = features.readings[0].tops[0]
     assert top.token in top.before + top.token + top.after
-    assert (top.before[-20:] + top.token + top.after[:20]).strip()[:15] in sentences[top.text].text
+    assert (top.before[-20:] + top.token + top.after[:20]).strip()[:15] in sentences[top.text].prompt
     assert store.n_rows > 100
 
 
