@@ -4,6 +4,7 @@ in Prefect."""
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import cast
 from uuid import UUID
 
 import httpx
@@ -55,7 +56,8 @@ class PrefectProgress:
         if stage in self._artifacts:
             update_progress_artifact(self._artifacts[stage], percent)
         else:
-            self._artifacts[stage] = create_progress_artifact(percent, key=artifact_key(stage), description=stage)
+            artifact = create_progress_artifact(percent, key=artifact_key(stage), description=stage)
+            self._artifacts[stage] = cast(UUID, artifact)  # a coroutine only where the caller is one
 
 
 def artifact_key(stage: str) -> str:

@@ -22,7 +22,8 @@ from trimtab.steering.conditions.selectivity import Arena, Score, Selective
 from trimtab.steering.model.site import Site
 from trimtab.steering.model.tokens import Tokens
 from trimtab.steering.plans.plan import SteeringPlan
-from trimtab.steering.price.dose import Calibration, Dosing, dose_on
+from trimtab.steering.price.calibration import Calibration
+from trimtab.steering.price.dose import Dosing, dose_on
 from trimtab.steering.price.result import Dose
 from trimtab.steering.running.progress import Progress
 from trimtab.steering.running.scorer import Scorer
