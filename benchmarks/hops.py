@@ -70,17 +70,17 @@ def files_of(*words: str) -> set[str]:
     """The files of trimtab with a function that this command called."""
     codes: set[CodeType] = set()
 
-    def profile(frame: FrameType, event: str, _: object) -> None:
-        codes.add(frame.f_code)
+    def trace(frame: FrameType, event: str, _: object) -> None:
+        codes.add(frame.f_code)  # None is returned: no line of the call is traced
 
-    threading.setprofile(profile)
-    sys.setprofile(profile)
+    threading.settrace(trace)
+    sys.settrace(trace)
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             status = trimtab(words)
     finally:
-        sys.setprofile(None)
-        threading.setprofile(None)  # type: ignore[arg-type]
+        sys.settrace(None)
+        threading.settrace(None)  # type: ignore[arg-type]
     if status != 0:
         raise SystemExit(f"trimtab {' '.join(words)} ended with {status}")
     return {code.co_filename for code in codes if called_in_a_room(code)}
