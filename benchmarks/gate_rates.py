@@ -19,7 +19,6 @@ from torch import Tensor
 
 from trimtab.steering.conditions.fit_gate import (
     GateSettings,
-    auroc,
     held_out_auroc,
     opened_for,
     oriented_gate,
@@ -30,6 +29,7 @@ from trimtab.steering.gates.base import Scored
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.site import Site
 from trimtab.steering.model.tokens import tokenize
+from trimtab.steering.statistics import auroc
 from trimtab.tasks.data.jsonl import read_jsonl
 from trimtab.tasks.data.marked_prompts import TWINS
 from trimtab.tasks.data.prompts import form_of

@@ -18,7 +18,7 @@ from ratio import setting, timed
 
 from trimtab.steering.ablation.curves import specificity
 from trimtab.steering.ablation.runs import Ablator
-from trimtab.steering.ablation.verdict import SetVerdict, Side, Standard, judge_set
+from trimtab.steering.ablation.verdict import SetEffect, SetVerdict, Standard, judge_set
 from trimtab.steering.causal.question import Question, question_batches
 from trimtab.steering.causal.units import Unit, head_units, unit_of
 from trimtab.steering.localisers import LOCALISERS
@@ -121,7 +121,7 @@ def top(anatomy: Anatomy, task: Halves, args: argparse.Namespace) -> list[Unit]:
     return [unit_of(anatomy, site) for site in ranking.top(args.top)]
 
 
-def _side(side: Side) -> str:
+def _side(side: SetEffect) -> str:
     low, high = np.quantile(side.random, [0.05, 0.95])
     share = f"{side.share.mean:.0%} [{side.share.low:.0%}, {side.share.high:.0%}]"
     return f"{share} | {low:.0%} to {high:.0%} | {side.p:.2g}"

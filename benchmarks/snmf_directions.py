@@ -4,12 +4,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trimtab.steering.features.detection import auroc, sentence_scores
+from trimtab.steering.features.detection import sentence_scores
 from trimtab.steering.features.snmf import SNMF, fit_snmf
 from trimtab.steering.model.site import Site
 from trimtab.steering.moves.add import Add
 from trimtab.steering.plans.intervention import Intervention
 from trimtab.steering.plans.plan import SteeringPlan
+from trimtab.steering.statistics import auroc
 
 
 def candidates(rows: Tensor, settings: SNMF) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from trimtab.steering.model.load import embedded_folder
+from trimtab.steering.model.embedded import embedded_folder
 
 FOLDER = Path(__file__).resolve().parents[1] / "recipes" / "tasks"
 Row = dict[str, str]

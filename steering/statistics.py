@@ -23,12 +23,15 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
-from scipy.special import betaincinv, stdtrit
+from jaxtyping import Bool, Float
+from scipy.special import betaincinv, ndtr, stdtrit
+from scipy.stats import rankdata
 
 from trimtab.steering.errors import SteeringError, UnknownName
 
 METHODS = ("studentised", "bca", "percentile")
 FEW_RESAMPLED = 5  # below, resamples are too few to tell the shape of the t statistic
+COLUMN_DRAWS = 1000
 _CHUNK = 4_000_000  # resampled numbers held at once
 
 
@@ -129,6 +132,74 @@ def share_interval(hits: np.ndarray, level: float = 0.95) -> Interval:
     low = betaincinv(k, n - k + 1, tail) if k else 0.0
     high = betaincinv(k + 1, n - k, 1 - tail) if k < n else 1.0
     return Interval(k / n, float(low), float(high), n, level, n)
+
+
+def share_of_total(
+    part: np.ndarray, total: np.ndarray, how: Bootstrap = BOOTSTRAP, clusters: Sequence[Hashable] | None = None
+) -> Interval:
+    """Ratio of means with its interval, questions resampled in pairs, and with all others of their cluster. Questions
+    where nothing is there to lose stay in the mean: the ratio is taken after it. Percentile interval, on resamples
+    with a positive total."""
+    if (total > 0).all():
+        return ratio_interval(part, total, how, clusters)
+    numbers = cluster_numbers(range(len(part)) if clusters is None else clusters)
+    parts, totals = np.bincount(numbers, part), np.bincount(numbers, total)
+    n = len(parts)
+    rows = np.random.default_rng(how.seed).integers(0, n, size=(how.draws, n))
+    below, above = totals[rows].sum(1), parts[rows].sum(1)
+    low, high = np.quantile((above / below)[below > 0], _tails(how.level))
+    estimate = float(part.mean() / total.mean())
+    return Interval(estimate, min(float(low), estimate), max(float(high), estimate), len(part), how.level, n)
+
+
+def column_intervals(
+    per_row: np.ndarray, draws: int = COLUMN_DRAWS, seed: int = 0, clusters: Sequence[Hashable] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Low and high `[n]` ends of the 95% percentile interval of the mean over rows of every column of `[rows n]`. All
+    columns are resampled together, so differences between them stay paired. clusters: `[rows]` labels of rows that
+    belong together and are resampled whole, such as questions on one prompt. One row or cluster has no interval: both
+    ends are nan.
+
+    The quantiles are those that make the interval as wide as Student's t where values are normal (Hesterberg 2015,
+    "What teachers should know about the bootstrap", section 5.3): the plain ones are too narrow for few rows.
+    """
+    numbers = cluster_numbers(range(len(per_row)) if clusters is None else clusters)
+    sizes, n = np.bincount(numbers), per_row.shape[1]
+    groups = len(sizes)
+    if groups < 2:
+        return np.full(n, np.nan, np.float32), np.full(n, np.nan, np.float32)
+    totals = np.zeros((groups, n))
+    np.add.at(totals, numbers, per_row.astype(np.float64))
+    counts = np.random.default_rng(seed).multinomial(groups, np.full(groups, 1 / groups), size=draws)
+    means = counts @ totals / (counts @ sizes)[:, None]
+    tail = float(ndtr(stdtrit(groups - 1, 0.025) * np.sqrt(groups / (groups - 1))))
+    low, high = np.quantile(means, [tail, 1 - tail], axis=0)
+    return low.astype(np.float32), high.astype(np.float32)
+
+
+def auroc(scores: Float[np.ndarray, "n ..."], positive: Bool[np.ndarray, "n"]) -> Float[np.ndarray, "..."]:
+    """Area under the receiver operating characteristic, of every column: the chance that a positive scores above a
+    negative, a tie counted half (Mann and Whitney 1947)."""
+    return auroc_of_ranks(rankdata(scores, axis=0), positive)
+
+
+def auroc_of_ranks(ranks: Float[np.ndarray, "n ..."], positive: Bool[np.ndarray, "n"]) -> Float[np.ndarray, "..."]:
+    """`auroc` from the ranks of the scores, for many labellings of the same scores."""
+    p, q = int(positive.sum()), int((~positive).sum())
+    return (ranks[positive].sum(0) - p * (p + 1) / 2) / (p * q)
+
+
+def auroc_interval(
+    scores: Float[np.ndarray, "n"], positive: Bool[np.ndarray, "n"], generator: np.random.Generator, draws: int = 500
+) -> tuple[float, float]:
+    """Low and high end of the 95% percentile interval of `auroc`, positives and negatives resampled apart."""
+    high, low = scores[positive], scores[~positive]
+    labels = np.arange(len(scores)) < len(high)
+    areas = []
+    for _ in range(draws):
+        drawn = generator.choice(high, len(high)), generator.choice(low, len(low))
+        areas.append(auroc(np.concatenate(drawn), labels))
+    return float(np.quantile(areas, 0.025)), float(np.quantile(areas, 0.975))
 
 
 def cluster_numbers(labels: Sequence[Hashable] | range) -> np.ndarray:

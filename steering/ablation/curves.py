@@ -11,9 +11,9 @@ from trimtab.steering.ablation.multiple import benjamini_hochberg, holm, sign_fl
 from trimtab.steering.ablation.runs import Ablator
 from trimtab.steering.ablation.sets import matched_sets
 from trimtab.steering.causal.question import Question, prompts_of
-from trimtab.steering.causal.ranking import bootstrapped
 from trimtab.steering.causal.units import Unit
 from trimtab.steering.errors import BadQuestion, BadRanking
+from trimtab.steering.statistics import column_intervals
 
 BAND = (0.05, 0.95)
 
@@ -37,7 +37,7 @@ class Curve:
     @property
     def interval(self) -> tuple[np.ndarray, np.ndarray]:
         """Low and high `[sizes]`: 95% bootstrap over questions, those on one prompt together."""
-        return bootstrapped(self.metric.T, clusters=self.prompts)
+        return column_intervals(self.metric.T, clusters=self.prompts)
 
     @property
     def band(self) -> tuple[np.ndarray, np.ndarray]:

@@ -59,7 +59,7 @@ class Operator:
 
 
 @dataclass(frozen=True, eq=False)
-class Reference:
+class ReferenceRuns:
     """Activations of reference questions, by whole site. rows: per question `[length d]`. first, rest: `[d]` means over
     the questions' first tokens, and over all others."""
 
@@ -69,7 +69,7 @@ class Reference:
     lengths: tuple[int, ...]
 
     @classmethod
-    def of(cls, anatomy: Anatomy, questions: Sequence[Question], sites: Sequence[Site]) -> "Reference":
+    def of(cls, anatomy: Anatomy, questions: Sequence[Question], sites: Sequence[Site]) -> "ReferenceRuns":
         """Run the questions once. Raises BadQuestion when there are fewer than 2, or none of more than one token."""
         if len(questions) < 2 or all(question.length < 2 for question in questions):
             raise BadQuestion(f"{len(questions)} reference questions: a mean or a partner needs 2 of 2 tokens or more")
@@ -106,7 +106,7 @@ class Reference:
 
 
 def replacement(
-    operator: Operator, reference: Reference | None, anatomy: Anatomy, batch: Batch, asked: Sequence[Question]
+    operator: Operator, reference: ReferenceRuns | None, anatomy: Anatomy, batch: Batch, asked: Sequence[Question]
 ) -> "Replacement":
     """What the operator puts at every site of this batch. Raises BadQuestion when it lacks what it refers to."""
     if operator.name in REFERRING and reference is None:
@@ -121,7 +121,7 @@ class Replacement:
     """Values for one batch, made when a site asks for them. known: of the corrupted run, filled at the first call."""
 
     operator: Operator
-    reference: Reference | None
+    reference: ReferenceRuns | None
     anatomy: Anatomy
     batch: Batch
     asked: tuple[Question, ...]

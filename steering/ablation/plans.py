@@ -66,7 +66,7 @@ def _of_head(anatomy: Anatomy, z: Tensor, site: Site) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Steered:
+class HeadsGain:
     """Top heads beside random heads at one price. gain: nats of the metric gained by the dosed plan. random: mean gain
     of each random plan that could be dosed. over_random: gain minus the random plans' mean, paired. p: rank. unreached:
     random plans that could not be dosed to the price, and are left out."""
@@ -90,7 +90,7 @@ def judge_heads(
     universe: Sequence[Unit],
     budget: float,
     random: int = 19,
-) -> tuple[SteeringPlan, Steered]:
+) -> tuple[SteeringPlan, HeadsGain]:
     """The scale plan of the chosen heads dosed to `budget` nats where the calibration measures, its gain on the
     questions, and that of layer-matched random heads dosed to the same."""
     anatomy = Anatomy.of(calibration.scorer.model)
@@ -105,7 +105,7 @@ def judge_heads(
             beside.append(plan_metric(anatomy, questions, placebo) - base)
         unreached += not found.reachable
     each, prompts = np.array(beside), prompts_of(questions)
-    return plan, Steered(
+    return plan, HeadsGain(
         dose=dose,
         gain=mean_interval(gain, clusters=prompts),
         random=tuple(float(x.mean()) for x in beside),

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from trimtab.steering.ablation.operators import REFERRING, Operator, Reference, Replacement, replacement
+from trimtab.steering.ablation.operators import REFERRING, Operator, ReferenceRuns, Replacement, replacement
 from trimtab.steering.causal.patching import Measure, metric
 from trimtab.steering.causal.question import PASS_BUDGET, Batch, Question, question_batches
 from trimtab.steering.causal.units import Unit
@@ -29,7 +29,7 @@ class Ablator:
 
     anatomy: Anatomy
     operator: Operator = Operator("zero")
-    reference: Reference | None = None
+    reference: ReferenceRuns | None = None
     budget: int = PASS_BUDGET
 
     @classmethod
@@ -39,7 +39,7 @@ class Ablator:
         """With the reference that the operator needs, from `questions`, for these units."""
         chosen = Operator.parse(operator)
         sites = list(dict.fromkeys(part.site for unit in units for part in unit.parts))
-        made = Reference.of(anatomy, questions, sites) if chosen.name in REFERRING else None
+        made = ReferenceRuns.of(anatomy, questions, sites) if chosen.name in REFERRING else None
         return cls(anatomy, chosen, made)
 
     def metrics(

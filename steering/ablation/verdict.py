@@ -9,7 +9,7 @@ symmetric: of two heads that each do the task, neither is necessary. Random sets
 stand beside them (Wang et al. 2211.00593; Miller et al. 2407.08734: the task cannot be told apart from the operator).
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -25,11 +25,10 @@ from trimtab.steering.statistics import (
     BOOTSTRAP,
     Bootstrap,
     Interval,
-    cluster_numbers,
     mean_interval,
     paired_difference,
     rank_p_value,
-    ratio_interval,
+    share_of_total,
 )
 
 WORDS = ("necessary and sufficient", "necessary", "redundant", "interfering", "idle", "unclear")
@@ -51,7 +50,7 @@ class Standard:
 
 
 @dataclass(frozen=True)
-class Side:
+class SetEffect:
     """One direction, necessity or sufficiency. share: see the head of this file. effect: nats, lost without the set, or
     kept with it alone. over_random: effect minus the mean effect of the random sets, paired by question. random: each
     random set's share. p: rank of the effect among them."""
@@ -89,8 +88,8 @@ class SetVerdict:
     metric: str
     whole: Interval
     empty: Interval
-    necessity: Side
-    sufficiency: Side
+    necessity: SetEffect
+    sufficiency: SetEffect
     word: str
     partners: tuple["Partner", ...]
     sentence: str
@@ -173,7 +172,9 @@ def partners_of(
     return tuple(Partner(others[k].name, float(shares[k]), float(p[k])) for k in kept)
 
 
-def word_for(necessity: Side, sufficiency: Side, standard: Standard = Standard(), replaceable: bool = False) -> str:
+def word_for(
+    necessity: SetEffect, sufficiency: SetEffect, standard: Standard = Standard(), replaceable: bool = False
+) -> str:
     """One of WORDS. Necessary or sufficient: the share is as large as counts, its whole interval above 0, and the
     effect stands out among random sets. Redundant: not necessary, yet sufficient, or needed once another unit is gone
     (`replaceable`). Interfering: something is gained without it. Idle: what is lost and what is kept are both small,
@@ -215,11 +216,11 @@ def _called(word: str) -> str:
     }.get(word, word)
 
 
-def _side(effects: np.ndarray, total: np.ndarray, standard: Standard, groups: Sequence[bytes]) -> Side:
+def _side(effects: np.ndarray, total: np.ndarray, standard: Standard, groups: Sequence[bytes]) -> SetEffect:
     """effects: `[1 + random, questions]`, the set's own first. groups: the questions' prompts."""
     own, random, how = effects[0], effects[1:], standard.bootstrap
-    return Side(
-        share=share_of(own, total, how, groups),
+    return SetEffect(
+        share=share_of_total(own, total, how, groups),
         effect=mean_interval(own, how, groups),
         over_random=paired_difference(own, random.mean(0), how, groups) if len(random) else None,
         random=tuple(float(x) for x in random.mean(1) / total.mean()),
@@ -227,34 +228,15 @@ def _side(effects: np.ndarray, total: np.ndarray, standard: Standard, groups: Se
     )
 
 
-def share_of(
-    part: np.ndarray, total: np.ndarray, how: Bootstrap = BOOTSTRAP, clusters: Sequence[Hashable] | None = None
-) -> Interval:
-    """Ratio of means with its interval, questions resampled in pairs, and with all others of their cluster. Questions
-    where nothing is there to lose stay in the mean: the ratio is taken after it. Percentile interval, on resamples
-    with a positive total."""
-    if (total > 0).all():
-        return ratio_interval(part, total, how, clusters)
-    numbers = cluster_numbers(range(len(part)) if clusters is None else clusters)
-    parts, totals = np.bincount(numbers, part), np.bincount(numbers, total)
-    n = len(parts)
-    draw = np.random.default_rng(how.seed).integers(0, n, size=(how.draws, n))
-    below, above = totals[draw].sum(1), parts[draw].sum(1)
-    tail = (1 - how.level) / 2
-    low, high = np.quantile((above / below)[below > 0], [tail, 1 - tail])
-    estimate = float(part.mean() / total.mean())
-    return Interval(estimate, min(float(low), estimate), max(float(high), estimate), len(part), how.level, n)
-
-
 def _names(units: Sequence[Unit]) -> set[str]:
     return {unit.name for unit in units}
 
 
-def _share(side: Side) -> str:
+def _share(side: SetEffect) -> str:
     return f"{_percent(side.share.mean)} [{_percent(side.share.low)}, {_percent(side.share.high)}]"
 
 
-def _beside(side: Side) -> str:
+def _beside(side: SetEffect) -> str:
     if not side.random:
         return "no random sets were tried, so nothing says that these units matter"
     low, high = np.quantile(side.random, [0.05, 0.95])

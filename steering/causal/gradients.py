@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from trimtab.steering.causal.head_scales import frozen
-from trimtab.steering.causal.patching import Side, activations, columns_of, whole_sites
+from trimtab.steering.causal.patching import Run, activations, columns_of, whole_sites
 from trimtab.steering.causal.question import Batch
 from trimtab.steering.model.anatomy import Anatomy
+from trimtab.steering.model.frozen import frozen
 from trimtab.steering.model.hooks import hooked
 from trimtab.steering.model.site import Site
 
@@ -46,7 +46,7 @@ def slopes(
     anatomy: Anatomy,
     batch: Batch,
     sites: Sequence[Site],
-    side: Side = "clean",
+    side: Run = "clean",
     surgery: AbstractContextManager | None = None,
 ) -> Slopes:
     """One forward and one backward. surgery: changes what the backward pass does while this one runs (RelP)."""
@@ -61,7 +61,7 @@ def estimates(
     anatomy: Anatomy,
     batch: Batch,
     units: Sequence[Site],
-    side: Side = "corrupted",
+    side: Run = "corrupted",
     surgery: AbstractContextManager | None = None,
 ) -> Float[Tensor, "units b"]:
     """`sum over tokens of (clean - corrupted) . slope on one side`, per unit: the first-order estimate of denoising

@@ -1,62 +1,104 @@
-"""Gates: every head's z times a number, all heads of all blocks at once, a different set of numbers for every row.
+"""Head scales: every head's z times a number, all heads of all blocks at once, other numbers for every row.
 
-A gate of one is the identity to the bit, a gate of zero is zero ablation, and gradients flow to the gates.
+A scale of 1 leaves a head as it is, to the bit; 0 is zero ablation; gradients flow to the scales. Beside scaling to
+zero, heads can be ablated by making them attend uniformly.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+import numpy as np
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from jaxtyping import Bool, Float
+from torch import Tensor
 
-from trimtab.steering.errors import SteeringError
+from trimtab.steering.causal.question import PASS_BUDGET, Batch, Question, per_question
+from trimtab.steering.errors import SteeringError, UnknownName
 from trimtab.steering.model.anatomy import Anatomy
+from trimtab.steering.model.attention import Look, attending
 from trimtab.steering.model.hooks import hooked
 from trimtab.steering.model.site import Site
 
+OPERATORS = ("uniform", "zero")
+
+Scales = Float[Tensor, "rows layers heads"]
+
 
 @contextmanager
-def gated(anatomy: Anatomy, gates: Float[Tensor, "rows layers heads"]) -> Iterator[None]:
-    """While the block runs, z of head h in block l is multiplied by `gates[row, l, h]` at every token.
+def scaled_heads(anatomy: Anatomy, scales: Scales) -> Iterator[None]:
+    """While the block runs, z of head h in block l is multiplied by `scales[row, l, h]` at every token.
 
     rows: those of the batch, or 1 for all rows alike. Raises SteeringError when the shape is not the model's.
     """
     want = (anatomy.n_layers, anatomy.n_heads)
-    if gates.ndim != 3 or tuple(gates.shape[1:]) != want:
+    if scales.ndim != 3 or tuple(scales.shape[1:]) != want:
         raise SteeringError(
-            f"gates of shape {list(gates.shape)} do not fit a model of {want[0]} blocks and {want[1]} heads: give "
-            f"[rows, {want[0]}, {want[1]}]"
+            f"head scales of shape {list(scales.shape)} do not fit a model of {want[0]} blocks and {want[1]} heads: "
+            f"give [rows, {want[0]}, {want[1]}]"
         )
-    edits = [(Site("z", block), _times(gates[:, block], anatomy.d_head)) for block in range(anatomy.n_layers)]
+    edits = [(Site("z", block), _times(scales[:, block], anatomy.d_head)) for block in range(anatomy.n_layers)]
     with hooked(anatomy, edits=edits):
         yield
 
 
 @contextmanager
-def frozen(model: nn.Module) -> Iterator[None]:
-    """No parameter asks for a gradient while the block runs: a backward pass then costs half, and leaves nothing."""
-    asked = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    for parameter in asked:
-        parameter.requires_grad_(False)
-    try:
-        with torch.enable_grad():
+def ablated_heads(anatomy: Anatomy, heads: Bool[Tensor, "rows layers heads"], operator: str) -> Iterator[None]:
+    """While the block runs, these heads of each row are ablated at every token.
+
+    zero: no output at all ("scaling contribution"). uniform: equal attention to all keys a query may see, values as
+    they are ("undifferentiated attention": what scaling the query projection by almost nothing does, where no query
+    bias or query norm undoes that). Raises UnknownName.
+    """
+    if operator not in OPERATORS:
+        raise UnknownName("head ablation operator", operator, OPERATORS)
+    if operator == "zero":
+        with scaled_heads(anatomy, (~heads).float()):
             yield
-    finally:
-        for parameter in asked:
-            parameter.requires_grad_(True)
+        return
+
+    def flatten(look: Look) -> Tensor:
+        return torch.where(heads[:, look.block, :, None, None], look.uniform(), look.pattern)
+
+    with attending(anatomy, flatten):
+        yield
 
 
-def ones(anatomy: Anatomy, rows: int = 1) -> Float[Tensor, "rows layers heads"]:
-    """Gates that change nothing, float32, on the model's device."""
-    device = anatomy.device
-    return torch.ones(rows, anatomy.n_layers, anatomy.n_heads, device=device)
+def scales_of_one(anatomy: Anatomy, rows: int = 1) -> Scales:
+    """Scales that change nothing, float32, on the model's device."""
+    return torch.ones(rows, anatomy.n_layers, anatomy.n_heads, device=anatomy.device)
 
 
-def _times(gates: Float[Tensor, "rows heads"], d_head: int) -> Callable[[Tensor], Tensor]:
+def each_head_alone(anatomy: Anatomy) -> Bool[Tensor, "n layers heads"]:
+    """One set for every head, with that head alone in it, `z.0.0` first; n = layers x heads."""
+    n = anatomy.n_layers * anatomy.n_heads
+    return torch.eye(n, dtype=torch.bool, device=anatomy.device).reshape(n, anatomy.n_layers, anatomy.n_heads)
+
+
+def scaled_logprobs(
+    anatomy: Anatomy, scales: Scales, questions: Sequence[Question], budget: int = PASS_BUDGET
+) -> np.ndarray:
+    """`[sets questions]` mean log-probability per answer token under every set of scales, nats."""
+    return per_question(questions, anatomy.device, lambda batch: _answered(anatomy, batch, scales, budget), budget).T
+
+
+def passes(batch: Batch, sets: Tensor, budget: int) -> tuple[Tensor, ...]:
+    """`sets` (one per copy of the batch) in parts whose copies have at most `budget` tokens, or one copy."""
+    return sets.split(max(1, budget // batch.clean.numel()))
+
+
+def _answered(anatomy: Anatomy, batch: Batch, scales: Scales, budget: int) -> Float[Tensor, "sets b"]:
+    logprobs = []
+    for part in passes(batch, scales, budget):
+        rows = batch.tiled(len(part))
+        with torch.no_grad(), scaled_heads(anatomy, part.repeat_interleave(batch.rows, 0)):
+            logprobs.append(rows.logprob(rows.logits(anatomy.model)).reshape(len(part), -1))
+    return torch.cat(logprobs)
+
+
+def _times(scales: Float[Tensor, "rows heads"], d_head: int) -> Callable[[Tensor], Tensor]:
     def edit(z: Tensor) -> Tensor:
         rows, tokens = z.shape[:2]
         per_head = z.reshape(rows, tokens, -1, d_head)
-        return (per_head * gates[:, None, :, None].to(z.dtype)).reshape(z.shape)
+        return (per_head * scales[:, None, :, None].to(z.dtype)).reshape(z.shape)
 
     return edit

@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -14,7 +13,7 @@ from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.hooks import Edit, hooked
 from trimtab.steering.model.site import Site
 
-Side = Literal["clean", "corrupted"]
+Run = Literal["clean", "corrupted"]
 Measure = Callable[[Batch, Float[Tensor, "n v"]], Float[Tensor, "rows"]]
 
 
@@ -24,7 +23,7 @@ class Patch:
     the last prompt token alone, instead of every token."""
 
     values: Mapping[Site, Tensor]
-    side: Side = "clean"
+    side: Run = "clean"
     last_only: bool = False
 
 
@@ -39,7 +38,7 @@ def whole_sites(units: Sequence[Site]) -> tuple[Site, ...]:
 
 
 def activations(
-    anatomy: Anatomy, batch: Batch, sites: Sequence[Site], side: Side = "clean"
+    anatomy: Anatomy, batch: Batch, sites: Sequence[Site], side: Run = "clean"
 ) -> tuple[dict[Site, Float[Tensor, "b s d"]], Float[Tensor, "n v"]]:
     """What passes at whole sites, and the logits, of the clean or the corrupted prompts."""
     seen: dict[Site, Tensor] = {}
@@ -58,14 +57,14 @@ def patched(
     budget: int = PASS_BUDGET,
 ) -> Float[Tensor, "units b"]:
     """The measure with each unit alone replaced by its part of the patch's values. budget: tokens of a pass."""
-    fit, found = max(1, budget // batch.clean.numel()), []
+    fit, measured = max(1, budget // batch.clean.numel()), []
     for at in range(0, len(units), fit):
         part = units[at : at + fit]
         rows = batch.tiled(len(part))
         places = last_columns(rows) if patch.last_only else None
         with torch.no_grad(), hooked(anatomy, edits=_replacing(anatomy, part, patch, places)):
-            found.append(measure(rows, rows.logits(anatomy.model, patch.side)).reshape(len(part), -1))
-    return torch.cat(found)
+            measured.append(measure(rows, rows.logits(anatomy.model, patch.side)).reshape(len(part), -1))
+    return torch.cat(measured)
 
 
 def last_columns(batch: Batch) -> Tensor:
@@ -79,14 +78,6 @@ def columns_of(anatomy: Anatomy, unit: Site) -> slice:
     if unit.head is None:
         return slice(None)
     return slice(unit.head * anatomy.d_head, (unit.head + 1) * anatomy.d_head)
-
-
-def gathered(numbers: Sequence[tuple[Batch, Float[Tensor, "units b"]]], questions: int) -> np.ndarray:
-    """Batches' results as `[questions units]` float64, in the questions' order."""
-    found = np.empty((questions, len(numbers[0][1])))
-    for batch, values in numbers:
-        found[list(batch.numbers)] = values.T.double().cpu().numpy()
-    return found
 
 
 def _replacing(anatomy: Anatomy, units: Sequence[Site], patch: Patch, places: Tensor | None) -> list[tuple[Site, Edit]]:

@@ -5,7 +5,7 @@ the mean log-probability per answer token, or, when a wrong answer is given, the
 token; both in nats (a difference of logits is a difference of log-probabilities). Higher is better.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -186,6 +186,21 @@ def question_batches(
     """Batches of like length; `budget` tokens hold `copies` of every row. Not in the order asked: see `numbers`."""
     for chosen in batches([q.length * copies for q in questions], budget):
         yield Batch.of(questions, chosen, device)
+
+
+def per_question(
+    questions: Sequence[Question],
+    device: torch.device,
+    measure: Callable[[Batch], Float[Tensor, "n b"]],
+    budget: int = PASS_BUDGET,
+) -> Float[np.ndarray, "questions n"]:
+    """`measure`, n numbers for each row of a batch, of all questions: float64, in the questions' order. budget: tokens
+    of a batch."""
+    columns: list[np.ndarray] = [np.empty(0)] * len(questions)
+    for batch in question_batches(questions, device, budget):
+        for number, row in zip(batch.numbers, measure(batch).T.double().cpu().numpy(), strict=True):
+            columns[number] = row
+    return np.stack(columns)
 
 
 def check_questions(questions: Sequence[Question], needs: Sequence[str] = ()) -> None:

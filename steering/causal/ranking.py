@@ -1,19 +1,16 @@
 """Ranking: what a localiser says of every unit (head, MLP, ...), as numbers with a meaning. Packs like a plan."""
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from scipy.special import ndtr, stdtrit
 
 from trimtab.steering.errors import BadRanking
 from trimtab.steering.model.site import Site
 from trimtab.steering.plans.pack import HasArrays, Packed
-from trimtab.steering.statistics import cluster_numbers
 
 FORMAT = 1
-DRAWS = 1000
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,30 +120,6 @@ class Ranking:
             questions=header["questions"],
             settings=header["settings"],
         )
-
-
-def bootstrapped(
-    per_row: np.ndarray, draws: int = DRAWS, seed: int = 0, clusters: Sequence[Hashable] | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Low and high `[n]` ends of the 95% percentile interval of the mean over rows of `[rows n]`, all units resampled
-    together (so differences between units stay paired). clusters: `[rows]` labels of rows that belong together and are
-    resampled whole, such as questions on one prompt. One row or cluster has no interval: both ends are nan.
-
-    The quantiles are those that make the interval as wide as Student's t where values are normal (Hesterberg 2015,
-    "What teachers should know about the bootstrap", section 5.3): the plain ones are too narrow for few rows.
-    """
-    numbers = cluster_numbers(range(len(per_row)) if clusters is None else clusters)
-    sizes, n = np.bincount(numbers), per_row.shape[1]
-    groups = len(sizes)
-    if groups < 2:
-        return np.full(n, np.nan, np.float32), np.full(n, np.nan, np.float32)
-    totals = np.zeros((groups, n))
-    np.add.at(totals, numbers, per_row.astype(np.float64))
-    counts = np.random.default_rng(seed).multinomial(groups, np.full(groups, 1 / groups), size=draws)
-    means = counts @ totals / (counts @ sizes)[:, None]
-    tail = float(ndtr(stdtrit(groups - 1, 0.025) * np.sqrt(groups / (groups - 1))))
-    low, high = np.quantile(means, [tail, 1 - tail], axis=0)
-    return low.astype(np.float32), high.astype(np.float32)
 
 
 def overlap(first: Sequence[Site], second: Sequence[Site]) -> float:

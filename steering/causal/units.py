@@ -16,7 +16,7 @@ KINDS = "z.7.3 (head), kv.7.1 (heads that share keys), mlp_out.7, attn_out.7, bl
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class SiteSlice:
     """site: whole. columns: first and last but one of the vector's numbers; None: all. basis: `[k d]` orthonormal rows,
     only what lies along them; None: the numbers themselves."""
 
@@ -31,7 +31,7 @@ class Unit:
     have an attention pattern."""
 
     name: str
-    parts: tuple[Part, ...]
+    parts: tuple[SiteSlice, ...]
     heads: tuple[tuple[int, int], ...] = ()
 
     @property
@@ -56,7 +56,9 @@ def unit_of(anatomy: Anatomy, name: "str | Site") -> Unit:
     if kind == "kv" and len(numbers) == 2:
         return _kv_group(anatomy, *numbers)
     if kind == "block" and len(numbers) == 1:
-        return Unit(text, tuple(_checked(anatomy, Part(Site(point, numbers[0]))) for point in ("attn_out", "mlp_out")))
+        return Unit(
+            text, tuple(_checked(anatomy, SiteSlice(Site(point, numbers[0]))) for point in ("attn_out", "mlp_out"))
+        )
     if kind == "mlp_post" and len(numbers) == 2:
         return _neuron(anatomy, *numbers)
     return _of_site(anatomy, Site.parse(text))
@@ -76,7 +78,7 @@ def subspace(site: Site, rows: Float[Tensor, "k d"], name: str = "subspace") -> 
     if rows.ndim != 2 or int(torch.linalg.matrix_rank(rows.float())) < len(rows):
         raise BadSite(f"{name} at {site}: rows {list(rows.shape)} are not independent directions [k d]; drop some")
     basis = torch.linalg.qr(rows.float().T).Q.T.contiguous()
-    return Unit(f"{name}.{site}", (Part(site, None, basis),))
+    return Unit(f"{name}.{site}", (SiteSlice(site, None, basis),))
 
 
 def direction(site: Site, vector: Float[Tensor, "d"], name: str = "direction") -> Unit:
@@ -90,7 +92,7 @@ def _of_site(anatomy: Anatomy, site: Site) -> Unit:
     anatomy.check(site)
     if site.head is None:
         heads = tuple((site.block, h) for h in range(anatomy.n_heads)) if site.point in ("z", "attn_out") else ()
-        return Unit(str(site), (Part(site),), heads)  # type: ignore[arg-type]
+        return Unit(str(site), (SiteSlice(site),), heads)  # type: ignore[arg-type]
     return Unit(str(site), (_columns(anatomy, site.block or 0, (site.head,)),), ((site.block or 0, site.head),))
 
 
@@ -108,14 +110,14 @@ def _neuron(anatomy: Anatomy, block: int, number: int) -> Unit:
     anatomy.check(site)
     if number >= anatomy.width(site):
         raise BadSite(f"mlp_post.{block}.{number} does not exist: the MLP has {anatomy.width(site)} neurons")
-    return Unit(f"mlp_post.{block}.{number}", (Part(site, (number, number + 1)),))
+    return Unit(f"mlp_post.{block}.{number}", (SiteSlice(site, (number, number + 1)),))
 
 
-def _columns(anatomy: Anatomy, block: int, heads: Sequence[int]) -> Part:
+def _columns(anatomy: Anatomy, block: int, heads: Sequence[int]) -> SiteSlice:
     d = anatomy.d_head
-    return Part(Site("z", block), (heads[0] * d, (heads[-1] + 1) * d))
+    return SiteSlice(Site("z", block), (heads[0] * d, (heads[-1] + 1) * d))
 
 
-def _checked(anatomy: Anatomy, part: Part) -> Part:
+def _checked(anatomy: Anatomy, part: SiteSlice) -> SiteSlice:
     anatomy.check(part.site)
     return part

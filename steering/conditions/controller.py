@@ -10,8 +10,7 @@ learns to do what the plan does, where it is wanted, within a budget, by the che
 (arXiv 2505.20309) trains its released controller only to tell prompts apart, and its block weights get no task signal.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -28,6 +27,7 @@ from trimtab.steering.gates.controlled import Controlled, Network
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.batching import pad_left
 from trimtab.steering.model.divergence import kl_of_logprobs
+from trimtab.steering.model.frozen import frozen
 from trimtab.steering.model.site import Site
 from trimtab.steering.model.tokens import Tokens
 from trimtab.steering.moves.gated import Gated
@@ -136,19 +136,6 @@ def gated_by(plan: SteeringPlan, gates: Sequence[Gate]) -> SteeringPlan:
     """Each intervention under its own gate."""
     steps = zip(plan.interventions, gates, strict=True)
     return replace(plan, interventions=tuple(replace(step, move=Gated(step.move, gate)) for step, gate in steps))
-
-
-@contextmanager
-def frozen(model: PreTrainedModel) -> Iterator[None]:
-    """No parameter of the model takes gradients while the block runs."""
-    taking = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    for parameter in taking:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in taking:
-            parameter.requires_grad_(True)
 
 
 @dataclass(frozen=True, eq=False)

@@ -25,7 +25,7 @@ from trimtab.steering.gates.cosine import Cosine
 from trimtab.steering.gates.linear import Linear
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.site import Site
-from trimtab.steering.statistics import Interval, share_interval
+from trimtab.steering.statistics import Interval, auroc, share_interval
 
 KINDS = ("linear", "cosine", "cast")
 FOLDS = 5  # of the cross-validation that chooses the site
@@ -86,7 +86,7 @@ def fit_gate(anatomy: Anatomy, splits: Splits, sites: Sequence[Site], settings: 
         gate,
         {str(site): value for site, value in by_site.items()},
         rates_of(_scores(gate, held_out), splits.report.wanted, -gate.threshold if gate.below else gate.threshold),
-        auroc(lengths, splits.report.wanted),
+        float(auroc(lengths, splits.report.wanted)),
     )
 
 
@@ -116,7 +116,7 @@ def oriented_gate(
     """A gate fitted on rows with labels, its threshold still open. It opens below its threshold where wanted prompts
     score lower: the score of CAST grows with the projection's size, whatever its sign."""
     gate = _scorer(settings, site, rows, wanted)
-    return replace(gate, below=auroc(_scores(gate, rows), wanted) < 0.5)
+    return replace(gate, below=bool(auroc(_scores(gate, rows), wanted) < 0.5))
 
 
 def opened_for(gate: Scored, unwanted: Float[Tensor, "n d"], rate: float) -> Scored:
@@ -146,15 +146,7 @@ def threshold_for(unwanted: Float[np.ndarray, "n"], rate: float) -> float:
 def rates_of(scores: Float[np.ndarray, "n"], wanted: Bool[np.ndarray, "n"], threshold: float) -> Rates:
     """True and false positive rate of a threshold, and the AUROC of the scores."""
     opened = scores > threshold
-    return Rates(share_interval(opened[wanted]), share_interval(opened[~wanted]), auroc(scores, wanted))
-
-
-def auroc(scores: Float[np.ndarray, "n"], wanted: Bool[np.ndarray, "n"]) -> float:
-    """Area under the receiver operating characteristic: the chance that a wanted prompt scores above an unwanted one, a
-    tie counted half (Mann and Whitney 1947)."""
-    high, low = scores[wanted], np.sort(scores[~wanted])
-    below, not_above = (np.searchsorted(low, high, side) for side in ("left", "right"))
-    return float((below + not_above).sum() / (2 * len(high) * len(low)))
+    return Rates(share_interval(opened[wanted]), share_interval(opened[~wanted]), float(auroc(scores, wanted)))
 
 
 def _scores(gate: Scored, rows: Tensor) -> Float[np.ndarray, "n"]:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from trimtab.steering.errors import SteeringError
 from trimtab.steering.features.matching import unit_columns
+from trimtab.steering.statistics import auroc_interval, auroc_of_ranks
 
 NULLS = 100
 
@@ -59,11 +60,6 @@ def sentence_scores(
     return torch.stack([cosines[a:b].amax(0) for a, b in edges]).cpu().numpy()
 
 
-def auroc(scores: Float[np.ndarray, "s k"], positive: np.ndarray) -> Float[np.ndarray, "k"]:
-    """Area under the ROC curve of every column, ties counted half. positive: `[s]` bool."""
-    return _auroc(rankdata(scores, axis=0), positive)
-
-
 def detect(
     scores: Float[np.ndarray, "s k"], labels: Sequence[str], held_out: np.ndarray, nulls: int = NULLS, seed: int = 0
 ) -> tuple[Detected, ...]:
@@ -89,13 +85,13 @@ class _Halves:
 
 def _detected(concept: str, halves: _Halves, masks: tuple, nulls: int, draw: np.random.Generator) -> Detected:
     inside, outside = masks
-    best = int(_auroc(halves.fit, inside).argmax())
+    best = int(auroc_of_ranks(halves.fit, inside).argmax())
     luck = [_shuffled(halves, inside, outside, draw) for _ in range(nulls)]
-    low, high = _interval(halves.rest[:, best], outside, draw)
+    low, high = auroc_interval(halves.rest[:, best], outside, draw)
     return Detected(
         concept,
         best,
-        float(_auroc(halves.ranks[:, [best]], outside)[0]),
+        float(auroc_of_ranks(halves.ranks[:, [best]], outside)[0]),
         low,
         high,
         float(np.mean(luck)),
@@ -114,24 +110,9 @@ def _check_both_kinds(concept: str, inside: np.ndarray, outside: np.ndarray) -> 
             )
 
 
-def _auroc(ranks: Float[np.ndarray, "s k"], positive: np.ndarray) -> Float[np.ndarray, "k"]:
-    p, q = int(positive.sum()), int((~positive).sum())
-    return (ranks[positive].sum(0) - p * (p + 1) / 2) / (p * q)
-
-
 def _shuffled(halves: _Halves, inside: np.ndarray, outside: np.ndarray, draw: np.random.Generator) -> float:
-    best = int(_auroc(halves.fit, draw.permutation(inside)).argmax())
-    return float(_auroc(halves.ranks[:, [best]], draw.permutation(outside))[0])
-
-
-def _interval(scores: np.ndarray, positive: np.ndarray, draw, draws: int = 500) -> tuple[float, float]:
-    """95% percentile bootstrap, positives and negatives resampled apart."""
-    high, low = scores[positive], scores[~positive]
-    found = []
-    for _ in range(draws):
-        a, b = draw.choice(high, len(high)), draw.choice(low, len(low))
-        found.append(_auroc(rankdata(np.concatenate([a, b]))[:, None], np.arange(len(a) + len(b)) < len(a))[0])
-    return float(np.quantile(found, 0.025)), float(np.quantile(found, 0.975))
+    best = int(auroc_of_ranks(halves.fit, draw.permutation(inside)).argmax())
+    return float(auroc_of_ranks(halves.ranks[:, [best]], draw.permutation(outside))[0])
 
 
 def _log_ratio(scores: np.ndarray, positive: np.ndarray) -> float | None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from trimtab.steering.errors import BadPlan, SteeringError
 from trimtab.steering.features.hierarchy import Level
 from trimtab.steering.features.matching import unit_columns
-from trimtab.steering.features.reading import Reading
+from trimtab.steering.features.reading import FeatureReading
 from trimtab.steering.features.snmf import transform
 from trimtab.steering.model.anatomy import Fingerprint
 from trimtab.steering.model.site import Site
@@ -37,7 +37,7 @@ class FeatureSet:
     settings: Mapping[str, Any] = field(default_factory=dict)
     report: Mapping[str, Any] = field(default_factory=dict)
     model: Fingerprint | None = None
-    readings: tuple[Reading, ...] = ()
+    readings: tuple[FeatureReading, ...] = ()
     levels: tuple[Level, ...] = ()
 
     def __post_init__(self) -> None:
@@ -113,7 +113,7 @@ class FeatureSet:
                 dict(header["settings"]),
                 dict(header["report"]),
                 None if header["model"] is None else Fingerprint(**header["model"]),
-                tuple(Reading.from_json(value) for value in json.loads(read)),
+                tuple(FeatureReading.from_json(value) for value in json.loads(read)),
                 tuple(Level.of_arrays(arrays, f"levels/{k}/") for k in range(header["levels"])),
             )
         except (KeyError, TypeError, ValueError) as error:

@@ -77,10 +77,3 @@ def branches(level: Level, below: Float[Tensor, "d c"]) -> tuple[Branch, ...]:
         common = (below[:, list(children)] != 0).all(1).nonzero()[:, 0]
         found.append(Branch(parent, children, tuple(w for _, w in kept), tuple(common.tolist())))
     return tuple(found)
-
-
-def deep_activations(activations: Float[Tensor, "n k"], levels: Sequence[Level]) -> Float[Tensor, "n p"]:
-    """How much of the top level's features every row has: `G W_2 W_3 ...`, never negative."""
-    for level in levels:
-        activations = activations @ level.weights
-    return activations

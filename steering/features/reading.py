@@ -1,5 +1,5 @@
-"""Reading: what a feature is about. Top activating tokens in context, promoted and suppressed tokens, core neurons, how
-often it fires, its nearest features; and a plain label from these, without any outside service."""
+"""FeatureReading: what a feature is about. Top activating tokens in context, promoted and suppressed tokens, core
+neurons, how often it fires, its nearest features; and a plain label from these, without any outside service."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +22,7 @@ SHARE = 0.3  # of the top tokens that one word must have to name a feature alone
 
 
 @dataclass(frozen=True)
-class Shown:
+class ActiveToken:
     """One activating token in its text. activation: in units of the feature's root mean square over the fit's rows.
     text: which text; before, token, after: as decoded."""
 
@@ -34,14 +34,14 @@ class Shown:
 
 
 @dataclass(frozen=True)
-class Reading:
+class FeatureReading:
     """number, label: of the feature. tops: strongest tokens. promoted, suppressed: (token, logit) of the direction and
     its negative. neurons: (number, entry) by size. firing: share of rows above a tenth of `peak`, the largest
     activation. size: norm of the feature. nearest: (feature, cosine, neurons in common)."""
 
     number: int
     label: str
-    tops: tuple[Shown, ...] = ()
+    tops: tuple[ActiveToken, ...] = ()
     promoted: tuple[tuple[str, float], ...] = ()
     suppressed: tuple[tuple[str, float], ...] = ()
     neurons: tuple[tuple[int, float], ...] = ()
@@ -54,12 +54,9 @@ class Reading:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> "Reading":
+    def from_json(cls, value: Mapping[str, Any]) -> "FeatureReading":
         pairs = {name: tuple(map(tuple, value[name])) for name in ("promoted", "suppressed", "neurons", "nearest")}
-        return cls(**{**value, **pairs, "tops": tuple(Shown(**top) for top in value["tops"])})
-
-
-Labeller = Callable[[Reading], str]
+        return cls(**{**value, **pairs, "tops": tuple(ActiveToken(**top) for top in value["tops"])})
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,16 +84,16 @@ def read_features(
     features: Float[Tensor, "d k"],
     activations: Float[Tensor, "n k"],
     table: TokenTable,
-    effects: "Sequence[Effect]" = (),
+    effects: Sequence["TokenEffect"] = (),
     size: ReadingSize = ReadingSize(),
-) -> tuple[Reading, ...]:
-    """One Reading per feature, labelled by `automatic_label`. effects: of `token_effects`, or nothing."""
+) -> tuple[FeatureReading, ...]:
+    """One FeatureReading per feature, labelled by `automatic_label`. effects: of `token_effects`, or nothing."""
     near = nearest_features(features, size.nearest)
     found = []
     for k in range(features.shape[1]):
         column = activations[:, k]
         peak = float(column.max())
-        reading = Reading(
+        reading = FeatureReading(
             number=k,
             label="",
             tops=tops_of(column, table, size),
@@ -112,7 +109,7 @@ def read_features(
     return tuple(found)
 
 
-def tops_of(column: Float[Tensor, "n"], table: TokenTable, size: ReadingSize) -> tuple[Shown, ...]:
+def tops_of(column: Float[Tensor, "n"], table: TokenTable, size: ReadingSize) -> tuple[ActiveToken, ...]:
     """The strongest rows with the words around them; zeros are left out."""
     values, rows = column.topk(min(size.tops, len(column)))
     found = []
@@ -120,7 +117,7 @@ def tops_of(column: Float[Tensor, "n"], table: TokenTable, size: ReadingSize) ->
         words, place = table.words[table.text[row]], int(table.place[row])
         before = "".join(words[max(0, place - size.context) : place])
         after = "".join(words[place + 1 : place + 1 + size.context])
-        found.append(Shown(value, int(table.text[row]), before, words[place], after))
+        found.append(ActiveToken(value, int(table.text[row]), before, words[place], after))
     return tuple(shown for shown in found if shown.activation > 0)
 
 
@@ -143,7 +140,7 @@ def nearest_features(features: Float[Tensor, "d k"], count: int) -> list[tuple[t
 
 
 @dataclass(frozen=True)
-class Effect:
+class TokenEffect:
     """promoted, suppressed: tokens with the largest and smallest logit of one direction, strongest first."""
 
     promoted: tuple[tuple[str, float], ...]
@@ -152,7 +149,7 @@ class Effect:
 
 def token_effects(
     anatomy: Anatomy, site: Site, features: Float[Tensor, "d k"], decode: Callable[[int], str], count: int = 20
-) -> tuple[Effect, ...]:
+) -> tuple[TokenEffect, ...]:
     """Both signs of every feature through W_out, the final norm and W_U. decode: a token id as text. Raises BadSite."""
     residual, found = residual_directions(anatomy, site, features.cpu()), []
     for some in residual.split(AT_ONCE):
@@ -161,11 +158,11 @@ def token_effects(
         for k in range(len(some)):
             promoted = tuple((decode(int(t)), float(v)) for v, t in zip(high.values[k], high.indices[k], strict=True))
             suppressed = tuple((decode(int(t)), -float(v)) for v, t in zip(low.values[k], low.indices[k], strict=True))
-            found.append(Effect(promoted, suppressed))
+            found.append(TokenEffect(promoted, suppressed))
     return tuple(found)
 
 
-def automatic_label(reading: Reading) -> str:
+def automatic_label(reading: FeatureReading) -> str:
     """A plain label: the word that most activating tokens are, or the three leading ones, then what it promotes.
 
     Tokens count by their activation; a word is its token without spaces and capitals.
@@ -181,18 +178,6 @@ def automatic_label(reading: Reading) -> str:
     head = leading[0] if top >= 1 - SHARE else ", ".join(leading)
     promoted = list(dict.fromkeys(_word(token) for token, _ in reading.promoted if _word(token).isalpha()))[:3]
     return f"{head} → {', '.join(promoted)}" if promoted else head
-
-
-def relabelled(readings: Sequence[Reading], labeller: Labeller) -> tuple[Reading, ...]:
-    """The same with labels from a function of one's own: a model, a person, a table. Raises TypeError when it does not
-    answer with text."""
-    found = []
-    for reading in readings:
-        label = labeller(reading)
-        if not isinstance(label, str):
-            raise TypeError(f"the labeller answered {type(label).__name__} for feature {reading.number}, not text")
-        found.append(replace(reading, label=label.strip()))
-    return tuple(found)
 
 
 def _word(token: str) -> str:

@@ -13,12 +13,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from trimtab.steering.causal.head_scales import gated
-from trimtab.steering.causal.question import PASS_BUDGET, Question, check_questions, question_batches
-from trimtab.steering.causal.ranking import Ranking, bootstrapped
+from trimtab.steering.causal.head_scales import scaled_logprobs
+from trimtab.steering.causal.question import PASS_BUDGET, Question, check_questions
+from trimtab.steering.causal.ranking import Ranking
 from trimtab.steering.errors import BadRanking
 from trimtab.steering.localisers._gate_fit import usable
 from trimtab.steering.model.anatomy import Anatomy
+from trimtab.steering.statistics import column_intervals
 
 SCORES = ("facilitation", "interference", "irrelevance")
 EXPECTED = {"facilitation": "below 0", "interference": "above 0", "irrelevance": "0"}
@@ -42,7 +43,7 @@ class ToggleCurve:
     @property
     def interval(self) -> tuple[np.ndarray, np.ndarray]:
         """Low and high `[sizes]`: 95% bootstrap over questions."""
-        return bootstrapped(self.difference.T)
+        return column_intervals(self.difference.T)
 
 
 def toggle_curves(
@@ -59,7 +60,7 @@ def toggle_curves(
     found = []
     for name in SCORES:
         gates = _toggled(scores[name], plus, sizes)
-        logprobs = gated_logprobs(anatomy, gates, questions, budget)
+        logprobs = scaled_logprobs(anatomy, gates, questions, budget)
         off, on = logprobs.reshape(2, len(sizes), len(plus), len(questions))
         held = (scores[name].flatten(1) >= 0.5).sum(1).cpu().numpy()
         found.append(ToggleCurve(name, tuple(sizes), (off - on).mean(1), held))
@@ -82,22 +83,3 @@ def _toggled(score: Tensor, plus: Tensor, sizes: Sequence[int]) -> Float[Tensor,
     off = torch.stack([plus.masked_fill(chosen, 0.0) for chosen in sets])
     on = torch.stack([plus.masked_fill(chosen, 1.0) for chosen in sets])
     return torch.cat([off, on]).flatten(0, 1)
-
-
-def gated_logprobs(
-    anatomy: Anatomy,
-    gates: Float[Tensor, "sets layers heads"],
-    questions: Sequence[Question],
-    budget: int = PASS_BUDGET,
-) -> np.ndarray:
-    """`[sets questions]` mean log-probability per answer token under every set of gates, nats."""
-    found, device = np.empty((len(gates), len(questions))), anatomy.device
-    for batch in question_batches(questions, device, budget):
-        fit = max(1, budget // batch.clean.numel())
-        for at in range(0, len(gates), fit):
-            part = gates[at : at + fit]
-            rows = batch.tiled(len(part))
-            with torch.no_grad(), gated(anatomy, part.repeat_interleave(batch.rows, 0)):
-                logprobs = rows.logprob(rows.logits(anatomy.model))
-            found[at : at + fit, list(batch.numbers)] = logprobs.reshape(len(part), -1).double().cpu().numpy()
-    return found

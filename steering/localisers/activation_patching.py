@@ -2,13 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
-from trimtab.steering.causal.patching import Patch, activations, gathered, patched, whole_sites
-from trimtab.steering.causal.question import PASS_BUDGET, Batch, Question, question_batches
+from trimtab.steering.causal.patching import Patch, activations, patched, whole_sites
+from trimtab.steering.causal.question import PASS_BUDGET, Batch, Question, per_question
 from trimtab.steering.causal.ranking import Ranking
 from trimtab.steering.errors import BadQuestion
 from trimtab.steering.localisers.base import POINTS, Localiser, units_at
@@ -54,26 +56,23 @@ class ActivationPatching(Localiser):
         self.check(questions)
         if self.reference == "corrupted" and questions[0].corrupted is None:
             raise BadQuestion("the questions have no corrupted prompt; give it, or noise with reference='zero'")
-        units, device = units_at(anatomy, self.points), anatomy.device
-        effects, right, wrong = [], [], []
-        for batch in question_batches(questions, device, self.budget):
-            effect, clean, corrupted = self._effects(anatomy, batch, units)
-            effects.append((batch, effect))
-            right.append((batch, clean[None]))
-            wrong += [] if corrupted is None else [(batch, corrupted[None])]
-        sides = {name: gathered(m, len(questions))[:, 0] for name, m in (("clean", right), ("corrupted", wrong)) if m}
-        return self.ranking(questions, units, gathered(effects, len(questions)), sides)
+        units = units_at(anatomy, self.points)
+        numbers = per_question(questions, anatomy.device, partial(self._effects, anatomy, units), self.budget)
+        metrics = dict(zip(("clean", "corrupted"), numbers[:, len(units) :].T, strict=False))
+        return self.ranking(questions, units, numbers[:, : len(units)], metrics)
 
-    def _effects(self, anatomy: Anatomy, batch: Batch, units: Sequence[Site]) -> tuple[Tensor, Tensor, Tensor | None]:
-        """`[units b]` effects, and the metric of the clean and (where it is run) of the corrupted prompts, `[b]`."""
+    def _effects(self, anatomy: Anatomy, units: Sequence[Site], batch: Batch) -> Float[Tensor, "n b"]:
+        """The units' effects, the metric of the clean prompts and, where they are run, of the corrupted prompts."""
         sites = whole_sites(units)
         clean, logits = activations(anatomy, batch, sites)
-        right = batch.metric(logits)
+        right = batch.metric(logits)[None]
         if self.reference == "zero":
             zeros = Patch({site: torch.zeros_like(h) for site, h in clean.items()})
-            return right - patched(anatomy, batch, units, zeros, budget=self.budget), right, None
+            return torch.cat([right - patched(anatomy, batch, units, zeros, budget=self.budget), right])
         corrupted, logits = activations(anatomy, batch, sites, "corrupted")
-        wrong = batch.metric(logits)
+        wrong = batch.metric(logits)[None]
         if self.direction == "noising":
-            return right - patched(anatomy, batch, units, Patch(corrupted), budget=self.budget), right, wrong
-        return patched(anatomy, batch, units, Patch(clean, "corrupted"), budget=self.budget) - wrong, right, wrong
+            effects = right - patched(anatomy, batch, units, Patch(corrupted), budget=self.budget)
+        else:
+            effects = patched(anatomy, batch, units, Patch(clean, "corrupted"), budget=self.budget) - wrong
+        return torch.cat([effects, right, wrong])

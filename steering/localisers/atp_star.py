@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -10,14 +11,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from trimtab.steering.causal.gradients import products, traced
-from trimtab.steering.causal.head_scales import frozen
-from trimtab.steering.causal.patching import Side, gathered, whole_sites
-from trimtab.steering.causal.question import PASS_BUDGET, Batch, Question, question_batches
+from trimtab.steering.causal.patching import Run, whole_sites
+from trimtab.steering.causal.question import PASS_BUDGET, Batch, Question, per_question
 from trimtab.steering.causal.ranking import Ranking
 from trimtab.steering.localisers._query_key import key_effects, query_effects
 from trimtab.steering.localisers.base import Localiser, heads, mlps
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.attention import Look, attending
+from trimtab.steering.model.frozen import frozen
 from trimtab.steering.model.hooks import Edit, hooked
 from trimtab.steering.model.site import Site
 
@@ -45,19 +46,16 @@ class AtPStar(Localiser):
 
     def rank(self, anatomy: Anatomy, questions: Sequence[Question]) -> Ranking:
         self.check(questions)
-        units, device = (*heads(anatomy), *mlps(anatomy)), anatomy.device
-        found = [
-            (batch, self._of_batch(anatomy, batch, units)) for batch in question_batches(questions, device, self.budget)
-        ]
-        sizes, signed, query, key = (
-            gathered([(batch, each[k]) for batch, each in found], len(questions)) for k in range(4)
-        )
+        units = (*heads(anatomy), *mlps(anatomy))
+        numbers = per_question(questions, anatomy.device, partial(self._of_batch, anatomy, units), self.budget)
+        ends = np.cumsum([len(units), len(units), len(heads(anatomy))])
+        sizes, signed, query, key = np.split(numbers, ends, axis=1)
         blank = np.full(anatomy.n_layers, np.nan)  # MLPs have no queries and keys
         extra = {"query": np.concatenate([query.mean(0), blank]), "key": np.concatenate([key.mean(0), blank])}
         return self.ranking(questions, units, sizes, {"signed": signed.mean(0), **extra})
 
-    def _of_batch(self, anatomy: Anatomy, batch: Batch, units: Sequence[Site]) -> tuple[Tensor, ...]:
-        """`[units b]` sizes and signed means, `[heads b]` of queries and keys."""
+    def _of_batch(self, anatomy: Anatomy, units: Sequence[Site], batch: Batch) -> Float[Tensor, "n b"]:
+        """Sizes of the units, their signed means, and sizes of the heads' queries and keys, one after another."""
         sites = whole_sites(units)
         with torch.no_grad():
             clean = _watched(anatomy, batch, sites, "clean")
@@ -72,7 +70,7 @@ class AtPStar(Localiser):
                 linear = products(anatomy, units, gaps, {site: slopes[site] for site in sites})
                 query, key = _query_key(here, clean, slopes)
                 sums = [s + x for s, x in zip(sums, (linear.abs(), linear, query, key), strict=True)]
-        return tuple(total / max(1, anatomy.n_layers - 1) for total in sums)
+        return torch.cat(sums) / max(1, anatomy.n_layers - 1)
 
 
 @dataclass(eq=False)
@@ -86,7 +84,7 @@ class _Watched:
 
 
 def _watched(
-    anatomy: Anatomy, batch: Batch, sites: Sequence[Site], side: Side, switches: Sequence[tuple[Site, Edit]] = ()
+    anatomy: Anatomy, batch: Batch, sites: Sequence[Site], side: Run, switches: Sequence[tuple[Site, Edit]] = ()
 ) -> _Watched:
     """switches act behind the places that are traced: a dropped block's own nodes get no gradient."""
     seen = _Watched()

@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from trimtab.steering.causal.patching import gathered
-from trimtab.steering.causal.question import PASS_BUDGET, Batch, Question, question_batches
+from trimtab.steering.causal.question import PASS_BUDGET, Batch, Question
 from trimtab.steering.causal.ranking import Ranking
 from trimtab.steering.localisers.base import Localiser, heads
 from trimtab.steering.model.anatomy import Anatomy
@@ -35,22 +35,20 @@ class AttentionSink(Localiser):
 
     def rank(self, anatomy: Anatomy, questions: Sequence[Question]) -> Ranking:
         self.check(questions)
-        device = anatomy.device
-        found = [(batch, _shares(anatomy, batch)) for batch in question_batches(questions, device, self.budget)]
-        return self.ranking(questions, heads(anatomy), gathered(found, len(questions)))
+        return self.ranked(anatomy, questions, heads(anatomy), partial(_shares, anatomy), self.budget)
 
 
 def _shares(anatomy: Anatomy, batch: Batch) -> Float[Tensor, "heads b"]:
     """Prompts of one token have no later query: their share is 1, as it is for that token."""
     columns = torch.arange(batch.clean.shape[1], device=batch.last.device)
     counted = ((columns > 0) & (columns <= batch.last[:, None])).float()  # [b s]
-    found: dict[int, Tensor] = {}
+    by_block: dict[int, Tensor] = {}
 
     def look_at(look: Look) -> None:
         sums = (look.pattern[..., 0].float() * counted[:, None]).sum(-1)
         shares = sums / counted.sum(-1).clamp(min=1)[:, None]
-        found[look.block] = torch.where(counted.sum(-1)[:, None] > 0, shares, 1.0)
+        by_block[look.block] = torch.where(counted.sum(-1)[:, None] > 0, shares, 1.0)
 
     with torch.no_grad(), attending(anatomy, look_at):
         batch.logits(anatomy.model)
-    return torch.cat([found[block] for block in range(anatomy.n_layers)], 1).T
+    return torch.cat([by_block[block] for block in range(anatomy.n_layers)], 1).T

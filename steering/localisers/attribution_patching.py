@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from torch import Tensor
+
 from trimtab.steering.causal.gradients import estimates
-from trimtab.steering.causal.patching import gathered
-from trimtab.steering.causal.question import PASS_BUDGET, Question, question_batches
+from trimtab.steering.causal.question import PASS_BUDGET, Batch, Question
 from trimtab.steering.causal.ranking import Ranking
 from trimtab.steering.errors import BadQuestion
 from trimtab.steering.localisers.base import POINTS, Localiser, units_at
@@ -39,10 +40,10 @@ class AttributionPatching(Localiser):
 
     def rank(self, anatomy: Anatomy, questions: Sequence[Question]) -> Ranking:
         self.check(questions)
-        units, device = units_at(anatomy, self.points), anatomy.device
+        units = units_at(anatomy, self.points)
         side: Literal["clean", "corrupted"] = "corrupted" if self.direction == "denoising" else "clean"
-        found = [
-            (batch, estimates(anatomy, batch, units, side))
-            for batch in question_batches(questions, device, self.budget)
-        ]
-        return self.ranking(questions, units, gathered(found, len(questions)))
+
+        def effects(batch: Batch) -> Tensor:
+            return estimates(anatomy, batch, units, side)
+
+        return self.ranked(anatomy, questions, units, effects, self.budget)

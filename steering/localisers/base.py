@@ -1,20 +1,26 @@
 """The Localiser contract: questions in, a Ranking of units out. Fields of the dataclass are the hyper-parameters."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import ClassVar
 
 import numpy as np
+from jaxtyping import Float
+from torch import Tensor
 
-from trimtab.steering.causal.question import Batch, Question, check_questions, metric_name, prompts_of, question_batches
-from trimtab.steering.causal.ranking import Ranking, bootstrapped
+from trimtab.steering.causal.question import Batch, Question, check_questions, metric_name, per_question, prompts_of
+from trimtab.steering.causal.ranking import Ranking
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.site import Site
+from trimtab.steering.statistics import column_intervals
 
-__all__ = ["POINTS", "Batch", "Localiser", "Question", "Ranking", "heads", "mlps", "question_batches", "units_at"]
+__all__ = ["POINTS", "Batch", "Localiser", "Question", "Ranking", "heads", "mlps", "units_at"]
 
 POINTS = ("z", "mlp_out")  # what patching methods rank unless told otherwise: every head and every MLP
+
+
+Effects = Callable[[Batch], Float[Tensor, "units b"]]  # of every unit, for each row of a batch
 
 
 class Localiser(ABC):
@@ -43,6 +49,12 @@ class Localiser(ABC):
         """Raises BadQuestion; see `check_questions`."""
         check_questions(questions, self.needs)
 
+    def ranked(
+        self, anatomy: Anatomy, questions: Sequence[Question], units: Sequence[Site], effects: Effects, budget: int
+    ) -> Ranking:
+        """`ranking` of what `effects` gives for every batch of the questions. budget: tokens of a batch."""
+        return self.ranking(questions, units, per_question(questions, anatomy.device, effects, budget))
+
     def ranking(
         self,
         questions: Sequence[Question],
@@ -52,7 +64,7 @@ class Localiser(ABC):
     ) -> Ranking:
         """A Ranking by the mean of `per_question` (`[questions n]`), with the bootstrap interval over
         questions, those on one prompt resampled together."""
-        low, high = bootstrapped(per_question, clusters=prompts_of(questions))
+        low, high = column_intervals(per_question, clusters=prompts_of(questions))
         return Ranking(
             method=self.method(),
             meaning=f"{self.meaning}; metric: {metric_name(questions)}",

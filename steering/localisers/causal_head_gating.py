@@ -9,14 +9,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from trimtab.steering.causal.head_scales import frozen, gated, ones
+from trimtab.steering.causal.head_scales import scaled_heads, scaled_logprobs, scales_of_one
 from trimtab.steering.causal.question import LOGPROB, Batch, Question
-from trimtab.steering.causal.ranking import Ranking, bootstrapped
+from trimtab.steering.causal.ranking import Ranking
 from trimtab.steering.errors import BadQuestion
 from trimtab.steering.localisers._gate_fit import Loss, Stage, fit_gates, start, usable
-from trimtab.steering.localisers._toggling import gated_logprobs
 from trimtab.steering.localisers.base import Localiser, heads
 from trimtab.steering.model.anatomy import Anatomy
+from trimtab.steering.model.frozen import frozen
+from trimtab.steering.statistics import column_intervals
 
 ROLES = ("facilitating", "interfering", "irrelevant", "inconsistent")
 UNIT_MEANING = "1: needed even when all gates are nudged to 0; 0: not needed"
@@ -93,7 +94,7 @@ class CausalHeadGating(Localiser):
         with frozen(anatomy.model):
             theta, trace = self._fit(start(self._shape(anatomy), self.seed), loss, anatomy, nudge, self.fit_rates)
         gates = _gates(theta)
-        low, high = bootstrapped(gates)
+        low, high = column_intervals(gates)
         return Ranking(
             method=self.method(),
             meaning="contrastive gate, mean over seeds (0: serves only what is to be forgotten, 1: is kept)",
@@ -126,7 +127,7 @@ class CausalHeadGating(Localiser):
 
     def _usable(self, anatomy: Anatomy, questions: Sequence[Question], trace: Tensor) -> dict[str, np.ndarray]:
         """`fitted` `[seeds]`, 1 or 0, and `open_nll`, the model's own loss on the same questions."""
-        own = -gated_logprobs(anatomy, ones(anatomy), questions).mean()
+        own = -scaled_logprobs(anatomy, scales_of_one(anatomy), questions).mean()
         ends = trace[-10:].mean(0).cpu().numpy()
         return {"fitted": (ends <= own + self.slack).astype(np.float32), "open_nll": np.float32(own)}
 
@@ -135,7 +136,7 @@ class CausalHeadGating(Localiser):
         plus, minus = gates["g_plus"][used], gates["g_minus"][used]
         labels = roles(plus, minus)
         frequency = np.stack([(labels == k).mean(0) for k in range(len(ROLES))]).astype(np.float32)
-        low, high = bootstrapped(minus)
+        low, high = column_intervals(minus)
         extra = {
             **gates,
             **found,
@@ -183,7 +184,7 @@ class _Sampled:
     def nll(self, gates: Float[Tensor, "seeds layers heads"], step: int) -> Float[Tensor, "seeds each"]:
         numbers = [int(i) for k in range(len(gates)) for i in self._drawn(step, k)]
         batch = Batch.of(self._questions, numbers, self._device)
-        with gated(self._anatomy, gates.repeat_interleave(self._each, 0)):
+        with scaled_heads(self._anatomy, gates.repeat_interleave(self._each, 0)):
             return -batch.logprob(batch.logits(self._anatomy.model)).reshape(len(gates), self._each)
 
     def _drawn(self, step: int, seed: int) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -9,13 +10,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from trimtab.steering.causal.gradients import products
-from trimtab.steering.causal.head_scales import frozen
-from trimtab.steering.causal.patching import gathered, whole_sites
-from trimtab.steering.causal.question import PASS_BUDGET, Batch, Question, question_batches
+from trimtab.steering.causal.patching import whole_sites
+from trimtab.steering.causal.question import PASS_BUDGET, Batch, Question
 from trimtab.steering.causal.ranking import Ranking
 from trimtab.steering.causal.relevance import relevance_rules
 from trimtab.steering.localisers.base import Localiser, heads, mlps
 from trimtab.steering.model.anatomy import Anatomy
+from trimtab.steering.model.frozen import frozen
 from trimtab.steering.model.hooks import Edit, hooked
 from trimtab.steering.model.site import Site
 
@@ -44,11 +45,9 @@ class DirectLogit(Localiser):
 
     def rank(self, anatomy: Anatomy, questions: Sequence[Question]) -> Ranking:
         self.check(questions)
-        units, device = (*heads(anatomy), *mlps(anatomy)), anatomy.device
-        found = [
-            (batch, contributions(anatomy, batch, units)) for batch in question_batches(questions, device, self.budget)
-        ]
-        return self.ranking(questions, units, gathered(found, len(questions)))
+        units = (*heads(anatomy), *mlps(anatomy))
+        effects = partial(contributions, anatomy, units=units)
+        return self.ranked(anatomy, questions, units, effects, self.budget)
 
 
 def contributions(anatomy: Anatomy, batch: Batch, units: Sequence[Site]) -> Float[Tensor, "units b"]:

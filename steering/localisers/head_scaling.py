@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -9,9 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from trimtab.steering.causal.head_scales import gated, ones
-from trimtab.steering.causal.patching import gathered
-from trimtab.steering.causal.question import PASS_BUDGET, Batch, Question, question_batches
+from trimtab.steering.causal.head_scales import each_head_alone, passes, scaled_heads, scales_of_one
+from trimtab.steering.causal.question import PASS_BUDGET, Batch, Question, per_question
 from trimtab.steering.causal.ranking import Ranking
 from trimtab.steering.errors import BadQuestion
 from trimtab.steering.localisers.base import Localiser, heads
@@ -42,23 +42,19 @@ class HeadScaling(Localiser):
 
     def rank(self, anatomy: Anatomy, questions: Sequence[Question]) -> Ranking:
         self.check(questions)
-        device = anatomy.device
-        batches = list(question_batches(questions, device, self.budget))
         effects = [
-            gathered([(batch, self._effects(anatomy, batch, factor)) for batch in batches], len(questions))
+            per_question(questions, anatomy.device, partial(self._effects, anatomy, factor), self.budget)
             for factor in self.factors
         ]
         extra = {"factors": np.array(self.factors), "effects": np.stack([e.mean(0) for e in effects])}
         return self.ranking(questions, heads(anatomy), effects[0], extra)
 
-    def _effects(self, anatomy: Anatomy, batch: Batch, factor: float) -> Float[Tensor, "heads b"]:
-        n, found = anatomy.n_layers * anatomy.n_heads, []
-        alone = torch.eye(n, device=batch.clean.device).reshape(n, anatomy.n_layers, anatomy.n_heads)
-        gates = ones(anatomy) + (factor - 1) * alone
+    def _effects(self, anatomy: Anatomy, factor: float, batch: Batch) -> Float[Tensor, "heads b"]:
+        scales, effects = scales_of_one(anatomy) + (factor - 1) * each_head_alone(anatomy), []
         with torch.no_grad():
             base = batch.metric(batch.logits(anatomy.model))
-            for part in gates.split(max(1, self.budget // batch.clean.numel())):
+            for part in passes(batch, scales, self.budget):
                 rows = batch.tiled(len(part))
-                with gated(anatomy, part.repeat_interleave(batch.rows, 0)):
-                    found.append(rows.metric(rows.logits(anatomy.model)).reshape(len(part), -1) - base)
-        return torch.cat(found)
+                with scaled_heads(anatomy, part.repeat_interleave(batch.rows, 0)):
+                    effects.append(rows.metric(rows.logits(anatomy.model)).reshape(len(part), -1) - base)
+        return torch.cat(effects)

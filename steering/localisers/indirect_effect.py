@@ -1,14 +1,16 @@
 """Average indirect effect: each head's mean output over clean prompts put into corrupted ones (function vectors)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
-from trimtab.steering.causal.patching import Patch, activations, gathered, patched, whole_sites
-from trimtab.steering.causal.question import PASS_BUDGET, Batch, Question, question_batches
+from trimtab.steering.causal.patching import Patch, activations, patched, whole_sites
+from trimtab.steering.causal.question import PASS_BUDGET, Batch, Question, per_question, question_batches
 from trimtab.steering.causal.ranking import Ranking
 from trimtab.steering.errors import UnknownName
 from trimtab.steering.localisers.base import Localiser, heads
@@ -44,17 +46,17 @@ class IndirectEffect(Localiser):
 
     def rank(self, anatomy: Anatomy, questions: Sequence[Question]) -> Ranking:
         self.check(questions)
-        units, device = heads(anatomy), anatomy.device
+        units = heads(anatomy)
         means = mean_outputs(anatomy, questions, self.budget)
+        effects = per_question(questions, anatomy.device, partial(self._effects, anatomy, means), self.budget)
+        outputs = torch.stack([mean[0, 0] for mean in means.values()]).reshape(len(units), -1)
+        return self.ranking(questions, units, effects, {"mean_output": outputs.cpu().numpy()})
+
+    def _effects(self, anatomy: Anatomy, means: Mapping[Site, Tensor], batch: Batch) -> Float[Tensor, "heads b"]:
         measure = probability if self.measure == "probability" else Batch.metric
-        found = []
-        for batch in question_batches(questions, device, self.budget):
-            _, logits = activations(anatomy, batch, (), "corrupted")
-            patch = Patch({site: h.expand(batch.rows, 1, -1) for site, h in means.items()}, "corrupted", last_only=True)
-            effect = patched(anatomy, batch, units, patch, measure, self.budget) - measure(batch, logits)
-            found.append((batch, effect))
-        outputs = torch.stack([means[site][0, 0] for site in means]).reshape(len(units), -1)
-        return self.ranking(questions, units, gathered(found, len(questions)), {"mean_output": outputs.cpu().numpy()})
+        _, logits = activations(anatomy, batch, (), "corrupted")
+        patch = Patch({site: h.expand(batch.rows, 1, -1) for site, h in means.items()}, "corrupted", last_only=True)
+        return patched(anatomy, batch, heads(anatomy), patch, measure, self.budget) - measure(batch, logits)
 
 
 def mean_outputs(anatomy: Anatomy, questions: Sequence[Question], budget: int = PASS_BUDGET) -> dict[Site, Tensor]:

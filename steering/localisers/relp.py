@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from torch import Tensor
+
 from trimtab.steering.causal.gradients import estimates
-from trimtab.steering.causal.patching import gathered
-from trimtab.steering.causal.question import PASS_BUDGET, Question, question_batches
+from trimtab.steering.causal.question import PASS_BUDGET, Batch, Question
 from trimtab.steering.causal.ranking import Ranking
 from trimtab.steering.causal.relevance import relevance_rules
 from trimtab.steering.localisers.base import POINTS, Localiser, units_at
@@ -36,9 +37,9 @@ class RelP(Localiser):
 
     def rank(self, anatomy: Anatomy, questions: Sequence[Question]) -> Ranking:
         self.check(questions)
-        units, device = units_at(anatomy, self.points), anatomy.device
-        found = [
-            (batch, estimates(anatomy, batch, units, surgery=relevance_rules(anatomy, self.rules)))
-            for batch in question_batches(questions, device, self.budget)
-        ]
-        return self.ranking(questions, units, gathered(found, len(questions)))
+        units = units_at(anatomy, self.points)
+
+        def effects(batch: Batch) -> Tensor:
+            return estimates(anatomy, batch, units, surgery=relevance_rules(anatomy, self.rules))
+
+        return self.ranked(anatomy, questions, units, effects, self.budget)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -9,8 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from trimtab.steering.causal.patching import gathered
-from trimtab.steering.causal.question import PASS_BUDGET, Batch, Question, question_batches
+from trimtab.steering.causal.question import PASS_BUDGET, Batch, Question
 from trimtab.steering.causal.ranking import Ranking
 from trimtab.steering.errors import BadQuestion
 from trimtab.steering.localisers.base import Localiser, heads
@@ -43,22 +43,20 @@ class Retrieval(Localiser):
                 raise BadQuestion(
                     f"no token of the answer {q.target} occurs in its prompt, so there is nothing to copy"
                 )
-        device = anatomy.device
-        found = [(batch, _copied(anatomy, batch)) for batch in question_batches(questions, device, self.budget)]
-        return self.ranking(questions, heads(anatomy), gathered(found, len(questions)))
+        return self.ranked(anatomy, questions, heads(anatomy), partial(_copied, anatomy), self.budget)
 
 
 def _copied(anatomy: Anatomy, batch: Batch) -> Float[Tensor, "heads b"]:
     counts = torch.bincount(batch.row, minlength=batch.rows).float()
-    found: dict[int, Tensor] = {}
+    by_block: dict[int, Tensor] = {}
 
     def look_at(look: Look) -> None:
         place = look.pattern[batch.row, :, batch.column].argmax(-1)  # [n heads]
         token = batch.clean[batch.row[:, None], place]
         prompted = place <= batch.last[batch.row][:, None]
         hit = ((token == batch.target[:, None]) & prompted).float()
-        found[look.block] = torch.zeros(batch.rows, anatomy.n_heads, device=hit.device).index_add(0, batch.row, hit)
+        by_block[look.block] = torch.zeros(batch.rows, anatomy.n_heads, device=hit.device).index_add(0, batch.row, hit)
 
     with torch.no_grad(), attending(anatomy, look_at):
         batch.logits(anatomy.model)
-    return torch.cat([found[block] / counts[:, None] for block in range(anatomy.n_layers)], 1).T
+    return torch.cat([by_block[block] / counts[:, None] for block in range(anatomy.n_layers)], 1).T

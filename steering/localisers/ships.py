@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -9,9 +10,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from trimtab.steering.causal.head_ablation import OPERATORS, ablated
-from trimtab.steering.causal.patching import gathered
-from trimtab.steering.causal.question import PASS_BUDGET, Batch, Question, question_batches
+from trimtab.steering.causal.head_scales import OPERATORS, ablated_heads, each_head_alone, passes
+from trimtab.steering.causal.question import PASS_BUDGET, Batch, Question, per_question
 from trimtab.steering.causal.ranking import Ranking
 from trimtab.steering.errors import UnknownName
 from trimtab.steering.localisers.base import Localiser, heads
@@ -33,7 +33,7 @@ class Ships(Localiser):
     where several share keys and values (the released code indexes key heads by query heads and works without sharing
     only). `sahara` grows a set of heads greedily by the dataset form.
 
-    operator: see `causal/head_ablation.py`; in the paper's data uniform attention found safety heads and zeroing did
+    operator: see `causal/head_scales.py`; in the paper's data uniform attention found safety heads and zeroing did
     not. directions: how many singular vectors count (1 in the released code). budget: tokens of a forward pass. Costs
     one forward per head and question.
     """
@@ -56,21 +56,16 @@ class Ships(Localiser):
 
     def rank(self, anatomy: Anatomy, questions: Sequence[Question]) -> Ranking:
         self.check(questions)
-        alone = _alone(anatomy)
+        alone = each_head_alone(anatomy)
         if self.form == "dataset":
             return self._ranked(anatomy, questions, self._angles(anatomy, questions, alone))
-        device = anatomy.device
-        found = [
-            (batch, self._divergences(anatomy, batch, alone))
-            for batch in question_batches(questions, device, self.budget)
-        ]
-        return self.ranking(questions, heads(anatomy), gathered(found, len(questions)))
+        return self.ranked(anatomy, questions, heads(anatomy), partial(self._divergences, anatomy, alone), self.budget)
 
     def sahara(self, anatomy: Anatomy, questions: Sequence[Question], size: int) -> tuple[tuple[Site, float], ...]:
         """Greedy: `size` times, the head whose ablation beside those already taken turns the representations furthest,
         with that angle in degrees. Costs one pass over the questions per head and step."""
         self.check(questions)
-        alone, units = _alone(anatomy), heads(anatomy)
+        alone, units = each_head_alone(anatomy), heads(anatomy)
         taken = torch.zeros_like(alone[0])
         found: list[tuple[Site, float]] = []
         for _ in range(size):
@@ -91,18 +86,18 @@ class Ships(Localiser):
             settings=asdict(self),
         )
 
-    def _divergences(self, anatomy: Anatomy, batch: Batch, sets: Bool[Tensor, "n l h"]) -> Float[Tensor, "n b"]:
+    def _divergences(self, anatomy: Anatomy, sets: Bool[Tensor, "n l h"], batch: Batch) -> Float[Tensor, "n b"]:
         with torch.no_grad():
             base = self._last(anatomy, batch, torch.zeros_like(sets[:1]))[0].log_softmax(-1)
             found = []
-            for part in _parts(batch, sets, self.budget):
+            for part in passes(batch, sets, self.budget):
                 other = self._last(anatomy, batch, part).log_softmax(-1)
                 found.append(kl_of_logprobs(base, other))
         return torch.cat(found)
 
     def _last(self, anatomy: Anatomy, batch: Batch, sets: Bool[Tensor, "n l h"]) -> Float[Tensor, "n b v"]:
         rows = batch.tiled(len(sets))
-        with ablated(anatomy, sets.repeat_interleave(batch.rows, 0), self.operator):
+        with ablated_heads(anatomy, sets.repeat_interleave(batch.rows, 0), self.operator):
             return rows.first(rows.logits(anatomy.model)).reshape(len(sets), batch.rows, -1)
 
     def _angles(self, anatomy: Anatomy, questions: Sequence[Question], sets: Bool[Tensor, "n l h"]) -> np.ndarray:
@@ -112,16 +107,17 @@ class Ships(Localiser):
 
     def _states(self, anatomy: Anatomy, questions: Sequence[Question], sets: Bool[Tensor, "n l h"]) -> np.ndarray:
         """`[sets questions d_model]` last-token representations, in the questions' order."""
-        device = anatomy.device
-        found = np.empty((len(sets), len(questions), anatomy.d_model))
-        for batch in question_batches(questions, device, self.budget):
-            held = [self._hidden(anatomy, batch, part) for part in _parts(batch, sets, self.budget)]
-            found[:, list(batch.numbers)] = torch.cat(held).double().cpu().numpy()
-        return found
+
+        def hidden(batch: Batch) -> Tensor:
+            states = [self._hidden(anatomy, batch, part) for part in passes(batch, sets, self.budget)]
+            return torch.cat(states).transpose(1, 2).flatten(0, 1)
+
+        rows = per_question(questions, anatomy.device, hidden, self.budget)
+        return rows.reshape(len(questions), len(sets), -1).swapaxes(0, 1)
 
     def _hidden(self, anatomy: Anatomy, batch: Batch, sets: Bool[Tensor, "n l h"]) -> Float[Tensor, "n b d"]:
         rows = batch.tiled(len(sets))
-        with torch.no_grad(), ablated(anatomy, sets.repeat_interleave(batch.rows, 0), self.operator):
+        with torch.no_grad(), ablated_heads(anatomy, sets.repeat_interleave(batch.rows, 0), self.operator):
             states = anatomy.base(input_ids=rows.clean, use_cache=False).last_hidden_state
         return states[torch.arange(rows.rows), rows.last].reshape(len(sets), batch.rows, -1)
 
@@ -132,13 +128,3 @@ def angle(base: Float[np.ndarray, "n d"], other: Float[np.ndarray, "n d"], direc
     first, second = (np.linalg.svd(m, full_matrices=False)[0][:, :directions] for m in (base, other))
     cosines = np.linalg.svd(first.T @ second, compute_uv=False)
     return float(np.degrees(np.arccos(np.clip(cosines, -1, 1))).sum())
-
-
-def _alone(anatomy: Anatomy) -> Bool[Tensor, "n l h"]:
-    """Every head's set of itself, in the order of `heads`."""
-    n, device = anatomy.n_layers * anatomy.n_heads, anatomy.device
-    return torch.eye(n, dtype=torch.bool, device=device).reshape(n, anatomy.n_layers, anatomy.n_heads)
-
-
-def _parts(batch: Batch, sets: Tensor, budget: int) -> tuple[Tensor, ...]:
-    return sets.split(max(1, budget // batch.clean.numel()))

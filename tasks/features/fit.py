@@ -11,7 +11,7 @@ from trimtab.steering.features.choosing import Candidate
 from trimtab.steering.features.detection import Detected, detect, sentence_scores
 from trimtab.steering.features.feature_set import KIND, FeatureSet
 from trimtab.steering.features.hierarchy import build_levels
-from trimtab.steering.features.reading import Effect, TokenTable, read_features, token_effects
+from trimtab.steering.features.reading import TokenEffect, TokenTable, read_features, token_effects
 from trimtab.steering.features.snmf import SNMF, Factors
 from trimtab.steering.model.anatomy import Anatomy, Fingerprint
 from trimtab.store import ActivationStore
@@ -81,7 +81,7 @@ def read_set(recipe: FeaturesRecipe, store: ActivationStore, factors: Factors, s
 
 def effects_of(
     recipe: FeaturesRecipe, anatomy: Anatomy, factors: Factors, tokenizer: PreTrainedTokenizerBase
-) -> tuple[Effect, ...]:
+) -> tuple[TokenEffect, ...]:
     """Promoted and suppressed tokens; none at sites that have no fixed image in the residual stream."""
     try:
         return token_effects(anatomy, recipe.site, factors.features, lambda token: str(tokenizer.decode([token])))

@@ -3,7 +3,7 @@
 import dataclasses
 from dataclasses import dataclass
 
-from trimtab.steering.ablation.plans import Steered, judge_heads
+from trimtab.steering.ablation.plans import HeadsGain, judge_heads
 from trimtab.steering.causal.ranking import Ranking
 from trimtab.steering.causal.units import head_units, unit_of
 from trimtab.steering.model.anatomy import Anatomy
@@ -56,7 +56,7 @@ def plan_heads(ranking: str, home: Home, settings: HeadPlanSettings) -> Referenc
 head_plan_task = as_task("steer heads", plan_heads)
 
 
-def sentence(result: Steered) -> str:
+def sentence(result: HeadsGain) -> str:
     """What was gained, and beside what."""
     gain, dose = result.gain, result.dose
     text = f"At {dose.achieved:.3g} nats per answer token the heads change the metric by {gain.mean:+.3g} "

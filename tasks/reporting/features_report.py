@@ -45,5 +45,5 @@ def about(artifact: Artifact, features: FeatureSet) -> dict[str, Any]:
 
 
 def readings(features: FeatureSet) -> list[dict[str, Any]]:
-    """One entry per feature, as its Reading."""
+    """One entry per feature, as its FeatureReading."""
     return [reading.to_json() for reading in features.readings]

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from trimtab.flows.cli import main
 from trimtab.steering.features.feature_set import FeatureSet
-from trimtab.steering.model.load import embedded_folder
+from trimtab.steering.model.embedded import embedded_folder
 from trimtab.steering.model.tokens import PromptFormat, tokenize
 from trimtab.tasks.admin.offline import needs_hub
 from trimtab.tasks.collecting.capture import capture_recipe

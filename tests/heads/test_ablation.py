@@ -10,16 +10,15 @@ from trimtab.steering.ablation.curves import curves, one_by_one, specificity
 from trimtab.steering.ablation.illusion import PatchEffect, diagnose, split, suspicion
 from trimtab.steering.ablation.multiple import benjamini_hochberg, holm, sign_flip_p
 from trimtab.steering.ablation.off_target import off_target
-from trimtab.steering.ablation.operators import Operator, Reference
+from trimtab.steering.ablation.operators import Operator, ReferenceRuns
 from trimtab.steering.ablation.plans import head_plan, judge_heads, plan_metric
 from trimtab.steering.ablation.runs import Ablator
 from trimtab.steering.ablation.sets import matched_sets
-from trimtab.steering.causal.head_scales import gated, ones
+from trimtab.steering.causal.head_scales import scaled_heads, scaled_logprobs, scales_of_one
 from trimtab.steering.causal.patching import Patch, activations, patched
 from trimtab.steering.causal.question import Batch, Question
 from trimtab.steering.causal.units import head_units, subspace, unit_of
 from trimtab.steering.errors import BadQuestion, BadRanking, BadSite, SteeringError, UnknownName
-from trimtab.steering.localisers._toggling import gated_logprobs
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.site import Site
 from trimtab.steering.price.calibration import Calibration
@@ -92,13 +91,13 @@ def test_zero_is_scale_zero_and_a_gate_of_zero(llama, asked):
     chosen = units(llama, "z.0.1", "z.2.3")
     zero, scaled = (run(llama, operator, asked, chosen)[0] for operator in ("zero", "scale:0"))
     assert (zero == scaled).all()
-    gates = ones(llama)
+    gates = scales_of_one(llama)
     gates[0, 0, 1] = gates[0, 2, 3] = 0
     plain = [Question(q.clean, q.target) for q in asked]
     np.testing.assert_allclose(
-        Ablator(llama).metrics(plain, [chosen])[0], gated_logprobs(llama, gates, plain)[0], atol=1e-4
+        Ablator(llama).metrics(plain, [chosen])[0], scaled_logprobs(llama, gates, plain)[0], atol=1e-4
     )
-    with gated(llama, gates):
+    with scaled_heads(llama, gates):
         np.testing.assert_allclose(run(llama, "zero", asked, [])[0], zero, atol=1e-4)
 
 
@@ -126,14 +125,14 @@ def test_a_full_subspace_is_the_whole_site(llama, asked):
 
 def test_the_mean_is_that_of_the_reference_and_the_first_token_has_its_own(truth):
     reference = questions(6, seed=3)
-    held = Reference.of(truth, reference, [Site("z", 1)])
+    held = ReferenceRuns.of(truth, reference, [Site("z", 1)])
     rows = held.rows[Site("z", 1)]
     torch.testing.assert_close(held.mean(Site("z", 1), 5)[0, 0], torch.stack([r[0] for r in rows]).mean(0))
     torch.testing.assert_close(held.mean(Site("z", 1), 5)[0, 4], torch.cat([r[1:] for r in rows]).mean(0))
 
 
 def test_resampling_puts_in_another_question(truth, asked):
-    held = Reference.of(truth, asked, [Site("z", 1)])
+    held = ReferenceRuns.of(truth, asked, [Site("z", 1)])
     batch = Batch.of(asked, range(len(asked)), torch.device("cpu"))
     put = held.resampled(Site("z", 1), batch, asked, seed=0)
     for k, question in enumerate(asked):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from ground_truth import ACTIVE, BACKUP, IDLE, INDUCTION, INTERFERING, PREVIOUS, ground_truth, questions
 
-from trimtab.steering.causal.head_scales import frozen, gated
+from trimtab.steering.causal.head_scales import scaled_heads
 from trimtab.steering.causal.question import Batch
 from trimtab.steering.localisers import LOCALISERS
 from trimtab.steering.localisers._gate_fit import Stage, fit_gates, start
@@ -15,6 +15,7 @@ from trimtab.steering.localisers.activation_patching import ActivationPatching
 from trimtab.steering.localisers.base import heads
 from trimtab.steering.localisers.causal_head_gating import ROLES, CausalHeadGating, roles
 from trimtab.steering.model.anatomy import Anatomy
+from trimtab.steering.model.frozen import frozen
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +92,7 @@ def test_the_published_clip_calls_idle_heads_interfering(anatomy):
 
     def loss(gates, _):
         rows = batch.tiled(len(gates))
-        with gated(anatomy, gates.repeat_interleave(batch.rows, 0)):
+        with scaled_heads(anatomy, gates.repeat_interleave(batch.rows, 0)):
             return -rows.logprob(rows.logits(model)).reshape(len(gates), -1).mean(1)
 
     idle = [k for k, site in enumerate(heads(anatomy)) if site in IDLE]

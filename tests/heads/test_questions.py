@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from trimtab.steering.model.load import embedded_folder
+from trimtab.steering.model.embedded import embedded_folder
 from trimtab.tasks.data.questions import questions_of, read_questions
 from trimtab.tasks.errors import DataError
 from trimtab.tasks.recipes.kinds import load_recipe, make_recipe

@@ -7,15 +7,14 @@ import pytest
 import torch
 
 from trimtab.steering.causal.gradients import estimates, products, slopes
-from trimtab.steering.causal.head_ablation import ablated
-from trimtab.steering.causal.head_scales import frozen, gated, ones
+from trimtab.steering.causal.head_scales import ablated_heads, scaled_heads, scaled_logprobs, scales_of_one
 from trimtab.steering.causal.patching import Patch, activations, patched, whole_sites
 from trimtab.steering.causal.question import Batch, Question
 from trimtab.steering.causal.relevance import relevance_rules
 from trimtab.steering.errors import BadQuestion, BadRanking, SilentNoOp, UnknownName, UnsupportedModel
 from trimtab.steering.localisers._gate_fit import Stage, fit_gates, start
 from trimtab.steering.localisers._query_key import key_effects, query_effects
-from trimtab.steering.localisers._toggling import gated_logprobs, toggle_curves
+from trimtab.steering.localisers._toggling import toggle_curves
 from trimtab.steering.localisers.activation_patching import ActivationPatching
 from trimtab.steering.localisers.atp_star import AtPStar
 from trimtab.steering.localisers.attention_sink import AttentionSink
@@ -31,6 +30,7 @@ from trimtab.steering.localisers.ships import Ships, angle
 from trimtab.steering.localisers.successor import _own_maps
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.attention import attending
+from trimtab.steering.model.frozen import frozen
 from trimtab.steering.model.projection import out_weight
 from trimtab.steering.model.site import Site
 from trimtab.steering.model.tokens import Role, Tokens
@@ -82,7 +82,7 @@ def test_patching_every_head_alone_is_zero_gates_one_by_one(anatomy):
     n = len(got.units)
     gates = 1 - torch.eye(n).reshape(n, anatomy.n_layers, anatomy.n_heads)
     batch = Batch.of(QUESTIONS, PAIR, CPU).tiled(n)
-    with torch.no_grad(), gated(anatomy, gates.repeat_interleave(2, 0)):
+    with torch.no_grad(), scaled_heads(anatomy, gates.repeat_interleave(2, 0)):
         left = batch.metric(batch.logits(anatomy.model)).reshape(n, 2)
     want = got.extra["clean"] - left.numpy()
     np.testing.assert_allclose(got.values, want.mean(1), atol=2e-5)
@@ -280,7 +280,11 @@ def _slopes_of_factors(anatomy, rules):
     handles = [m.register_forward_hook(lambda _, __, out: held.append(out)) for m in (mlp.act_fn, mlp.up_proj)]
     try:
         batch = Batch.of(QUESTIONS, PAIR, CPU)
-        with frozen(anatomy.model), gated(anatomy, ones(anatomy).requires_grad_()), relevance_rules(anatomy, rules):
+        with (
+            frozen(anatomy.model),
+            scaled_heads(anatomy, scales_of_one(anatomy).requires_grad_()),
+            relevance_rules(anatomy, rules),
+        ):
             metric = batch.metric(batch.logits(anatomy.model)).sum()
         return torch.autograd.grad(metric, held)
     finally:
@@ -406,7 +410,7 @@ def test_uniform_attention_averages_the_values_a_query_may_see(anatomy):
     looks = {}
     with torch.no_grad(), attending(anatomy, lambda look: looks.__setitem__(look.block, look)):
         before, _ = activations(anatomy, batch, [site])
-    with ablated(anatomy, chosen, "uniform"):
+    with ablated_heads(anatomy, chosen, "uniform"):
         after, _ = activations(anatomy, batch, [site])
     seen = (looks[0].mask[0, 0] == 0).float() if looks[0].mask.shape[0] == 1 else (looks[0].mask[:, 0] == 0).float()
     want = (seen / seen.sum(-1, keepdim=True)) @ looks[0].value[:, 2]
@@ -487,9 +491,9 @@ def test_scaling_a_head_by_zero_is_zero_ablation(llama):
     want = ActivationPatching("noising", "zero").rank(llama, QUESTIONS).only("z")
     np.testing.assert_allclose(got.values, -want.values, rtol=1e-3, atol=1e-5)
     small = HeadScaling(factors=(1.01,)).rank(llama, QUESTIONS)
-    gates = ones(llama).requires_grad_()
+    gates = scales_of_one(llama).requires_grad_()
     batch = Batch.of(QUESTIONS, PAIR, CPU)
-    with frozen(llama.model), gated(llama, gates):
+    with frozen(llama.model), scaled_heads(llama, gates):
         batch.metric(batch.logits(llama.model)).mean().backward()
     np.testing.assert_allclose(small.values, 0.01 * gates.grad.flatten().numpy(), rtol=0.1, atol=1e-4)
     with pytest.raises(BadQuestion, match="not 1, which changes nothing"):
@@ -605,8 +609,8 @@ def test_toggling_needs_fitted_gates(llama):
 
 
 def test_gated_log_probabilities_come_in_the_questions_order(llama):
-    gates = torch.stack([ones(llama)[0], 0 * ones(llama)[0]])
-    got = gated_logprobs(llama, gates, QUESTIONS, budget=8)
+    gates = torch.stack([scales_of_one(llama)[0], 0 * scales_of_one(llama)[0]])
+    got = scaled_logprobs(llama, gates, QUESTIONS, budget=8)
     batch = Batch.of(QUESTIONS, PAIR, CPU)
     with torch.no_grad():
         np.testing.assert_allclose(got[0], batch.logprob(batch.logits(llama.model)).numpy(), rtol=1e-4)
@@ -619,8 +623,8 @@ def test_contrastive_gates_keep_one_answer_and_lose_the_other(llama):
     method = CausalHeadGating(seeds=2, steps=60, questions_per_step=2)
     ranking = method.contrast(llama, keep, lose, nudge=0.1)
     gates = torch.from_numpy(ranking.extra["gates"]).reshape(2, llama.n_layers, llama.n_heads)
-    margin = gated_logprobs(llama, gates, keep) - gated_logprobs(llama, gates, lose)
-    plain = gated_logprobs(llama, ones(llama), keep) - gated_logprobs(llama, ones(llama), lose)
+    margin = scaled_logprobs(llama, gates, keep) - scaled_logprobs(llama, gates, lose)
+    plain = scaled_logprobs(llama, scales_of_one(llama), keep) - scaled_logprobs(llama, scales_of_one(llama), lose)
     assert (margin.mean(1) > plain.mean(1) + 0.5).all() and ranking.settings["nudge"] == 0.1
     with pytest.raises(BadQuestion, match="each needs its partner"):
         method.contrast(llama, keep, lose[:1], nudge=0.1)

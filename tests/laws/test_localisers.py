@@ -7,16 +7,18 @@ import numpy as np
 import pytest
 import torch
 
-from trimtab.steering.causal.head_scales import frozen, gated, ones
+from trimtab.steering.causal.head_scales import scaled_heads, scales_of_one
 from trimtab.steering.causal.question import Batch, Question, question_batches
-from trimtab.steering.causal.ranking import Ranking, bootstrapped, overlap
+from trimtab.steering.causal.ranking import Ranking, overlap
 from trimtab.steering.errors import BadQuestion, BadRanking, SteeringError, UnknownName
 from trimtab.steering.localisers import LOCALISERS
 from trimtab.steering.localisers.base import heads, mlps
 from trimtab.steering.model.anatomy import Anatomy
+from trimtab.steering.model.frozen import frozen
 from trimtab.steering.model.hooks import hooked
 from trimtab.steering.model.site import Site
 from trimtab.steering.model.tokens import Role, Tokens
+from trimtab.steering.statistics import column_intervals
 
 CPU = torch.device("cpu")
 FEW = ["llama", "gpt2", "gemma2", "qwen3", "mixtral", "opt"]  # grouped heads, soft cap, query norms, experts, ReLU
@@ -62,9 +64,9 @@ def test_gates_at_one_are_the_identity_to_the_bit(tiny):
     anatomy, batch = Anatomy.of(tiny), Batch.of(QUESTIONS, range(4), CPU)
     with torch.no_grad():
         want = batch.logits(tiny)
-        with gated(anatomy, ones(anatomy, 4)):
+        with scaled_heads(anatomy, scales_of_one(anatomy, 4)):
             assert torch.equal(batch.logits(tiny), want)
-        with gated(anatomy, ones(anatomy, 1)):
+        with scaled_heads(anatomy, scales_of_one(anatomy, 1)):
             assert torch.equal(batch.logits(tiny), want)
         assert torch.equal(batch.logits(tiny), want)
 
@@ -73,7 +75,7 @@ def test_gates_at_zero_are_zero_ablation(tiny):
     anatomy, batch = Anatomy.of(tiny), Batch.of(QUESTIONS, range(4), CPU)
     nothing = [(site, torch.zeros_like) for site in anatomy.sites(["z"])]
     with torch.no_grad():
-        with gated(anatomy, 0 * ones(anatomy)):
+        with scaled_heads(anatomy, 0 * scales_of_one(anatomy)):
             got = batch.logits(tiny)
         with hooked(anatomy, edits=nothing):
             torch.testing.assert_close(got, batch.logits(tiny), rtol=0, atol=0)
@@ -83,25 +85,25 @@ def test_every_row_has_its_own_gates(anatomy):
     gates = torch.rand(4, anatomy.n_layers, anatomy.n_heads, generator=torch.Generator().manual_seed(0))
     batch = Batch.of(QUESTIONS, range(4), CPU)
     with torch.no_grad():
-        with gated(anatomy, gates):
+        with scaled_heads(anatomy, gates):
             together = batch.metric(batch.logits(anatomy.model))
         for k in range(4):
             alone = Batch.of(QUESTIONS, [k], CPU)
-            with gated(anatomy, gates[k : k + 1]):
+            with scaled_heads(anatomy, gates[k : k + 1]):
                 torch.testing.assert_close(alone.metric(alone.logits(anatomy.model))[0], together[k])
 
 
 def test_gate_gradients_are_those_of_finite_differences(anatomy):
     batch = Batch.of(COMPARED, range(4), CPU)
-    gates = ones(anatomy).requires_grad_()
-    with frozen(anatomy.model), gated(anatomy, gates):
+    gates = scales_of_one(anatomy).requires_grad_()
+    with frozen(anatomy.model), scaled_heads(anatomy, gates):
         batch.metric(batch.logits(anatomy.model)).sum().backward()
     for block, head in ((0, 1), (2, 3)):
         ends = []
         for step in (-1e-3, 1e-3):
-            moved = ones(anatomy)
+            moved = scales_of_one(anatomy)
             moved[0, block, head] += step
-            with torch.no_grad(), gated(anatomy, moved):
+            with torch.no_grad(), scaled_heads(anatomy, moved):
                 ends.append(batch.metric(batch.logits(anatomy.model)).sum())
         slope = (ends[1] - ends[0]) / 2e-3
         torch.testing.assert_close(gates.grad[0, block, head], slope, rtol=2e-2, atol=1e-2)
@@ -110,7 +112,7 @@ def test_gate_gradients_are_those_of_finite_differences(anatomy):
 def test_gates_of_another_model_are_refused(tiny_llama):
     with (
         pytest.raises(SteeringError, match=r"\[1, 2, 9\] do not fit a model of 3 blocks and 4 heads"),
-        gated(Anatomy.of(tiny_llama), torch.ones(1, 2, 9)),
+        scaled_heads(Anatomy.of(tiny_llama), torch.ones(1, 2, 9)),
     ):
         pass
 
@@ -197,9 +199,9 @@ def test_padding_left_or_right_tiling_and_asking_alone_agree(anatomy):
 def test_gate_gradients_do_not_see_left_padding(anatomy):
     found = []
     for left in (False, True):
-        gates = ones(anatomy, 4).requires_grad_()
+        gates = scales_of_one(anatomy, 4).requires_grad_()
         batch = Batch.of(QUESTIONS, range(4), CPU, left=left)
-        with frozen(anatomy.model), gated(anatomy, gates):
+        with frozen(anatomy.model), scaled_heads(anatomy, gates):
             batch.metric(batch.logits(anatomy.model)).sum().backward()
         found.append(gates.grad)
     torch.testing.assert_close(found[0], found[1], rtol=1e-3, atol=1e-5)
@@ -274,11 +276,11 @@ def test_the_bootstrap_covers_the_mean_it_should():
         draws, inside = np.random.default_rng(0), 0
         for seed in range(300):
             shared = 0 if clusters is None else draws.normal(0, 2, (12, 1))[prompt]
-            low, high = bootstrapped(draws.normal(1, 2, (rows, 1)) + shared, seed=seed, clusters=clusters)
+            low, high = column_intervals(draws.normal(1, 2, (rows, 1)) + shared, seed=seed, clusters=clusters)
             inside += bool(low[0] <= 1 <= high[0])
         assert 274 <= inside <= 296, f"a 95% interval over {rows} rows"
-    assert np.isnan(bootstrapped(np.ones((1, 3)))[0]).all()
-    assert np.isnan(bootstrapped(np.ones((2, 3)), clusters="aa")[0]).all()
+    assert np.isnan(column_intervals(np.ones((1, 3)))[0]).all()
+    assert np.isnan(column_intervals(np.ones((2, 3)), clusters="aa")[0]).all()
 
 
 def test_the_shelf_corrects_a_name():

@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 import torch
 
-from trimtab.steering.causal.head_scales import frozen, gated
+from trimtab.steering.causal.head_scales import scaled_heads
 from trimtab.steering.causal.question import Batch, Question
 from trimtab.steering.localisers._gate_fit import Stage, fit_gates, start
 from trimtab.steering.localisers.causal_head_gating import ROLES, roles
 from trimtab.steering.model.anatomy import Anatomy
+from trimtab.steering.model.frozen import frozen
 from trimtab.steering.model.tokens import Role, Tokens
 
 LAMBDA, CLIP = 0.1, 4.0
@@ -51,7 +52,7 @@ def our_loss(model):
     anatomy, batch = Anatomy.of(model), Batch.of(QUESTIONS, range(2), torch.device("cpu"))
 
     def loss(gates, _):
-        with gated(anatomy, gates.repeat_interleave(2, 0)):
+        with scaled_heads(anatomy, gates.repeat_interleave(2, 0)):
             return -batch.logprob(batch.logits(model)).reshape(len(gates), 2).mean(1)
 
     return loss

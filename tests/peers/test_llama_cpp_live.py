@@ -16,7 +16,7 @@ import torch
 from trimtab.steering.export import FORMATS, About
 from trimtab.steering.export._control_vector import write_directions
 from trimtab.steering.model.anatomy import Anatomy
-from trimtab.steering.model.load import embedded_file
+from trimtab.steering.model.embedded import embedded_file
 from trimtab.steering.model.site import Site
 from trimtab.steering.moves.add import Add
 from trimtab.steering.plans.intervention import Intervention

@@ -15,7 +15,7 @@ pytest.importorskip("transformer_lens", reason="TransformerLens is not installed
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoTokenizer
 
-from trimtab.steering.model.load import embedded_folder
+from trimtab.steering.model.embedded import embedded_folder
 from trimtab.steering.model.site import Site
 from trimtab.steering.moves.add import Add
 from trimtab.steering.plans.intervention import Intervention
