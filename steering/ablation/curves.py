@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from trimtab.steering.ablation.multiple import benjamini_hochberg, holm, sign_flip_p
-from trimtab.steering.ablation.runs import Ablator
+from trimtab.steering.ablation.runs import Ablator, Set
 from trimtab.steering.ablation.sets import matched_sets
 from trimtab.steering.causal.question import Question, prompts_of
 from trimtab.steering.causal.units import Unit
@@ -72,7 +72,7 @@ def curves(
     return replace(without, prompts=prompts), replace(alone, prompts=prompts)
 
 
-def _curve(name: str, sizes: Sequence[int], groups, found: np.ndarray, random: int) -> Curve:
+def _curve(name: str, sizes: Sequence[int], groups: Sequence[Sequence[Set]], found: np.ndarray, random: int) -> Curve:
     own, control, at = [], [], 0
     for k, group in zip(sizes, groups, strict=True):
         rows = found[at : at + len(group)]

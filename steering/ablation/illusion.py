@@ -16,7 +16,7 @@ from torch import Tensor
 
 from trimtab.steering.ablation.operators import Operator
 from trimtab.steering.ablation.runs import Ablator
-from trimtab.steering.causal.patching import activations
+from trimtab.steering.causal.patching import Run, activations
 from trimtab.steering.causal.question import Question, prompts_of, question_batches
 from trimtab.steering.causal.units import Unit, direction, unit_of
 from trimtab.steering.errors import BadSite
@@ -105,7 +105,9 @@ def suspicion(effects: Mapping[str, PatchEffect]) -> bool:
     return min(row, effects["component"].drop.mean) < 0.5 * whole.drop.mean
 
 
-def _effects(anatomy, questions, tried: Mapping[str, Unit], bootstrap: Bootstrap) -> dict[str, PatchEffect]:
+def _effects(
+    anatomy: Anatomy, questions: Sequence[Question], tried: Mapping[str, Unit], bootstrap: Bootstrap
+) -> dict[str, PatchEffect]:
     found = Ablator(anatomy, Operator("corrupted")).metrics(questions, [[], *[[unit] for unit in tried.values()]])
     swapped = [Question(q.corrupted, q.target, None, q.wrong) for q in questions if q.corrupted is not None]
     lost = (found[0] - Ablator(anatomy).metrics(swapped, [[]])[0]).mean()
@@ -131,7 +133,7 @@ def _along(anatomy: Anatomy, questions: Sequence[Question], site: Site, unit: Te
     return share, float(mean @ along / mean.norm().clamp(min=1e-30))
 
 
-def _last_rows(anatomy: Anatomy, questions: Sequence[Question], site: Site, side) -> Tensor:
+def _last_rows(anatomy: Anatomy, questions: Sequence[Question], site: Site, side: Run) -> Tensor:
     from_batches = []
     for batch in question_batches(questions, anatomy.device):
         seen, _ = activations(anatomy, batch, [site], side)

@@ -53,7 +53,7 @@ def _shifts(anatomy: Anatomy, heads: Sequence[Site], questions: Sequence[Questio
     device = anatomy.device
     for batch in question_batches(questions, device):
         rows = torch.arange(batch.rows, device=device)
-        sides = [activations(anatomy, batch, sites, side)[0] for side in ("clean", "corrupted")]  # type: ignore[arg-type]
+        sides = [activations(anatomy, batch, sites, side)[0] for side in ("clean", "corrupted")]
         for site in sites:
             last = [h[site][rows, batch.last].float().cpu() for h in sides]
             total[site] += (last[0] - last[1]).sum(0)

@@ -32,7 +32,7 @@ def matched_sets(universe: Sequence[Unit], chosen: Sequence[Unit], count: int, s
     return [_drawn(rest, wanted, draw) for _ in range(count)]
 
 
-def _drawn(rest: Sequence[Unit], wanted: Counter, draw: np.random.Generator) -> tuple[Unit, ...]:
+def _drawn(rest: Sequence[Unit], wanted: Counter[tuple[str, int]], draw: np.random.Generator) -> tuple[Unit, ...]:
     left = list(rest)
     found: list[Unit] = []
     for (kind, block), n in sorted(wanted.items()):

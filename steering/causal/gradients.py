@@ -12,7 +12,7 @@ from trimtab.steering.causal.patching import Run, activations, columns_of, whole
 from trimtab.steering.causal.question import Batch
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.frozen import frozen
-from trimtab.steering.model.hooks import hooked
+from trimtab.steering.model.hooks import Edit, hooked
 from trimtab.steering.model.site import Site
 
 
@@ -31,7 +31,7 @@ def traced(anatomy: Anatomy, sites: Sequence[Site]) -> Iterator[dict[Site, Tenso
     gradients can be asked for. Values are unchanged to the bit."""
     held: dict[Site, Tensor] = {}
 
-    def keep(site: Site):
+    def keep(site: Site) -> Edit:
         def edit(h: Tensor) -> Tensor:
             held[site] = h.view_as(h) if h.requires_grad else h.detach().clone().requires_grad_()
             return held[site]
@@ -47,7 +47,7 @@ def slopes(
     batch: Batch,
     sites: Sequence[Site],
     side: Run = "clean",
-    surgery: AbstractContextManager | None = None,
+    surgery: AbstractContextManager[None] | None = None,
 ) -> Slopes:
     """One forward and one backward. surgery: changes what the backward pass does while this one runs (RelP)."""
     with frozen(anatomy.model), surgery or nullcontext(), traced(anatomy, sites) as held:
@@ -62,7 +62,7 @@ def estimates(
     batch: Batch,
     units: Sequence[Site],
     side: Run = "corrupted",
-    surgery: AbstractContextManager | None = None,
+    surgery: AbstractContextManager[None] | None = None,
 ) -> Float[Tensor, "units b"]:
     """`sum over tokens of (clean - corrupted) . slope on one side`, per unit: the first-order estimate of denoising
     (slopes of the corrupted run) or noising (of the clean run)."""

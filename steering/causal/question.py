@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from trimtab.steering.errors import BadQuestion
 from trimtab.steering.model.batching import batches
@@ -147,7 +148,7 @@ class Batch:
             **whole,  # type: ignore[arg-type]
         )
 
-    def logits(self, model, side: Literal["clean", "corrupted"] = "clean") -> Float[Tensor, "n v"]:
+    def logits(self, model: PreTrainedModel, side: Literal["clean", "corrupted"] = "clean") -> Float[Tensor, "n v"]:
         """Run the model: logits, float32 or wider, where each answer token is decided, in the order of `row`."""
         ids = self.clean if side == "clean" else self.corrupted
         kept, where = torch.unique(self.column, return_inverse=True)
@@ -177,7 +178,7 @@ class Batch:
     def _moved(self, device: torch.device) -> "Batch":
         names = ("clean", "corrupted", "mask", "positions", "last", "row", "column", "target", "wrong")
         held = {name: getattr(self, name) for name in names}
-        return replace(self, **{name: x.to(device) for name, x in held.items() if x is not None})  # type: ignore[arg-type]
+        return replace(self, **{name: x.to(device) for name, x in held.items() if x is not None})
 
 
 def question_batches(

@@ -12,6 +12,7 @@ Source: Jafari et al. 2025 (RelP), rules LN, Identity, Half and AH there.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,10 +37,10 @@ def relevance_rules(anatomy: Anatomy, rules: Sequence[str]) -> Iterator[None]:
             raise UnknownName("relevance rule", name, RULES)
     fired = dict.fromkeys(rules, 0)
 
-    def counted(name: str, rule: Callable) -> Callable:
-        def run(*given):
+    def counted(name: str, rule: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*tensors: Any) -> Any:
             fired[name] += 1
-            return rule(*given)
+            return rule(*tensors)
 
         return run
 
@@ -62,7 +63,9 @@ def _places(anatomy: Anatomy, rule: str) -> Sequence[object]:
     return anatomy.blocks if rule == "attention" else _neurons(anatomy)
 
 
-def _acting(anatomy: Anatomy, rule: str, counted: Callable[[str, Callable], Callable]) -> AbstractContextManager:
+def _acting(
+    anatomy: Anatomy, rule: str, counted: Callable[[str, Callable[..., Any]], Callable[..., Any]]
+) -> AbstractContextManager[None]:
     if rule == "norm":
         return rewired([(module, counted(rule, _NormRule(module))) for module in anatomy.norms])
     if rule == "activation":

@@ -83,7 +83,9 @@ class _Halves:
     ranks: np.ndarray
 
 
-def _detected(concept: str, halves: _Halves, masks: tuple, nulls: int, draw: np.random.Generator) -> Detected:
+def _detected(
+    concept: str, halves: _Halves, masks: tuple[np.ndarray, np.ndarray], nulls: int, draw: np.random.Generator
+) -> Detected:
     inside, outside = masks
     best = int(auroc_of_ranks(halves.fit, inside).argmax())
     luck = [_shuffled(halves, inside, outside, draw) for _ in range(nulls)]

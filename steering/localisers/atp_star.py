@@ -1,9 +1,9 @@
 """AtP*: attribution patching with dropped gradients and an exact softmax for queries and keys."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -111,7 +111,9 @@ def _all_slopes(run: _Watched, keep: bool) -> dict[Site | int, Tensor]:
     return {name: torch.zeros_like(x) if g is None else g for name, x, g in zip(names, places, found, strict=True)}
 
 
-def _query_key(here: _Watched, clean: _Watched, slopes) -> tuple[Float[Tensor, "heads b"], Float[Tensor, "heads b"]]:
+def _query_key(
+    here: _Watched, clean: _Watched, slopes: Mapping[Site | int, Tensor]
+) -> tuple[Float[Tensor, "heads b"], Float[Tensor, "heads b"]]:
     queries, keys = [], []
     with torch.no_grad():
         for block, look in here.looks.items():
@@ -135,12 +137,12 @@ class _Switch(torch.autograd.Function):
     """The identity, whose gradient is zero while its block is dropped."""
 
     @staticmethod
-    def forward(ctx, h: Tensor, dropped: _Dropped, block: int) -> Tensor:
+    def forward(ctx: Any, h: Tensor, dropped: _Dropped, block: int) -> Tensor:
         ctx.dropped, ctx.block = dropped, block
         return h.view_as(h)
 
     @staticmethod
-    def backward(ctx, *slopes: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None, None]:
         (slope,) = slopes
         return (torch.zeros_like(slope) if ctx.dropped.block == ctx.block else slope), None, None
 

@@ -119,7 +119,7 @@ class CausalHeadGating(Localiser):
         return self.seeds, anatomy.n_layers, anatomy.n_heads
 
     def _fit(
-        self, theta: Tensor, loss: Loss, anatomy: Anatomy, nudge: float | None, rates=None
+        self, theta: Tensor, loss: Loss, anatomy: Anatomy, nudge: float | None, rates: tuple[float, float] | None = None
     ) -> tuple[Tensor, Tensor]:
         device = anatomy.device
         chosen = rates or (self.fit_rates if nudge is None else self.nudge_rates)
@@ -131,7 +131,13 @@ class CausalHeadGating(Localiser):
         ends = trace[-10:].mean(0).cpu().numpy()
         return {"fitted": (ends <= own + self.slack).astype(np.float32), "open_nll": np.float32(own)}
 
-    def _ranking(self, anatomy, questions, gates: dict[str, np.ndarray], found: dict[str, np.ndarray]) -> Ranking:
+    def _ranking(
+        self,
+        anatomy: Anatomy,
+        questions: Sequence[Question],
+        gates: dict[str, np.ndarray],
+        found: dict[str, np.ndarray],
+    ) -> Ranking:
         used = usable(found["fitted"])
         plus, minus = gates["g_plus"][used], gates["g_minus"][used]
         labels = roles(plus, minus)

@@ -29,7 +29,7 @@ class BiasPlaces:
         for path, shape in self.shapes.items():
             module = model.get_submodule(path.rpartition(".")[0])
             if module.bias is None:
-                weight: torch.Tensor = module.weight  # type: ignore[assignment]
+                weight: torch.Tensor = module.weight
                 module.bias = nn.Parameter(weight.new_zeros(shape), requires_grad=weight.requires_grad)
 
 

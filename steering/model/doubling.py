@@ -27,7 +27,9 @@ class Doubling:
         self._combine = combine
         self._columns, self._as_tuple = 0, False
 
-    def twice(self, module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+    def twice(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[()], dict[str, Any]]:
         """Before the pass: every row a second time. Raises SteeringError for what cannot be doubled."""
         named = {**dict(zip(self._names, args, strict=False)), **kwargs}
         _check(named)
@@ -44,7 +46,7 @@ class Doubling:
                 named[name] = torch.cat([value, value])
         return (), named
 
-    def once(self, module: nn.Module, args: tuple, output: Any) -> Any:
+    def once(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         """After the pass: the caller's rows."""
         steered, base = output.logits.chunk(2)
         for name, value in list(output.items()):
@@ -54,7 +56,7 @@ class Doubling:
         return output.to_tuple() if self._as_tuple else output
 
 
-def _check(named: dict) -> None:
+def _check(named: dict[str, Any]) -> None:
     if named.get("labels") is not None:
         raise SteeringError("a governed model takes no labels: a loss of mixed logits would not be the model's loss")
     if isinstance(named.get("logits_to_keep"), Tensor):

@@ -66,7 +66,7 @@ class GenerationWatcher(Protocol):
 def generate_watched(model: nn.Module, watcher: GenerationWatcher) -> Iterator[None]:
     """Tell `watcher` of every `model.generate` while the block runs. Continuous batching is refused."""
 
-    def generate(original: Callable, *args: Any, **kwargs: Any) -> Any:
+    def generate(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         generation = Generation(TextState(prompt_columns(model, args, kwargs)))
         watcher.generate_started(generation)
         try:
@@ -75,7 +75,7 @@ def generate_watched(model: nn.Module, watcher: GenerationWatcher) -> Iterator[N
         finally:
             watcher.generate_ended()
 
-    def prepare(original: Callable, input_ids: Tensor | None, *args: Any, **kwargs: Any) -> Any:
+    def prepare(original: Callable[..., Any], input_ids: Tensor | None, *args: Any, **kwargs: Any) -> Any:
         watcher.inputs_prepared(input_ids, kwargs.get("attention_mask"))
         return original(input_ids, *args, **kwargs)
 
@@ -88,7 +88,7 @@ def generate_watched(model: nn.Module, watcher: GenerationWatcher) -> Iterator[N
         yield
 
 
-def prompt_columns(model: Any, args: tuple, kwargs: dict[str, Any]) -> int | None:
+def prompt_columns(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | None:
     """Columns of the prompt of `model.generate(*args, **kwargs)`, padding and cached tokens included; None when the
     arguments do not say. With a cache, the ids may be only the new tokens, but then the mask is that of the whole."""
     try:
@@ -138,7 +138,7 @@ def _unwrap(holder: object, name: str, wrapper: Any) -> None:
             top.before = wrapper.before
 
 
-def _refused(original: Callable, *args: Any, **kwargs: Any) -> Any:
+def _refused(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     raise SteeringError(
         f"{original.__name__} packs the tokens of many requests into one row, where a plan cannot yet tell whose token "
         f"is whose: steer with model.generate on padded batches, or fold the plan into the weights"

@@ -20,6 +20,7 @@ from trimtab.steering.model.site import Site
 Edit = Callable[[Tensor], Tensor]
 Read = Callable[[Tensor], None]
 Watch = Callable[[Mapping[str, Any]], None]
+Add = Callable[[RemovableHandle], None]
 Rewire = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -54,7 +55,9 @@ def hooked(
 
 
 @contextmanager
-def calls_watched(anatomy: Layout, began: Callable[[], None], passed: Callable[[Any], None], ended: Callable[[], None]):
+def calls_watched(
+    anatomy: Layout, began: Callable[[], None], passed: Callable[[Any], None], ended: Callable[[], None]
+) -> Iterator[None]:
     """While the block runs, `began` before and `ended` after every call of the whole model, and `passed` with the
     output of its base model when that has run. A model that was compiled before still calls the outermost hooks, and
     only these."""
@@ -95,8 +98,8 @@ def rewired(rules: Sequence[tuple[nn.Module, Rewire]]) -> Iterator[None]:
         yield
 
 
-def _rewiring(rewire: Rewire) -> Callable:
-    def hook(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
+def _rewiring(rewire: Rewire) -> Callable[..., Any]:
+    def hook(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         return rewire(args[0], output)
 
     return hook
@@ -111,8 +114,8 @@ class _Shape(threading.local):
         return h if h.ndim == 3 else h.reshape(self.batch, self.tokens, -1)
 
 
-def _watcher(shape: _Shape, watch: Watch | None) -> Callable:
-    def hook(module: nn.Module, args: tuple, kwargs: dict) -> None:
+def _watcher(shape: _Shape, watch: Watch | None) -> Callable[..., Any]:
+    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         names = ("input_ids",)
         seen = {**dict(zip(names, args, strict=False)), **kwargs}
         given = seen["input_ids"] if seen.get("input_ids") is not None else seen["inputs_embeds"]
@@ -131,7 +134,7 @@ def _reading(read: Read) -> Edit:
     return edit
 
 
-def _register_edit(anatomy, site: Site, edit: Edit, shape: _Shape, add: Callable, reading: bool = False) -> None:
+def _register_edit(anatomy: Layout, site: Site, edit: Edit, shape: _Shape, add: Add, reading: bool = False) -> None:
     if site.point == "resid_mid" and not reading:
         _register_mid_edit(anatomy, site, edit, shape, add)
         return
@@ -143,7 +146,7 @@ def _register_edit(anatomy, site: Site, edit: Edit, shape: _Shape, add: Callable
         add(place.module.register_forward_hook(_output_hook(change)))
 
 
-def _register_mid_edit(anatomy, site: Site, edit: Edit, shape: _Shape, add: Callable) -> None:
+def _register_mid_edit(anatomy: Layout, site: Site, edit: Edit, shape: _Shape, add: Add) -> None:
     """resid_mid is a sum inside the block: no module's output. Its displacement is added to attn_out, which is
     exactly what is added to the residual; changing the input of the next norm would leave the skip path as it was.
     Registered behind all other edits, so that what it reads at resid_pre and attn_out is what they left there."""
@@ -189,10 +192,12 @@ def _shaped(edit: Edit, shape: _Shape) -> Edit:
     return change
 
 
-def _input_hook(edit: Edit) -> Callable:
+def _input_hook(edit: Edit) -> Callable[..., Any]:
     """Blocks get hidden_states as the first positional argument or by name, depending on the family."""
 
-    def hook(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+    def hook(
+        module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         if args:
             edited = edit(args[0])
             return None if edited is args[0] else ((edited, *args[1:]), kwargs)
@@ -203,10 +208,10 @@ def _input_hook(edit: Edit) -> Callable:
     return hook
 
 
-def _output_hook(edit: Edit) -> Callable:
+def _output_hook(edit: Edit) -> Callable[..., Any]:
     """Blocks return a tensor in transformers 5, attention modules a tuple: both are handled, neither is guessed."""
 
-    def hook(module: nn.Module, args: tuple, output: Any) -> Any:
+    def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         first = output[0] if isinstance(output, tuple) else output
         edited = edit(first)
         if edited is first:

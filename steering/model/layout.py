@@ -6,7 +6,7 @@ The claim is proved by `prove` (proof.py); an Anatomy (anatomy.py) is a Layout t
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import nn
@@ -56,7 +56,7 @@ class Layout:
         return len(self.blocks)
 
     @property
-    def text_config(self):
+    def text_config(self) -> Any:
         return self.model.config.get_text_config()
 
     @property

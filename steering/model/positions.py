@@ -26,8 +26,8 @@ class TextState:
     """
 
     columns: int | None = None
-    readings: Mapping | None = None
-    memory: dict = field(default_factory=dict)
+    readings: Mapping[Any, Any] | None = None
+    memory: dict[Any, Any] = field(default_factory=dict)
     continued: bool = False
 
 

@@ -75,7 +75,7 @@ def _inputs(layout: Layout, rows: int, tokens: int) -> dict[str, Tensor | bool]:
 
 def _read_everything(layout: Layout) -> dict[Site, Tensor]:
     points = [p for p in readable_points(layout) if p != "embed"]
-    sites = layout.sites(points)  # type: ignore[arg-type]
+    sites = layout.sites(points)
     seen: dict[Site, Tensor] = {}
 
     def keep(site: Site) -> Callable[[Tensor], None]:
@@ -126,7 +126,7 @@ def _projected(projection: nn.Module, x: Tensor) -> Tensor:
         return projection.forward(x)
     wide = torch.promote_types(x.dtype, torch.float32)
     y = x.to(wide) @ out_weight(projection).to(wide)
-    return y if projection.bias is None else y + projection.bias.to(wide)  # type: ignore[union-attr, operator]
+    return y if projection.bias is None else y + projection.bias.to(wide)  # type: ignore[operator]
 
 
 def _prove_writable(layout: Layout) -> None:

@@ -113,7 +113,9 @@ def _spaced(prompt: object, completion: str) -> str:
     return completion if joined else " " + completion
 
 
-def _plain_prompt(tokenizer, prompt, form: PromptFormat) -> tuple[list[int], list[int]]:
+def _plain_prompt(
+    tokenizer: PreTrainedTokenizerBase, prompt: str | Sequence[Message], form: PromptFormat
+) -> tuple[list[int], list[int]]:
     if not isinstance(prompt, str):
         raise SteeringError("a prompt made of chat messages needs `chat: true`; plain mode takes one string")
     text = prompt if form.system is None else f"{form.system}\n\n{prompt}"
@@ -121,7 +123,7 @@ def _plain_prompt(tokenizer, prompt, form: PromptFormat) -> tuple[list[int], lis
     return ids, [Role.TEXT] * len(ids)
 
 
-def _chat_prompt(tokenizer, messages: list[dict[str, str]]) -> tuple[list[int], list[int]]:
+def _chat_prompt(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]]) -> tuple[list[int], list[int]]:
     if not tokenizer.chat_template:
         raise SteeringError("this tokenizer has no chat template, so `chat: true` has no answer; use `chat: false`")
     text = _rendered(tokenizer, messages)
@@ -129,7 +131,7 @@ def _chat_prompt(tokenizer, messages: list[dict[str, str]]) -> tuple[list[int], 
     return list(encoded["input_ids"]), _roles(text, messages, encoded["offset_mapping"])
 
 
-def _rendered(tokenizer, messages: list[dict[str, str]]) -> str:
+def _rendered(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]]) -> str:
     """A template is a program that came with the model: it gets seconds, on a thread that can be left behind.
 
     Raises SteeringError when it does not end, fails or writes too much.
@@ -138,7 +140,7 @@ def _rendered(tokenizer, messages: list[dict[str, str]]) -> str:
 
     def render() -> None:
         try:
-            outcome.append(tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
+            outcome.append(str(tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)))
         except Exception as error:  # whatever a template raises
             outcome.append(error)
 
