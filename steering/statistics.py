@@ -186,7 +186,7 @@ def auroc(scores: Float[np.ndarray, "n ..."], positive: Bool[np.ndarray, "n"]) -
 def auroc_of_ranks(ranks: Float[np.ndarray, "n ..."], positive: Bool[np.ndarray, "n"]) -> Float[np.ndarray, "..."]:
     """`auroc` from the ranks of the scores, for many labellings of the same scores."""
     p, q = int(positive.sum()), int((~positive).sum())
-    return (ranks[positive].sum(0) - p * (p + 1) / 2) / (p * q)
+    return np.asarray((ranks[positive].sum(0) - p * (p + 1) / 2) / (p * q))
 
 
 def auroc_interval(
