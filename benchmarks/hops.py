@@ -20,7 +20,7 @@ import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from trimtab.flows.cli import main as trimtab
-from trimtab.steering.model.load import embedded_folder
+from trimtab.steering.model.embedded import embedded_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = tuple(str(ROOT / name) + "/" for name in ("flows", "tasks", "store", "steering"))
