@@ -90,6 +90,6 @@ def _addition(step: Intervention, tool: str, spans: Collection[str]) -> tuple[in
     if str(step.span) not in spans:
         raise CannotExport(
             f"{tool} can say {', '.join(spans)} for the tokens that are steered; {site} is steered on '{step.span}'. "
-            f"plan.spanning('all') would steer more tokens, at another price: dose it again before you export it"
+            f"on every token (`--every-token`, plan.spanning('all')) its price no longer holds"
         )
     return site.block, move.vector * step.strength

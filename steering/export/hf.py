@@ -52,7 +52,7 @@ class Hf(Format):
 def card(about: About, body: str) -> str:
     """A model card: the Hub's front matter, then `body` in Markdown (price, placebos, limits)."""
     lines = ["---", "library_name: trimtab", "tags: [activation-steering, steering-vector, trimtab]"]
-    if about.model_id:
+    if "/" in about.model_id and not about.model_id.startswith((".", "/")):  # a Hub id, no folder of this machine
         lines += [f"base_model: {json.dumps(about.model_id)}", "base_model_relation: adapter"]
     if about.licence:
         lines.append(f"license: {json.dumps(about.licence)}")
