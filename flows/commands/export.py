@@ -45,6 +45,5 @@ def fold(
     every_token: EVERY_TOKEN = False,
 ) -> None:
     """A checkpoint with the plan in its weights, for any loader; a plan that no weights can hold is refused."""
-    echo(
-        f"{fold_plan(ref, Home.at(ctx.obj), folder, Leaving(strength, every_token))} is folded into the checkpoint in {folder}"
-    )
+    version = fold_plan(ref, Home.at(ctx.obj), folder, Leaving(strength, every_token))
+    echo(f"{version} is folded into the checkpoint in {folder}")
