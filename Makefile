@@ -29,6 +29,7 @@ lint: $(VENV)/.installed
 # Type checkers cannot see the editable mapping of top-level folders to `trimtab.*`, so they get a tree of links.
 links:
 	mkdir -p .typing/trimtab && for d in flows tasks store steering; do ln -sfn ../../$$d .typing/trimtab/$$d; done
+	for f in __init__.py __init__.pyi py.typed; do ln -sfn ../../front/$$f .typing/trimtab/$$f; done
 
 typecheck: $(VENV)/.installed links
 	$(BIN)/mypy -n 2

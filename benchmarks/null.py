@@ -33,9 +33,9 @@ from trimtab.steering.model.site import Site
 from trimtab.steering.model.span import Span
 from trimtab.steering.model.tokens import Tokens, tokenize
 from trimtab.steering.moves.add import Add
-from trimtab.steering.plans.contrast import Contrast
 from trimtab.steering.plans.intervention import Intervention
 from trimtab.steering.plans.plan import SteeringPlan
+from trimtab.steering.running.contrast import Contrast
 from trimtab.steering.running.writing import Decoding
 
 ROWS = Path(__file__).parents[1] / "recipes" / "cheerful.jsonl"

@@ -1,6 +1,7 @@
 """Who may know whom: flows -> tasks -> {steering, store}. The direction is a test, so it cannot erode."""
 
 import ast
+import importlib
 import subprocess
 import sys
 from functools import cache
@@ -10,16 +11,20 @@ from pathlib import Path
 
 import pytest
 
+import trimtab
 import trimtab.steering
+import trimtab.store
 
 ROOT = Path(__file__).resolve().parents[1]
 MAY_KNOW = {
+    "front": {"tasks"},
     "store": {"store"},
     "steering": {"steering"},
     "tasks": {"tasks", "steering", "store"},
     "flows": {"flows", "tasks"},
 }
 FOREIGN = {
+    "front": {"torch", "transformers", "zarr", "icechunk", "h5py", "prefect"},
     "store": {"torch", "transformers", "prefect", "safetensors"},
     "steering": {"zarr", "icechunk", "prefect", "h5py", "xarray"},
     "tasks": set(),
@@ -158,6 +163,7 @@ EVERY_PUBLIC_NAME = "[getattr(trimtab.steering, name) for name in trimtab.steeri
 @pytest.mark.parametrize(
     ("module", "then", "without"),
     [
+        ("trimtab", "", ("torch", "transformers", "prefect", "zarr", "numpy")),
         ("trimtab.store", "", ("torch", "transformers", "prefect")),
         ("trimtab.store", "trimtab.store.ActivationStore", ("torch", "transformers", "prefect", "h5py", "xarray")),
         ("trimtab.steering", "", ("torch", "zarr", "icechunk", "prefect", "h5py")),
@@ -170,7 +176,19 @@ def test_importing_a_layer_leaves_the_others_out(module, then, without):
     assert done.returncode == 0 and done.stdout.split() == [], done.stdout + done.stderr[-800:]
 
 
-def test_no_public_name_is_hidden_by_a_module():
+@pytest.mark.parametrize("package", [trimtab, trimtab.steering, trimtab.store])
+def test_no_public_name_is_hidden_by_a_module(package):
     """`from trimtab.steering import fold` would give the module `fold` once anything had imported it."""
-    modules = {path.stem for path in (ROOT / "steering").iterdir()}
-    assert not modules & set(trimtab.steering.__all__)
+    modules = {path.stem for folder in package.__path__ for path in Path(folder).iterdir()} - {"__init__"}
+    assert not modules & set(package.__all__)
+
+
+@pytest.mark.parametrize("package", [trimtab, trimtab.steering])
+def test_what_is_typed_is_what_is_found(package):
+    """The stub that type checkers read, and the lookup at run time."""
+    stub = ast.parse(Path(package.__path__[0], "__init__.pyi").read_text())
+    imports = [node for node in stub.body if isinstance(node, ast.ImportFrom)]
+    typed = {alias.asname: (node.module, alias.name) for node in imports for alias in node.names}
+    assert typed.keys() == set(package.__all__) <= set(dir(package))
+    for name, (module, attribute) in typed.items():
+        assert getattr(package, name) is getattr(importlib.import_module(str(module)), attribute)

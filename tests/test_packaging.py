@@ -1,10 +1,18 @@
 """The wheel holds what the checkout holds: a package not listed works in the checkout and is missing from the wheel."""
 
+import shutil
+import subprocess
+import sys
 import tomllib
+import venv
+import zipfile
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 LAYERS = ("flows", "tasks", "store", "steering")
+DOOR = ROOT / "front"  # `trimtab` itself: the layers are its packages
 SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
@@ -15,7 +23,7 @@ def test_every_package_is_listed():
         for layer in LAYERS
         for init in (ROOT / layer).rglob("__init__.py")
     }
-    assert listed == found
+    assert listed == {"trimtab", *found}
 
 
 def test_every_folder_with_modules_is_a_package():
@@ -32,6 +40,58 @@ def test_data_files_are_within_the_patterns_that_are_packaged():
         for path in (ROOT / layer).rglob("*"):
             if path.is_file() and path.suffix not in (".py", ".pyc") and "__pycache__" not in path.parts:
                 assert path in packaged, f"{path.relative_to(ROOT)} would be missing from the wheel"
+
+
+def test_the_front_door_holds_no_module_of_its_own():
+    """`trimtab.x` must be one of the layers: a module beside them would be a second road to somewhere."""
+    assert SETTINGS["tool"]["setuptools"]["package-dir"]["trimtab"] == "front"
+    files = {path.name for path in DOOR.iterdir() if path.name != "__pycache__"}
+    assert files == {"__init__.py", "__init__.pyi", "py.typed"}
+
+
+USE = """
+import sys, trimtab
+heavy = [name for name in ("torch", "zarr", "prefect", "numpy") if name in sys.modules]
+assert not heavy, heavy
+from trimtab.store import Catalog
+from trimtab.steering import Site
+assert str(Site("z", 1, 2)) == "z.1.2" and callable(trimtab.load), "through the door and through a layer"
+print(trimtab.__file__)
+"""
+
+
+@pytest.mark.parametrize("cwd", [ROOT, ROOT.parent], ids=["in the checkout", "elsewhere"])
+def test_the_front_door_of_the_editable_install(cwd):
+    done = subprocess.run([sys.executable, "-c", USE], capture_output=True, text=True, cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    assert Path(done.stdout.strip()) == DOOR / "__init__.py"
+
+
+@pytest.fixture(scope="module")
+def installed_wheel(tmp_path_factory) -> Path:
+    """Python of a throw-away environment with the wheel in it, and this one's other packages."""
+    folder, source = tmp_path_factory.mktemp("wheel"), tmp_path_factory.mktemp("source") / "trimtab"
+    shutil.copytree(
+        ROOT, source, ignore=shutil.ignore_patterns(".*", "build", "*.egg-info", "docs", "benchmarks", "tests")
+    )
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
+    build = [*pip, "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder), str(source)]
+    subprocess.run(build, check=True, capture_output=True)
+    venv.create(folder / "venv", with_pip=False)
+    (site,) = (folder / "venv" / "lib").glob("python*/site-packages")
+    with zipfile.ZipFile(next(folder.glob("trimtab-*.whl"))) as wheel:
+        wheel.extractall(site)
+    (site / "others.pth").write_text("\n".join(path for path in sys.path if path.endswith("site-packages")))
+    return folder / "venv" / "bin" / "python"
+
+
+def test_the_front_door_of_a_built_wheel(installed_wheel):
+    done = subprocess.run([installed_wheel, "-c", USE], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert installed_wheel.parents[1] in Path(done.stdout.strip()).parents, "not the checkout"
+    names = "import trimtab.steering as s; print(*[n for n in s.__all__ if not hasattr(s, n)])"
+    done = subprocess.run([installed_wheel, "-c", names], capture_output=True, text=True)
+    assert done.stdout.strip() == "", done.stdout + done.stderr
 
 
 def test_tests_are_not_a_package():

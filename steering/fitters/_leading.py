@@ -12,8 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from trimtab.steering.model.site import Site
-from trimtab.steering.plans.contrast import Contrast
 from trimtab.steering.plans.intervention import Intervention
+from trimtab.steering.running.contrast import Contrast
 
 SHARE = 0.5  # of a direction's squared length, in one coordinate
 MASSIVE = 10.0  # times the median coordinate, by root mean square

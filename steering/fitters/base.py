@@ -12,9 +12,9 @@ from trimtab.steering.errors import BadRows
 from trimtab.steering.fitters._leading import MassiveCoordinate, leads_of, warning_of
 from trimtab.steering.model.site import Site
 from trimtab.steering.moves.base import Move
-from trimtab.steering.plans.contrast import Contrast, Pair
 from trimtab.steering.plans.intervention import Intervention
 from trimtab.steering.plans.plan import SteeringPlan
+from trimtab.steering.running.contrast import Contrast, Pair
 
 
 class Fitter(ABC):
@@ -39,7 +39,7 @@ class Fitter(ABC):
         leads = leads_of(steps, contrast)
         if leads:
             warnings.warn(warning_of(type(self).__name__, leads), MassiveCoordinate, stacklevel=2)
-        return SteeringPlan(steps)
+        return SteeringPlan(steps, contrast.model)
 
     def interventions(self, contrast: Contrast) -> tuple[Intervention, ...]:
         """The same without the warning, for callers who give it themselves (see `leads_of`)."""

@@ -16,9 +16,9 @@ from trimtab.steering.fitters.base import Fitter
 from trimtab.steering.model.site import Site
 from trimtab.steering.moves.base import Move
 from trimtab.steering.moves.gated import regated
-from trimtab.steering.plans.contrast import Contrast, Pair
 from trimtab.steering.plans.intervention import Intervention
 from trimtab.steering.plans.plan import SteeringPlan
+from trimtab.steering.running.contrast import Contrast, Pair
 
 Candidates = Mapping[str, SteeringPlan]
 

@@ -21,10 +21,10 @@ from trimtab.steering.model.projection import out_weight
 from trimtab.steering.model.site import Site
 from trimtab.steering.model.span import ALL
 from trimtab.steering.moves.ablate import Ablate
-from trimtab.steering.plans.contrast import Contrast
 from trimtab.steering.plans.intervention import Intervention
 from trimtab.steering.plans.plan import SteeringPlan
 from trimtab.steering.price.kl import base_from_steered, divergences
+from trimtab.steering.running.contrast import Contrast
 from trimtab.steering.running.scorer import Scorer
 from trimtab.steering.statistics import BOOTSTRAP, Bootstrap, mean_interval
 

@@ -12,10 +12,10 @@ from trimtab.steering.judge.candidates import Candidates, Refit
 from trimtab.steering.judge.effect import AnswerPair
 from trimtab.steering.judge.settings import JudgeSettings
 from trimtab.steering.model.tokens import Tokens
-from trimtab.steering.plans.contrast import Contrast
 from trimtab.steering.plans.plan import SteeringPlan
 from trimtab.steering.price.calibration import check_budget
 from trimtab.steering.price.price import CapabilityItem
+from trimtab.steering.running.contrast import Contrast
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from trimtab.steering.judge.candidates import Candidates, Refit, rows_at
 from trimtab.steering.moves.base import Draw
-from trimtab.steering.plans.contrast import Contrast
 from trimtab.steering.plans.intervention import Intervention
 from trimtab.steering.plans.plan import SteeringPlan
+from trimtab.steering.running.contrast import Contrast
 
 
 @dataclass(frozen=True, eq=False)

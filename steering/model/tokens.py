@@ -71,11 +71,14 @@ class PromptFormat:
         return given if self.system is None else [{"role": "system", "content": self.system}, *given]
 
 
+CHAT = PromptFormat()
+
+
 def tokenize(
     tokenizer: PreTrainedTokenizerBase,
     prompt: str | Sequence[Message],
     completion: str | None = None,
-    form: PromptFormat = PromptFormat(),
+    form: PromptFormat = CHAT,
 ) -> Tokens:
     """Prompt (and completion) to marked tokens.
 

@@ -5,18 +5,24 @@ The two signs of a plan cost differently, so each is searched apart; every verif
 """
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trimtab.steering.errors import SteeringError
-from trimtab.steering.model.tokens import Tokens
+from trimtab.steering.model.tokens import CHAT, Message, PromptFormat, Tokens, tokenize
 from trimtab.steering.plans.plan import SteeringPlan
-from trimtab.steering.price.calibration import Calibration, check_budget
-from trimtab.steering.price.result import Dose
+from trimtab.steering.price.calibration import ROLLOUTS, Calibration, check_budget
+from trimtab.steering.price.kl import STEERED_BASE, Measured, divergences, steered_from_base, summarise
+from trimtab.steering.price.result import KL, Dose
+from trimtab.steering.price.rollouts import roll_out
 from trimtab.steering.price.strength import StrengthSearch
 from trimtab.steering.running.scorer import Scorer
+from trimtab.steering.running.writing import Decoding
+
+PRICE_SEED = 1000  # of the answers that are priced; those that the strength is found on have 0
 
 
 @dataclass(frozen=True)
@@ -37,27 +43,63 @@ class Dosing:
             raise SteeringError(f"tolerance {self.tolerance} must be in (0, 1) and cap {self.cap} at least 1")
 
 
+@dataclass(frozen=True, eq=False)
+class Dosed:
+    """plan: at the strength for the budget. dose: how the strength was found, and whether the budget was reached.
+    price: KL(steered || base) of that plan, nats per generated token, with its interval over prompts, on answers that
+    had no part in finding the strength."""
+
+    plan: SteeringPlan
+    dose: Dose
+    price: KL
+
+
 def dose(
     model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     plan: SteeringPlan,
-    prompts: Sequence[Tokens],
-    target: float,
-    tolerance: float = 0.1,
-    sign: int = 1,
-) -> tuple[SteeringPlan, Dose]:
-    """The plan scaled so that its rollouts on `prompts` cost `target` nats per token, and how the strength was found.
+    prompts: Sequence[str | Sequence[Message]],
+    kl: float,
+    form: PromptFormat = CHAT,
+) -> Dosed:
+    """The plan scaled so that its own answers to `prompts` (texts or chats, 2 or more) cost `kl` nats per token.
 
-    No strength beyond `plan.limit` is tried: a projection is done at 1, and what it costs then is what it can cost.
-    When no strength tried came within `tolerance` the dose says so (`reachable` False), and the plan is scaled to the
-    dearest strength tried that stays below the target. Raises SteeringError for a target that is not above 0.
+    No strength beyond `plan.limit` is tried. When no strength comes within a tenth of the budget (KL saturates), this
+    warns, `dose.reachable` is False, and the plan has the dearest strength tried below it. form: how prompts become
+    text; by default through the tokenizer's chat template. Raises SteeringError for a budget that is not above 0.
     """
-    return dose_on(Calibration(Scorer(model), prompts), plan, target, Dosing(tolerance, sign))
+    check_budget(kl)
+    if len(prompts) < 2:
+        raise SteeringError(
+            f"{len(prompts)} prompts give a price no interval; give 2 or more, and for a dose 8 or more"
+        )
+    scorer, tokens = Scorer(model), [tokenize(tokenizer, prompt, form=form) for prompt in prompts]
+    scaled, reached = dose_on(Calibration(scorer, tokens), plan, kl)
+    if not reached.reachable:
+        warnings.warn(
+            f"no strength costs {kl:g} nats per token on these prompts: the dearest below it costs "
+            f"{reached.achieved:.3g} at strength {reached.strength:.3g}",
+            stacklevel=2,
+        )
+    return Dosed(scaled, reached, _price(scorer, scaled, tokens))
+
+
+def _price(scorer: Scorer, plan: SteeringPlan, prompts: Sequence[Tokens]) -> KL:
+    """On fresh answers: those that chose the strength lie nearer to the budget than new ones."""
+    decoding = Decoding(seed=PRICE_SEED)
+    texts = roll_out(scorer.model, plan, prompts, decoding)
+    spent = divergences(scorer, texts, steered_from_base(plan, decoding.sampling))
+    return summarise(spent, prompts, Measured(STEERED_BASE, ROLLOUTS, sampling=decoding.sampling))
 
 
 def dose_on(
     calibration: Calibration, plan: SteeringPlan, target: float, how: Dosing = Dosing()
 ) -> tuple[SteeringPlan, Dose]:
-    """`dose` with the calibration shared between plans, so that base texts and prompt caches are made once."""
+    """The plan scaled to the target on a calibration's prompts, and how its strength was found.
+
+    A calibration that is shared between plans makes base texts and prompt caches once. No strength beyond `plan.limit`
+    is tried. For a budget out of reach `Dose.reachable` is False and the plan has the dearest strength tried below it.
+    """
     return dose_together(calibration, [plan], target, how)[0]
 
 

@@ -31,22 +31,26 @@ POOLS = (None, "mean")
 class Rows:
     """Which rows of a text are captured: one per token of `span`, or their mean as one row (pool="mean").
 
-    span: a Span or its name, such as "last" or "first:4". Raises BadSpan or UnknownName.
+    span: a Span or its name, such as "last" or "first:4". special: False leaves special tokens out. Raises BadSpan or
+    UnknownName.
     """
 
     span: Span = ALL
     pool: str | None = None
+    special: bool = True
 
-    def __init__(self, span: Span | str = ALL, pool: str | None = None):
+    def __init__(self, span: Span | str = ALL, pool: str | None = None, special: bool = True):
         if pool not in POOLS:
             raise UnknownName("pool", str(pool), ["mean"])
-        object.__setattr__(self, "span", Span.parse(span))
-        object.__setattr__(self, "pool", pool)
+        for name, value in {"span": Span.parse(span), "pool": pool, "special": special}.items():
+            object.__setattr__(self, name, value)
 
     def tokens(self, text: Tokens) -> Tensor:
         """Indices `[n]` of the text's tokens that are read. Raises BadSpan when there are none."""
         index = torch.arange(len(text))[None]
         mask = self.span.mask(Positions(index, torch.tensor([text.prompt_length])))[0]
+        if not self.special:
+            mask = mask & ~torch.from_numpy(text.special)
         tokens = mask.nonzero()[:, 0]
         if len(tokens) == 0:
             raise BadSpan(

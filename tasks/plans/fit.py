@@ -11,9 +11,9 @@ from trimtab.steering.fitters.base import Fitter
 from trimtab.steering.model.anatomy import Fingerprint
 from trimtab.steering.model.site import Site
 from trimtab.steering.model.span import Span
-from trimtab.steering.plans.contrast import Contrast, Pair
 from trimtab.steering.plans.intervention import Intervention
 from trimtab.steering.plans.plan import SteeringPlan
+from trimtab.steering.running.contrast import Contrast, Pair
 from trimtab.store import ActivationStore
 from trimtab.tasks.home import Home
 from trimtab.tasks.progress import report

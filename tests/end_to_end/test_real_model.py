@@ -48,10 +48,10 @@ def test_the_readme_commands_work(real_home, tmp_path, monkeypatch, capsys):
         assert main(arguments) == 0, (arguments, capsys.readouterr().err)
 
 
-def test_the_readme_python_works(real_home):
+def test_the_readme_python_works(real_home, tmp_path, monkeypatch):
     """In a process of its own, beside the home, exactly as printed."""
+    monkeypatch.setenv("TRIMTAB_HOME", str(real_home))
     Catalog(real_home / "catalog").promote("cheerful@1", "prod")
     for code in blocks(README, "python"):
-        code = code.replace(".trimtab/catalog", str(real_home / "catalog"))
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, cwd="/")
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, cwd=tmp_path)
         assert done.returncode == 0, done.stderr

@@ -16,9 +16,9 @@ from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.hooks import hooked
 from trimtab.steering.model.site import Site
 from trimtab.steering.moves.add import Add
-from trimtab.steering.plans.contrast import Contrast, Pair
 from trimtab.steering.plans.intervention import Intervention
 from trimtab.steering.plans.plan import SteeringPlan
+from trimtab.steering.running.contrast import Contrast, Pair
 from trimtab.steering.running.scorer import Scorer
 
 

@@ -21,10 +21,10 @@ from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.site import Site
 from trimtab.steering.model.span import ANSWER
 from trimtab.steering.model.tokens import Tokens
-from trimtab.steering.plans.contrast import Contrast, Pair
 from trimtab.steering.price.kl import divergences, steered_from_base
 from trimtab.steering.price.price import CapabilityItem
 from trimtab.steering.price.rollouts import roll_out
+from trimtab.steering.running.contrast import Contrast, Pair
 from trimtab.steering.running.scorer import Scorer
 from trimtab.steering.running.writing import Decoding
 from trimtab.steering.statistics import Interval

@@ -14,7 +14,7 @@ from trimtab.steering.model.site import Site
 from trimtab.steering.model.span import ANSWER
 from trimtab.steering.moves.ablate import Ablate
 from trimtab.steering.moves.gated import Gated
-from trimtab.steering.plans.contrast import Contrast, Pair
+from trimtab.steering.running.contrast import Contrast, Pair
 
 SITES = (Site("resid_post", 0), Site("resid_post", 2))
 

@@ -17,10 +17,10 @@ from trimtab.steering.judge.verdict import SitePoint
 from trimtab.steering.model.site import Site
 from trimtab.steering.model.span import ANSWER
 from trimtab.steering.moves.add import Add
-from trimtab.steering.plans.contrast import Contrast
 from trimtab.steering.plans.intervention import Intervention
 from trimtab.steering.plans.plan import SteeringPlan
 from trimtab.steering.price.response import Forecast, LinearResponse
+from trimtab.steering.running.contrast import Contrast
 from trimtab.steering.running.scorer import Scorer
 from trimtab.steering.statistics import rank_p_value
 

@@ -15,7 +15,7 @@ from trimtab.steering.fitters.mean_difference import MeanDifference
 from trimtab.steering.fitters.pca import PCA
 from trimtab.steering.fitters.whitened_difference import WhitenedDifference
 from trimtab.steering.model.site import Site
-from trimtab.steering.plans.contrast import Contrast, Pair
+from trimtab.steering.running.contrast import Contrast, Pair
 
 N, M, D = 60, 45, 12
 AT = Site("resid_post", 3)

@@ -13,7 +13,7 @@ from trimtab.steering.moves.add import Add
 from trimtab.steering.plans.intervention import Intervention
 from trimtab.steering.plans.plan import SteeringPlan
 from trimtab.steering.price.calibration import FORCED, Calibration
-from trimtab.steering.price.dose import Dosing, dose, dose_on, dose_together
+from trimtab.steering.price.dose import Dosing, dose_on, dose_together
 from trimtab.steering.price.kl import divergences, steered_from_base
 from trimtab.steering.price.rollouts import roll_out, rolled_divergences
 from trimtab.steering.price.strength import find_strength
@@ -125,7 +125,7 @@ def test_the_cap_is_a_cap():
 @pytest.mark.parametrize("span", ["answer", "all"])
 def test_the_budget_is_met_on_rollouts(tiny, texts, make_plan, target, sign, span):
     plan = make_plan(span=span)
-    scaled, found = dose(tiny, plan, texts, target, 0.1, sign)
+    scaled, found = dose_on(Calibration(Scorer(tiny), texts), plan, target, Dosing(0.1, sign))
     assert found.reachable and math.copysign(1, found.strength) == sign
     assert scaled.interventions[0].strength == pytest.approx(found.strength)
     again = np.concatenate(rollout_divergences(tiny, scaled, texts))
@@ -137,7 +137,7 @@ def test_the_budget_is_met_on_rollouts(tiny, texts, make_plan, target, sign, spa
 
 def test_the_budget_is_met_on_other_prompts_within_their_interval(tiny, make_text, make_plan):
     calibration, held_out = ([make_text(start + k, 8, 0) for k in range(16)] for start in (100, 200))
-    scaled, found = dose(tiny, make_plan(), calibration, 0.1, 0.05)
+    scaled, found = dose_on(Calibration(Scorer(tiny), calibration), make_plan(), 0.1, Dosing(0.05))
     per_text = rollout_divergences(tiny, scaled, held_out)
     kl = ratio_interval(np.array([v.sum() for v in per_text]), np.array([len(v) for v in per_text]))
     assert found.reachable and kl.low * 0.8 <= 0.1 <= kl.high * 1.2
@@ -145,7 +145,9 @@ def test_the_budget_is_met_on_other_prompts_within_their_interval(tiny, make_tex
 
 def test_the_signs_are_not_taken_to_be_equal(tiny, texts, make_plan):
     plan = make_plan(seed=4)
-    plus, minus = (dose(tiny, plan, texts, 0.5, 0.02, sign)[1].strength for sign in (1, -1))
+    plus, minus = (
+        dose_on(Calibration(Scorer(tiny), texts), plan, 0.5, Dosing(0.02, sign))[1].strength for sign in (1, -1)
+    )
     assert plus > 0 > minus and abs(plus + minus) > 0.01 * plus
 
 
@@ -169,7 +171,7 @@ def test_a_guess_from_elsewhere_skips_the_closed_form(tiny, texts, make_plan):
 
 def test_a_plan_that_does_nothing_cannot_be_dosed(tiny, texts):
     nothing = SteeringPlan((Intervention(Site("resid_post", 1), Add(torch.zeros(32))),))
-    scaled, found = dose(tiny, nothing, texts, 0.1)
+    scaled, found = dose_on(Calibration(Scorer(tiny), texts), nothing, 0.1)
     assert (found.strength, found.achieved, found.reachable, found.history) == (0.0, 0.0, False, ())
     assert scaled.interventions[0].strength == 0.0
 
@@ -188,11 +190,11 @@ def test_strength_zero_costs_nothing(tiny, texts, make_plan):
 @pytest.mark.parametrize(
     "wrong,words",
     [
-        (lambda t, p, x: dose(t, p, x, 0.0), "budget of 0.0"),
-        (lambda t, p, x: dose(t, p, x, -1.0), "above 0"),
-        (lambda t, p, x: dose(t, p, x, math.nan), "budget of nan"),
-        (lambda t, p, x: dose(t, p, x, 0.1, 0.1, 2), "sign is 2"),
-        (lambda t, p, x: dose(t, p, x, 0.1, 1.5), "tolerance 1.5"),
+        (lambda t, p, x: dose_on(Calibration(Scorer(t), x), p, 0.0), "budget of 0.0"),
+        (lambda t, p, x: dose_on(Calibration(Scorer(t), x), p, -1.0), "above 0"),
+        (lambda t, p, x: dose_on(Calibration(Scorer(t), x), p, math.nan), "budget of nan"),
+        (lambda t, p, x: dose_on(Calibration(Scorer(t), x), p, 0.1, Dosing(0.1, 2)), "sign is 2"),
+        (lambda t, p, x: dose_on(Calibration(Scorer(t), x), p, 0.1, Dosing(1.5)), "tolerance 1.5"),
         (lambda t, p, x: Calibration(Scorer(t), x, on="hope"), "not on 'hope'"),
         (lambda t, p, x: Calibration(Scorer(t), [y.prompt for y in x], on=FORCED), "completions"),
     ],

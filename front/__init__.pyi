@@ -1,0 +1,1 @@
+from trimtab.tasks.load import load as load
