@@ -10,7 +10,7 @@ from trimtab.tasks.data.prompts import form_of
 from trimtab.tasks.home import Home
 from trimtab.tasks.models import model_of
 from trimtab.tasks.plans.fit import contrast_of
-from trimtab.tasks.recipes.recipe import load_recipe
+from trimtab.tasks.recipes.kinds import load_recipe
 
 
 @pytest.mark.parametrize(("span", "rows"), [("generated", None), ("all", Rows("all", "mean"))])
