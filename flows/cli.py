@@ -58,7 +58,7 @@ COMMANDS = {
     "verify": Command("catalog", "Recompute every digest and say what is not as it was published."),
     "promote": Command("catalog", "Let NAME@ALIAS mean a version; the move is recorded."),
     "export": Command("export", "A published plan as a file of another tool."),
-    "fold": Command("export", "A checkpoint with a published plan in its weights.", model=True),
+    "fold": Command("export", "A checkpoint with the plan in its weights, for any loader.", model=True),
     "delete": Command("housekeeping", "Delete a version that nothing else was made from."),
     "gc": Command("housekeeping", "Free captures never published, and chunks of old snapshots."),
     "repair": Command("housekeeping", "Collect lost or damaged rows of published captures again.", model=True),

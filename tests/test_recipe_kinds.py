@@ -295,8 +295,9 @@ def test_an_editor_finds_shipped_recipes_right_and_a_misspelt_key_wrong(path):
 
 def test_a_recipe_and_its_data_are_read_once_by_a_command(tmp_path, monkeypatch, capsys):
     """Whether the model hub may be needed is asked of the same parse; checks of rows share one pass."""
-    text = (RECIPES / "brief.yaml").read_text().replace("brief.jsonl", str(RECIPES / "brief.jsonl"))
-    (tmp_path / "once.yaml").write_text(text)
+    (tmp_path / "once.yaml").write_text((RECIPES / "brief.yaml").read_text().replace("brief.jsonl", "once.jsonl"))
+    rows = (RECIPES / "brief.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "once.jsonl").write_text("".join(rows[1:]))  # content that no test before has read in this process
     parses, reads = [], []
     compose, each_pair = yaml._Loader.get_single_node, examples.each_pair
     monkeypatch.setattr(yaml._Loader, "get_single_node", lambda self: parses.append(1) or compose(self))
