@@ -91,7 +91,7 @@ class Gatekeeper:
     def follow(self, generation: Generation, cache: Any) -> None:
         """Have the gates' memory reordered whenever beams reorder the generation's cache."""
 
-        def reorder(original: Callable, rows: Tensor) -> Any:
+        def reorder(original: Callable[..., Any], rows: Tensor) -> Any:
             for memory in generation.text.memory.values():
                 if isinstance(memory, History):
                     memory.reorder(rows)

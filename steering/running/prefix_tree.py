@@ -108,7 +108,9 @@ def _descend(past: Past | None, nodes: list[Node], how: tuple[Sequence[Tokens], 
             _descend(here, [child for node in parents for child in node.children], how)
 
 
-def _arguments(past: Past | None, batch: list[Node], texts, device) -> tuple[dict[str, object], Tensor]:
+def _arguments(
+    past: Past | None, batch: list[Node], texts: Sequence[Tokens], device: torch.device
+) -> tuple[dict[str, object], Tensor]:
     width = max(node.stop - node.start for node in batch)
     ids = torch.zeros(len(batch), width, dtype=torch.long)
     new = torch.zeros(len(batch), width, dtype=torch.long)
@@ -125,7 +127,7 @@ def _arguments(past: Past | None, batch: list[Node], texts, device) -> tuple[dic
     return {**on_device, "past_key_values": None if leaf else cache, "use_cache": not leaf}, mask
 
 
-def _continued(past: Past, batch: list[Node], new: Tensor, device) -> tuple[DynamicCache, Tensor]:
+def _continued(past: Past, batch: list[Node], new: Tensor, device: torch.device) -> tuple[DynamicCache, Tensor]:
     parent_of = {id(child): row for row, node in enumerate(past.nodes) for child in node.children}
     rows = torch.tensor([parent_of[id(node)] for node in batch])
     cache = copy.deepcopy(past.cache)

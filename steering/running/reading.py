@@ -162,7 +162,7 @@ class Reader:
     tokens: Sequence[np.ndarray]
     sink: Sink
     copies: Copies
-    _passes: deque = field(default_factory=deque)
+    _passes: deque[tuple[PassRows, dict[Site, Tensor], torch.cuda.Event | None]] = field(default_factory=deque)
 
     @property
     def in_order(self) -> list[Site]:
