@@ -140,6 +140,7 @@ def _unwrap(holder: object, name: str, wrapper: Any) -> None:
 
 def _refused(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     raise SteeringError(
-        f"{original.__name__} packs the tokens of many requests into one row, where a plan cannot yet tell whose token "
-        f"is whose: steer with model.generate on padded batches, or fold the plan into the weights"
+        f"{original.__name__} packs the tokens of many requests into one row, where `plan.on` cannot tell whose token "
+        f"is whose: use trimtab.steering.engines.huggingface.SteeredBatching, which gives each request its plan, or "
+        f"model.generate on padded batches"
     )

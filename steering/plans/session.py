@@ -202,6 +202,6 @@ class Session:
 def _check_packing(arguments: Mapping[str, Any]) -> None:
     if arguments.get("cu_seq_lens_q") is not None:
         raise BadSpan(
-            "the pass packs several texts into one row (cu_seq_lens_q), where a plan cannot yet tell whose token is "
-            "whose: give it padded batches"
+            "the pass packs several texts into one row (cu_seq_lens_q), where `plan.on` cannot tell whose token is "
+            "whose: give it padded batches, or use an engine of trimtab.steering.engines"
         )
