@@ -65,17 +65,17 @@ def curves(
     groups = [[list(order[:k]), *(matched_sets(universe, order[:k], random, k) if k else [])] for k in sizes]
     flat = [one for group in groups for one in group]
     outside = [[unit for unit in universe if unit.name not in {u.name for u in one}] for one in flat]
-    found = ablator.metrics(questions, [*flat, *outside])
-    directions = (("without", found[: len(flat)]), ("alone", found[len(flat) :]))
+    metrics = ablator.metrics(questions, [*flat, *outside])
+    directions = (("without", metrics[: len(flat)]), ("alone", metrics[len(flat) :]))
     without, alone = (_curve(name, sizes, groups, rows, random) for name, rows in directions)
     prompts = prompts_of(questions)
     return replace(without, prompts=prompts), replace(alone, prompts=prompts)
 
 
-def _curve(name: str, sizes: Sequence[int], groups: Sequence[Sequence[Set]], found: np.ndarray, random: int) -> Curve:
+def _curve(name: str, sizes: Sequence[int], groups: Sequence[Sequence[Set]], metrics: np.ndarray, random: int) -> Curve:
     own, control, at = [], [], 0
     for k, group in zip(sizes, groups, strict=True):
-        rows = found[at : at + len(group)]
+        rows = metrics[at : at + len(group)]
         own.append(rows[0])
         control.append(rows[1:].mean(1) if k else np.full(random, rows[0].mean()))
         at += len(group)
@@ -96,8 +96,8 @@ class OneByOne:
 
 def one_by_one(ablator: Ablator, questions: Sequence[Question], units: Sequence[Unit]) -> OneByOne:
     """Every unit alone taken out."""
-    found = ablator.metrics(questions, [[], *[[unit] for unit in units]])
-    drop = (found[0] - found[1:]).T
+    metrics = ablator.metrics(questions, [[], *[[unit] for unit in units]])
+    drop = (metrics[0] - metrics[1:]).T
     p = sign_flip_p(drop, prompts_of(questions))
     return OneByOne(tuple(unit.name for unit in units), drop, p, holm(p), benjamini_hochberg(p))
 
@@ -110,8 +110,8 @@ def specificity(
     Raises BadQuestion for a task whose metric is not above 0 to begin with: a share of it says nothing."""
     columns = []
     for ablator, questions in zip(ablators, tasks, strict=True):
-        found = ablator.metrics(questions, [[], *sets]).mean(1)
-        if found[0] <= 0:
-            raise BadQuestion(f"a task has a mean metric of {found[0]:.3g}: the model does not do it; leave it out")
-        columns.append((found[0] - found[1:]) / found[0])
+        means = ablator.metrics(questions, [[], *sets]).mean(1)
+        if means[0] <= 0:
+            raise BadQuestion(f"a task has a mean metric of {means[0]:.3g}: the model does not do it; leave it out")
+        columns.append((means[0] - means[1:]) / means[0])
     return np.stack(columns, 1)

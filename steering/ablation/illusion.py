@@ -108,17 +108,17 @@ def suspicion(effects: Mapping[str, PatchEffect]) -> bool:
 def _effects(
     anatomy: Anatomy, questions: Sequence[Question], tried: Mapping[str, Unit], bootstrap: Bootstrap
 ) -> dict[str, PatchEffect]:
-    found = Ablator(anatomy, Operator("corrupted")).metrics(questions, [[], *[[unit] for unit in tried.values()]])
+    metrics = Ablator(anatomy, Operator("corrupted")).metrics(questions, [[], *[[unit] for unit in tried.values()]])
     swapped = [Question(q.corrupted, q.target, None, q.wrong) for q in questions if q.corrupted is not None]
-    lost = (found[0] - Ablator(anatomy).metrics(swapped, [[]])[0]).mean()
+    lost = (metrics[0] - Ablator(anatomy).metrics(swapped, [[]])[0]).mean()
     prompts = prompts_of(questions)
     return {
         name: PatchEffect(
-            mean_interval(found[0] - rows, bootstrap, prompts),
-            float((found[0] - rows).mean() / lost),
+            mean_interval(metrics[0] - rows, bootstrap, prompts),
+            float((metrics[0] - rows).mean() / lost),
             float((rows < 0).mean()),
         )
-        for name, rows in zip(tried, found[1:], strict=True)
+        for name, rows in zip(tried, metrics[1:], strict=True)
     }
 
 

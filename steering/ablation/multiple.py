@@ -38,15 +38,15 @@ def holm(p: np.ndarray) -> np.ndarray:
     """Adjusted p-values that bound the chance of any false finding (Holm 1979)."""
     order = np.argsort(p)
     stepped = np.maximum.accumulate(np.minimum(1.0, p[order] * np.arange(len(p), 0, -1)))
-    found = np.empty(len(p))
-    found[order] = stepped
-    return found
+    adjusted = np.empty(len(p))
+    adjusted[order] = stepped
+    return adjusted
 
 
 def benjamini_hochberg(p: np.ndarray) -> np.ndarray:
     """Adjusted p-values that bound the share of false findings (Benjamini and Hochberg 1995)."""
     order = np.argsort(p)[::-1]
     stepped = np.minimum.accumulate(np.minimum(1.0, p[order] * len(p) / np.arange(len(p), 0, -1)))
-    found = np.empty(len(p))
-    found[order] = stepped
-    return found
+    adjusted = np.empty(len(p))
+    adjusted[order] = stepped
+    return adjusted

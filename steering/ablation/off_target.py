@@ -44,18 +44,18 @@ def off_target(
         raise BadQuestion(f"operator '{ablator.operator}' has nothing to put into neutral text; use mean or zero")
     cut = min(CUT, ablator.anatomy.max_tokens or CUT)
     questions = [as_question(text, cut) for text in texts]
-    found: list[list[np.ndarray]] = [[np.zeros(0)] * len(texts) for _ in sets]
+    divergences: list[list[np.ndarray]] = [[np.zeros(0)] * len(texts) for _ in sets]
     narrow = replace(ablator, budget=BUDGET)
     for batch in question_batches(questions, ablator.anatomy.device, BUDGET):
         with torch.no_grad():
             base = batch.logits(ablator.anatomy.model)
-        for chosen, rows, logits in narrow.passes(batch, questions, sets):
+        for numbers, rows, logits in narrow.passes(batch, questions, sets):
             # rows are ordered first tokens of all copies first, so each copy's are picked by their row
-            for copy, number in enumerate(chosen):
+            for copy, number in enumerate(numbers):
                 for k, text in enumerate(batch.numbers):
                     mine, own = rows.row == copy * batch.rows + k, batch.row == k
-                    found[number][text] = kl_divergence(base[own], logits[mine]).cpu().numpy()
-    return _summary(found, [text.ids.tobytes() for text in texts], bootstrap)
+                    divergences[number][text] = kl_divergence(base[own], logits[mine]).cpu().numpy()
+    return _summary(divergences, [text.ids.tobytes() for text in texts], bootstrap)
 
 
 def as_question(text: Tokens, cut: int = CUT) -> Question:
@@ -67,13 +67,13 @@ def as_question(text: Tokens, cut: int = CUT) -> Question:
     return Question(first, tuple(ids[1:].tolist()))
 
 
-def _summary(found: Sequence[Sequence[np.ndarray]], texts: Sequence[bytes], bootstrap: Bootstrap) -> OffTarget:
-    own = np.concatenate(found[0])
-    sums, counts = np.array([v.sum() for v in found[0]]), np.array([len(v) for v in found[0]])
+def _summary(divergences: Sequence[Sequence[np.ndarray]], texts: Sequence[bytes], bootstrap: Bootstrap) -> OffTarget:
+    own = np.concatenate(divergences[0])
+    sums, counts = np.array([v.sum() for v in divergences[0]]), np.array([len(v) for v in divergences[0]])
     return OffTarget(
         mean=not_negative(ratio_interval(sums, counts, bootstrap, texts)),
         p95=float(np.quantile(own, 0.95)),
         max=float(own.max()),
-        random=tuple(float(np.concatenate(one).mean()) for one in found[1:]),
+        random=tuple(float(np.concatenate(one).mean()) for one in divergences[1:]),
         tokens=len(own),
     )

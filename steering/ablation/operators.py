@@ -91,14 +91,16 @@ class ReferenceRuns:
     def resampled(self, site: Site, batch: Batch, questions: Sequence[Question], seed: int) -> Float[Tensor, "b s d"]:
         """Each row's partner, counted from the end; the first token stays the first, and where a partner is too short
         its second token is repeated. A question is its own partner only when there is no other."""
-        made = torch.zeros(batch.rows, batch.clean.shape[1], self.first[site].shape[-1], device=self.first[site].device)
+        partner_rows = torch.zeros(
+            batch.rows, batch.clean.shape[1], self.first[site].shape[-1], device=self.first[site].device
+        )
         for k, number in enumerate(batch.numbers):
             rows = self.rows[site][self._partner(number, seed)]
             n, m = questions[number].length, len(rows)
             places = (torch.arange(n) - n + m).clamp(min=min(1, m - 1))
             places[0] = 0
-            made[k, :n] = rows[places]
-        return made
+            partner_rows[k, :n] = rows[places]
+        return partner_rows
 
     def _partner(self, number: int, seed: int) -> int:
         others = [k for k in range(len(self.lengths)) if k != number]
@@ -106,32 +108,33 @@ class ReferenceRuns:
 
 
 def replacement(
-    operator: Operator, reference: ReferenceRuns | None, anatomy: Anatomy, batch: Batch, asked: Sequence[Question]
+    operator: Operator, reference: ReferenceRuns | None, anatomy: Anatomy, batch: Batch, questions: Sequence[Question]
 ) -> "Replacement":
     """What the operator puts at every site of this batch. Raises BadQuestion when it lacks what it refers to."""
     if operator.name in REFERRING and reference is None:
         raise BadQuestion(f"operator '{operator}' needs reference questions, whose activations it puts in")
     if operator.name == "corrupted" and batch.corrupted is None:
         raise BadQuestion("operator 'corrupted' needs questions with a corrupted prompt; use mean, or give one")
-    return Replacement(operator, reference, anatomy, batch, tuple(asked), {})
+    return Replacement(operator, reference, anatomy, batch, tuple(questions), {})
 
 
 @dataclass(frozen=True, eq=False)
 class Replacement:
-    """Values for one batch, made when a site asks for them. known: of the corrupted run, filled at the first call."""
+    """The activations that an operator puts in, for one batch, computed when a site needs them. cached: by site,
+    activations of the corrupted run or of the partners, computed at the first call."""
 
     operator: Operator
     reference: ReferenceRuns | None
     anatomy: Anatomy
     batch: Batch
-    asked: tuple[Question, ...]
-    known: dict[Site, Tensor]
+    questions: tuple[Question, ...]
+    cached: dict[Site, Tensor]
 
     def prepare(self, sites: Sequence[Site]) -> None:
         """Run the corrupted prompts once, for all sites that will be asked for."""
-        missing = [site for site in sites if site not in self.known]
+        missing = [site for site in sites if site not in self.cached]
         if self.operator.name == "corrupted" and missing:
-            self.known.update(activations(self.anatomy, self.batch, missing, "corrupted")[0])
+            self.cached.update(activations(self.anatomy, self.batch, missing, "corrupted")[0])
 
     def at(self, site: Site, h: Float[Tensor, "copies b s d"]) -> Tensor:
         """What stands in the place of h, of its shape or one that spreads to it."""
@@ -139,10 +142,10 @@ class Replacement:
         if name in ("zero", "scale"):
             return h * (self.operator.factor if name == "scale" else 0.0)
         if name == "corrupted":
-            return self.known[site].to(h.dtype)
+            return self.cached[site].to(h.dtype)
         assert self.reference is not None
         if name == "mean":
             return self.reference.mean(site, h.shape[2]).to(h.dtype)
-        if site not in self.known:
-            self.known[site] = self.reference.resampled(site, self.batch, self.asked, self.operator.seed)
-        return self.known[site].to(h.dtype)
+        if site not in self.cached:
+            self.cached[site] = self.reference.resampled(site, self.batch, self.questions, self.operator.seed)
+        return self.cached[site].to(h.dtype)

@@ -100,10 +100,10 @@ def judge_heads(
     beside, unreached = [], 0
     for heads in matched_sets(universe, chosen, random):
         how = Dosing(guess=dose.strength or 1)
-        placebo, found = dose_on(calibration, head_plan(anatomy, _sites(heads)), budget, how)
-        if found.reachable:
+        placebo, placebo_dose = dose_on(calibration, head_plan(anatomy, _sites(heads)), budget, how)
+        if placebo_dose.reachable:
             beside.append(plan_metric(anatomy, questions, placebo) - base)
-        unreached += not found.reachable
+        unreached += not placebo_dose.reachable
     each, prompts = np.array(beside), prompts_of(questions)
     return plan, HeadsGain(
         dose=dose,
@@ -119,13 +119,13 @@ def plan_metric(anatomy: Anatomy, questions: Sequence[Question], plan: SteeringP
     """`[questions]` metric of the model under a plan; spans see each question's true prompt length."""
     if plan is None:
         return Ablator(anatomy).metrics(questions, [[]])[0]
-    found = np.empty(len(questions))
+    metrics = np.empty(len(questions))
     for batch in question_batches(questions, anatomy.device):
         lengths = [questions[i].clean.prompt_length for i in batch.numbers]
         with torch.no_grad(), plan.on(anatomy.model, prompt_lengths=lengths):
             logits = batch.logits(anatomy.model)
-        found[list(batch.numbers)] = batch.metric(logits).double().cpu().numpy()
-    return found
+        metrics[list(batch.numbers)] = batch.metric(logits).double().cpu().numpy()
+    return metrics
 
 
 def _sites(units: Sequence[Unit]) -> list[Site]:

@@ -37,23 +37,23 @@ class Ablator:
         cls, anatomy: Anatomy, operator: "Operator | str", questions: Sequence[Question], units: Sequence[Unit]
     ) -> "Ablator":
         """With the reference that the operator needs, from `questions`, for these units."""
-        chosen = Operator.parse(operator)
+        operation = Operator.parse(operator)
         sites = list(dict.fromkeys(part.site for unit in units for part in unit.parts))
-        made = ReferenceRuns.of(anatomy, questions, sites) if chosen.name in REFERRING else None
-        return cls(anatomy, chosen, made)
+        reference = ReferenceRuns.of(anatomy, questions, sites) if operation.name in REFERRING else None
+        return cls(anatomy, operation, reference)
 
     def metrics(
         self, questions: Sequence[Question], sets: Sequence[Set], measure: Measure = metric
     ) -> Float[np.ndarray, "sets questions"]:
         """The measure (by default the questions' metric, nats) of every question without each set. An empty set is the
         model as it is."""
-        found = np.empty((len(sets), len(questions)))
+        measures = np.empty((len(sets), len(questions)))
         device = self.anatomy.device
         for batch in question_batches(questions, device, self.budget):
-            for chosen, rows, logits in self.passes(batch, questions, sets):
-                values = measure(rows, logits).reshape(len(chosen), -1).double().cpu().numpy()
-                found[np.ix_(chosen, batch.numbers)] = values
-        return found
+            for numbers, rows, logits in self.passes(batch, questions, sets):
+                values = measure(rows, logits).reshape(len(numbers), -1).double().cpu().numpy()
+                measures[np.ix_(numbers, batch.numbers)] = values
+        return measures
 
     def passes(
         self, batch: Batch, questions: Sequence[Question], sets: Sequence[Set]
@@ -63,11 +63,11 @@ class Ablator:
         put.prepare(list(dict.fromkeys(part.site for one in sets for unit in one for part in unit.parts)))
         fit = max(1, self.budget // batch.clean.numel())
         for at in range(0, len(sets), fit):
-            chosen = list(range(at, min(at + fit, len(sets))))
-            rows = batch.tiled(len(chosen))
-            with torch.no_grad(), self._without([sets[k] for k in chosen], put):
+            numbers = list(range(at, min(at + fit, len(sets))))
+            rows = batch.tiled(len(numbers))
+            with torch.no_grad(), self._without([sets[k] for k in numbers], put):
                 logits = rows.logits(self.anatomy.model)
-            yield chosen, rows, logits
+            yield numbers, rows, logits
 
     @contextmanager
     def _without(self, sets: Sequence[Set], put: Replacement) -> Iterator[None]:
@@ -100,12 +100,12 @@ def _edit(site: Site, mask: Tensor, bases: Sequence[tuple[int, Tensor]], put: Re
     def edit(h: Tensor) -> Tensor:
         view = h.reshape(len(mask), -1, *h.shape[1:])
         new = put.at(site, view)
-        made = torch.where(mask.to(h.device)[:, None, None], new, view)
+        edited = torch.where(mask.to(h.device)[:, None, None], new, view)
         spread = new.expand_as(view)
         for copy, basis in bases:
             rows = basis.to(h.device, h.dtype)
-            made[copy] += ((spread[copy] - view[copy]) @ rows.T) @ rows
-        return made.reshape(h.shape)
+            edited[copy] += ((spread[copy] - view[copy]) @ rows.T) @ rows
+        return edited.reshape(h.shape)
 
     return edit
 

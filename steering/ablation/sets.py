@@ -17,11 +17,11 @@ def matched_sets(universe: Sequence[Unit], chosen: Sequence[Unit], count: int, s
     A block whose other units are too few gives all of them, and the nearest blocks the remainder. Raises BadRanking
     when the universe has too few other units, or none to choose between.
     """
-    taken = {unit.name for unit in chosen}
-    rest = [unit for unit in universe if unit.name not in taken]
-    wanted = Counter((unit.kind, unit.block) for unit in chosen)
-    for kind in {kind for kind, _ in wanted}:
-        need = sum(n for (k, _), n in wanted.items() if k == kind)
+    names = {unit.name for unit in chosen}
+    rest = [unit for unit in universe if unit.name not in names]
+    per_block = Counter((unit.kind, unit.block) for unit in chosen)
+    for kind in {kind for kind, _ in per_block}:
+        need = sum(n for (k, _), n in per_block.items() if k == kind)
         have = sum(unit.kind == kind for unit in rest)
         if have <= need:
             raise BadRanking(
@@ -29,16 +29,16 @@ def matched_sets(universe: Sequence[Unit], chosen: Sequence[Unit], count: int, s
                 f"no two such sets would differ enough; test fewer units"
             )
     draw = np.random.default_rng(seed)
-    return [_drawn(rest, wanted, draw) for _ in range(count)]
+    return [_drawn(rest, per_block, draw) for _ in range(count)]
 
 
-def _drawn(rest: Sequence[Unit], wanted: Counter[tuple[str, int]], draw: np.random.Generator) -> tuple[Unit, ...]:
-    left = list(rest)
-    found: list[Unit] = []
-    for (kind, block), n in sorted(wanted.items()):
-        order = draw.permutation(len(left))
-        near = sorted((int(i) for i in order if left[i].kind == kind), key=lambda i: abs(left[i].block - block))
+def _drawn(rest: Sequence[Unit], per_block: Counter[tuple[str, int]], draw: np.random.Generator) -> tuple[Unit, ...]:
+    pool = list(rest)
+    units: list[Unit] = []
+    for (kind, block), n in sorted(per_block.items()):
+        order = draw.permutation(len(pool))
+        near = sorted((int(i) for i in order if pool[i].kind == kind), key=lambda i: abs(pool[i].block - block))
         picked = set(near[:n])  # sorting is stable, so units of one block stay shuffled
-        found += [left[i] for i in picked]
-        left = [unit for i, unit in enumerate(left) if i not in picked]
-    return tuple(sorted(found, key=lambda unit: unit.name))
+        units += [pool[i] for i in picked]
+        pool = [unit for i, unit in enumerate(pool) if i not in picked]
+    return tuple(sorted(units, key=lambda unit: unit.name))

@@ -124,7 +124,7 @@ def judge_set(
     groups = prompts_of(questions)
     sides = [_side(effects, whole - empty, standard, groups) for effects in (whole - without, alone - empty)]
     partners = partners_of(ablator, questions, chosen, company, total, standard) if len(company) else ()
-    made = SetVerdict(
+    verdict = SetVerdict(
         units=tuple(unit.name for unit in chosen),
         universe=len(universe),
         operator=str(ablator.operator),
@@ -137,7 +137,7 @@ def judge_set(
         partners=partners,
         sentence="",
     )
-    return replace(made, sentence=sentence(made))
+    return replace(verdict, sentence=sentence(verdict))
 
 
 def _measured(
@@ -145,10 +145,10 @@ def _measured(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Metric of the whole model and without the universe, `[questions]`; without each set, and with it alone, `[sets
     questions]`."""
-    taken = [_names(one) for one in sets]
-    outside = [[unit for unit in universe if unit.name not in names] for names in taken]
-    found = ablator.metrics(questions, [[], list(universe), *sets, *outside])
-    return found[0], found[1], found[2 : 2 + len(sets)], found[2 + len(sets) :]
+    names_by_set = [_names(one) for one in sets]
+    outside = [[unit for unit in universe if unit.name not in names] for names in names_by_set]
+    metrics = ablator.metrics(questions, [[], list(universe), *sets, *outside])
+    return metrics[0], metrics[1], metrics[2 : 2 + len(sets)], metrics[2 + len(sets) :]
 
 
 def partners_of(
@@ -163,13 +163,13 @@ def partners_of(
     them does, the other does when it is gone. Best first. total: what all units together carry, nats."""
     others = [unit for unit in company if unit.name not in _names(chosen)]
     sets = [[], list(chosen), *[[unit] for unit in others], *[[*chosen, unit] for unit in others]]
-    found = ablator.metrics(questions, sets)
-    lost = found[0] - found[1:]
+    metrics = ablator.metrics(questions, sets)
+    lost = metrics[0] - metrics[1:]
     single = np.maximum(lost, 0)  # what is gained without an interfering unit is no work of another
     beyond = (lost[1 + len(others) :] - single[0] - single[1 : 1 + len(others)]).T
     p, shares = holm(sign_flip_p(beyond, prompts_of(questions))), beyond.mean(0) / total
-    kept = [k for k in np.argsort(-shares) if shares[k] >= standard.share and p[k] <= standard.alpha]
-    return tuple(Partner(others[k].name, float(shares[k]), float(p[k])) for k in kept)
+    partners = [k for k in np.argsort(-shares) if shares[k] >= standard.share and p[k] <= standard.alpha]
+    return tuple(Partner(others[k].name, float(shares[k]), float(p[k])) for k in partners)
 
 
 def word_for(

@@ -29,17 +29,17 @@ class Slopes:
 def traced(anatomy: Anatomy, sites: Sequence[Site]) -> Iterator[dict[Site, Tensor]]:
     """While the block runs, every pass leaves the tensors of these sites in the dict, as parts of the graph: their
     gradients can be asked for. Values are unchanged to the bit."""
-    held: dict[Site, Tensor] = {}
+    tensors: dict[Site, Tensor] = {}
 
     def keep(site: Site) -> Edit:
         def edit(h: Tensor) -> Tensor:
-            held[site] = h.view_as(h) if h.requires_grad else h.detach().clone().requires_grad_()
-            return held[site]
+            tensors[site] = h.view_as(h) if h.requires_grad else h.detach().clone().requires_grad_()
+            return tensors[site]
 
         return edit
 
     with hooked(anatomy, edits=[(site, keep(site)) for site in sites]):
-        yield held
+        yield tensors
 
 
 def slopes(
@@ -50,11 +50,11 @@ def slopes(
     surgery: AbstractContextManager[None] | None = None,
 ) -> Slopes:
     """One forward and one backward. surgery: changes what the backward pass does while this one runs (RelP)."""
-    with frozen(anatomy.model), surgery or nullcontext(), traced(anatomy, sites) as held:
+    with frozen(anatomy.model), surgery or nullcontext(), traced(anatomy, sites) as tensors:
         metric = batch.metric(batch.logits(anatomy.model, side))
-        found = torch.autograd.grad(metric.sum(), [held[site] for site in sites])
-    values = {site: held[site].detach() for site in sites}
-    return Slopes(values, dict(zip(sites, found, strict=True)), metric.detach())
+        gradients = torch.autograd.grad(metric.sum(), [tensors[site] for site in sites])
+    values = {site: tensors[site].detach() for site in sites}
+    return Slopes(values, dict(zip(sites, gradients, strict=True)), metric.detach())
 
 
 def estimates(

@@ -96,28 +96,30 @@ class Batch:
         cls, questions: Sequence[Question], numbers: Sequence[int], device: torch.device, left: bool = False
     ) -> "Batch":
         """`numbers` of the questions as one pass, padded right (left: before the text, with a mask)."""
-        asked = [questions[i] for i in numbers]
-        width = max(q.length for q in asked)
-        starts = torch.tensor([width - q.length if left else 0 for q in asked])
-        last = starts + torch.tensor([q.clean.prompt_length - 1 for q in asked])
-        places = [(step, k) for k, q in enumerate(asked) for step in range(len(q.target))]
+        members = [questions[i] for i in numbers]
+        width = max(q.length for q in members)
+        starts = torch.tensor([width - q.length if left else 0 for q in members])
+        last = starts + torch.tensor([q.clean.prompt_length - 1 for q in members])
+        places = [(step, k) for k, q in enumerate(members) for step in range(len(q.target))]
         places.sort()  # first answer tokens of all rows first
         mask = torch.tensor([[int(c >= start) for c in range(width)] for start in starts.tolist()]) if left else None
-        made = cls(
+        batch = cls(
             numbers=tuple(numbers),
-            clean=_padded([q.ids() for q in asked], starts, width),
+            clean=_padded([q.ids() for q in members], starts, width),
             corrupted=None
-            if asked[0].corrupted is None
-            else _padded([q.ids("corrupted") for q in asked], starts, width),
+            if members[0].corrupted is None
+            else _padded([q.ids("corrupted") for q in members], starts, width),
             mask=mask,
             positions=None if mask is None else (mask.cumsum(1) - 1).clamp(min=0),
             last=last,
             row=torch.tensor([k for _, k in places]),
             column=torch.tensor([int(last[k]) + step for step, k in places]),
-            target=torch.tensor([asked[k].target[step] for step, k in places]),
-            wrong=None if asked[0].wrong is None else torch.tensor([q.wrong[0] for q in asked if q.wrong is not None]),
+            target=torch.tensor([members[k].target[step] for step, k in places]),
+            wrong=None
+            if members[0].wrong is None
+            else torch.tensor([q.wrong[0] for q in members if q.wrong is not None]),
         )
-        return made._moved(device)
+        return batch._moved(device)
 
     @property
     def rows(self) -> int:
@@ -151,9 +153,9 @@ class Batch:
     def logits(self, model: PreTrainedModel, side: Literal["clean", "corrupted"] = "clean") -> Float[Tensor, "n v"]:
         """Run the model: logits, float32 or wider, where each answer token is decided, in the order of `row`."""
         ids = self.clean if side == "clean" else self.corrupted
-        kept, where = torch.unique(self.column, return_inverse=True)
+        columns, where = torch.unique(self.column, return_inverse=True)
         inputs = {} if self.mask is None else {"attention_mask": self.mask, "position_ids": self.positions}
-        out = model(input_ids=ids, use_cache=False, logits_to_keep=kept, **inputs).logits
+        out = model(input_ids=ids, use_cache=False, logits_to_keep=columns, **inputs).logits
         answers = out[self.row, where]
         return answers if answers.dtype == torch.float64 else answers.float()
 
@@ -177,16 +179,16 @@ class Batch:
 
     def _moved(self, device: torch.device) -> "Batch":
         names = ("clean", "corrupted", "mask", "positions", "last", "row", "column", "target", "wrong")
-        held = {name: getattr(self, name) for name in names}
-        return replace(self, **{name: x.to(device) for name, x in held.items() if x is not None})
+        tensors = {name: getattr(self, name) for name in names}
+        return replace(self, **{name: x.to(device) for name, x in tensors.items() if x is not None})
 
 
 def question_batches(
     questions: Sequence[Question], device: torch.device, budget: int = PASS_BUDGET, copies: int = 1
 ) -> Iterator[Batch]:
     """Batches of like length; `budget` tokens hold `copies` of every row. Not in the order asked: see `numbers`."""
-    for chosen in batches([q.length * copies for q in questions], budget):
-        yield Batch.of(questions, chosen, device)
+    for numbers in batches([q.length * copies for q in questions], budget):
+        yield Batch.of(questions, numbers, device)
 
 
 def per_question(

@@ -36,18 +36,20 @@ class Ranking:
 
     def __post_init__(self) -> None:
         for name in ("values", "low", "high", "labels"):
-            held = getattr(self, name)
-            if held is not None and len(held) != len(self.units):
-                raise BadRanking(f"ranking by {self.method}: {len(self.units)} units, but {len(held)} {name}")
+            column = getattr(self, name)
+            if column is not None and len(column) != len(self.units):
+                raise BadRanking(f"ranking by {self.method}: {len(self.units)} units, but {len(column)} {name}")
         if len(set(self.units)) != len(self.units):
             raise BadRanking(f"ranking by {self.method}: some of its {len(self.units)} units stand there twice")
 
     def top(self, k: int, point: str | None = "z", magnitude: bool = False) -> tuple[Site, ...]:
         """The k units with the largest values, best first. point: only units of this point (None: all). magnitude:
         by absolute value. Units without a value (nan) are left out. Ties keep the units' order."""
-        chosen = [i for i, unit in enumerate(self.units) if point in (None, unit.point) and np.isfinite(self.values[i])]
+        indices = [
+            i for i, unit in enumerate(self.units) if point in (None, unit.point) and np.isfinite(self.values[i])
+        ]
         key = np.abs(self.values) if magnitude else self.values
-        return tuple(self.units[i] for i in sorted(chosen, key=lambda i: -float(key[i]))[:k])
+        return tuple(self.units[i] for i in sorted(indices, key=lambda i: -float(key[i]))[:k])
 
     def value(self, unit: Site) -> float:
         """The value of one unit. Raises BadRanking when it was not ranked."""
@@ -57,16 +59,16 @@ class Ranking:
 
     def only(self, point: str) -> "Ranking":
         """The same for the units of one point, `extra` arrays along units cut as well."""
-        chosen = np.array([i for i, unit in enumerate(self.units) if unit.point == point], dtype=int)
+        indices = np.array([i for i, unit in enumerate(self.units) if unit.point == point], dtype=int)
         n = len(self.units)
-        cut = {name: a[..., chosen] if a.ndim and a.shape[-1] == n else a for name, a in self.extra.items()}
+        cut = {name: a[..., indices] if a.ndim and a.shape[-1] == n else a for name, a in self.extra.items()}
         return replace(
             self,
-            units=tuple(self.units[i] for i in chosen),
-            values=self.values[chosen],
-            low=None if self.low is None else self.low[chosen],
-            high=None if self.high is None else self.high[chosen],
-            labels=None if self.labels is None else tuple(self.labels[i] for i in chosen),
+            units=tuple(self.units[i] for i in indices),
+            values=self.values[indices],
+            low=None if self.low is None else self.low[indices],
+            high=None if self.high is None else self.high[indices],
+            labels=None if self.labels is None else tuple(self.labels[i] for i in indices),
             extra=cut,
         )
 
@@ -76,16 +78,16 @@ class Ranking:
         heads = [(unit.block or 0, unit.head, i) for i, unit in enumerate(self.units) if unit.head is not None]
         if not heads:
             raise BadRanking(f"ranking by {self.method} has no heads, so there is no grid of blocks and heads")
-        made = np.full((1 + max(b for b, _, _ in heads), 1 + max(h for _, h, _ in heads)), np.nan, np.float32)
+        grid = np.full((1 + max(b for b, _, _ in heads), 1 + max(h for _, h, _ in heads)), np.nan, np.float32)
         for block, head, i in heads:
-            made[block, head] = numbers[i]
-        return made
+            grid[block, head] = numbers[i]
+        return grid
 
     def pack(self) -> Packed:
         """Arrays and a JSON header: what a file or the catalog keeps."""
         arrays = {"values": self.values, "low": self.low, "high": self.high}
-        held = {name: np.asarray(a, np.float32) for name, a in arrays.items() if a is not None}
-        held |= {f"extra/{name}": np.asarray(a, np.float32) for name, a in self.extra.items()}
+        packed = {name: np.asarray(a, np.float32) for name, a in arrays.items() if a is not None}
+        packed |= {f"extra/{name}": np.asarray(a, np.float32) for name, a in self.extra.items()}
         header = {
             "format": FORMAT,
             "kind": "ranking",
@@ -96,7 +98,7 @@ class Ranking:
             "questions": self.questions,
             "settings": dict(self.settings),
         }
-        return Packed(held, header)
+        return Packed(packed, header)
 
     @classmethod
     def unpack(cls, packed: HasArrays) -> "Ranking":

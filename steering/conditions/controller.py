@@ -169,19 +169,19 @@ class _Course:
         half = batch // 2
         return np.concatenate([draw.choice(yes, half, len(yes) < half), draw.choice(no, half, len(no) < half)])
 
-    def _loss(self, network: Network, drawn: np.ndarray, how: ControllerSettings) -> tuple[Tensor, Step]:
-        scale, weights = network.scale_and_weights(self.rows[drawn])
+    def _loss(self, network: Network, numbers: np.ndarray, how: ControllerSettings) -> tuple[Tensor, Step]:
+        scale, weights = network.scale_and_weights(self.rows[numbers])
         gates = [_Given(scale * weights[:, k]) for k in range(weights.shape[1])]
-        texts, half = [self.texts[i] for i in drawn], len(drawn) // 2
+        texts, half = [self.texts[i] for i in numbers], len(numbers) // 2
         with torch.no_grad():
             base = [logits.log_softmax(-1) for logits in _answers(self.model, texts, None)]
         steered = [logits.log_softmax(-1) for logits in _answers(self.model, texts, gated_by(self.patch, gates))]
         spent = torch.stack([kl_of_logprobs(p, q).mean() for p, q in zip(steered, base, strict=True)])
-        told = torch.stack([_nll(p, text) for p, text in zip(steered[:half], texts, strict=False)]).mean()
-        wanted, unwanted = spent[:half].mean(), spent[half:].mean()
-        over = torch.relu(wanted - how.budget) ** 2
-        loss = told + how.leave_alone * unwanted + how.overspent * over
-        return loss, Step(*(float(x.detach()) for x in (loss, told, wanted, unwanted)))
+        target_nll = torch.stack([_nll(p, text) for p, text in zip(steered[:half], texts, strict=False)]).mean()
+        kl_wanted, kl_unwanted = spent[:half].mean(), spent[half:].mean()
+        over = torch.relu(kl_wanted - how.budget) ** 2
+        loss = target_nll + how.leave_alone * kl_unwanted + how.overspent * over
+        return loss, Step(*(float(x.detach()) for x in (loss, target_nll, kl_wanted, kl_unwanted)))
 
 
 def _answers(model: PreTrainedModel, texts: Sequence[Tokens], plan: SteeringPlan | None) -> list[Tensor]:

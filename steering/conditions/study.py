@@ -107,13 +107,13 @@ def dosed_controller(study: Study, settings: ControllerSettings, report: Progres
     An untrained controller holds every intervention at START, so the patch is scaled to cost the budget there, and
     training begins with the right price.
     """
-    wanted = study.splits.validation.side(True)[: study.prompts]
+    wanted_prompts = study.splits.validation.side(True)[: study.prompts]
     matching = study.arena(study.splits.validation, MATCHING_SEED)
-    budget = _calibration(matching, wanted).kl(study.plan)
-    patch = dosed(matching, study.patch, wanted, budget)[0].scaled(1 / START)
+    budget = _calibration(matching, wanted_prompts).kl(study.plan)
+    patch = dosed(matching, study.patch, wanted_prompts, budget)[0].scaled(1 / START)
     taught, settings = Taught(patch, study.plan), replace(settings, budget=budget)
     fit = train_controller(study.model, taught, study.splits, study.sites, settings, report)
-    plan, dose = dosed(matching, fit.plan, wanted, budget)
+    plan, dose = dosed(matching, fit.plan, wanted_prompts, budget)
     return DosedController(plan, fit, budget, dose)
 
 

@@ -60,21 +60,21 @@ class Data:
 def survey(source: RowBlocks, device: "torch.device | str | None" = None) -> Data:
     """One pass: counts, scale, sums of squares. Raises BadRows for no rows, widths that differ, only zeros, or values
     that are not finite."""
-    n, mean, squares, width, found = 0, torch.zeros(()), 0.0, 0, torch.device(device or "cpu")
+    n, mean, squares, width, work_device = 0, torch.zeros(()), 0.0, 0, torch.device(device or "cpu")
     for block in source:
         rows = as_rows(block)
         width = width or rows.shape[1]
         if rows.shape[1] != width:
             raise BadRows(f"blocks of width {width} and {rows.shape[1]}: all rows of a fit come from one site")
         if device is None:
-            found = rows.device
+            work_device = rows.device
         n += len(rows)
         mean = mean.to(rows.device) + rows.sum(0, dtype=torch.float64)
         squares += float(rows.square().sum(dtype=torch.float64))
     check_sums(n, width, squares)
     scale = 2.0 ** round(math.log2(math.sqrt(squares / (n * width))))
     about_mean = squares - float((mean / n).square().sum()) * n
-    return Data(source, n, width, scale, squares / scale**2, max(about_mean, 0.0) / scale**2, found)
+    return Data(source, n, width, scale, squares / scale**2, max(about_mean, 0.0) / scale**2, work_device)
 
 
 def as_rows(block: "Tensor | np.ndarray") -> Float[Tensor, "m d"]:

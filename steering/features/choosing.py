@@ -68,15 +68,15 @@ def rank_curve(
 ) -> tuple[Candidate, ...]:
     """Every point of the grid. held_out: rows of other texts, not other tokens of the same ones."""
     points = [(rank, sparsity) for sparsity in grid.sparsities for rank in grid.ranks]
-    found, total = [], len(points) * grid.seeds
+    candidates, total = [], len(points) * grid.seeds
     for number, (rank, sparsity) in enumerate(points):
         fits = []
         for seed in range(grid.seeds):
-            asked = replace(settings, rank=rank, sparsity=sparsity, seed=settings.seed + seed * settings.restarts)
-            fits.append(fit_snmf(rows, asked))
+            variant = replace(settings, rank=rank, sparsity=sparsity, seed=settings.seed + seed * settings.restarts)
+            fits.append(fit_snmf(rows, variant))
             progress(number * grid.seeds + seed + 1, total)
-        found.append(_candidate(fits, held_out, rank, sparsity))
-    return tuple(found)
+        candidates.append(_candidate(fits, held_out, rank, sparsity))
+    return tuple(candidates)
 
 
 def chosen(curve: Sequence[Candidate]) -> Candidate:

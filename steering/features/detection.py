@@ -66,12 +66,12 @@ def detect(
     """Each concept against all other sentences. held_out: `[s]` bool. Raises SteeringError when a half lacks one."""
     names, draw = np.asarray(labels), np.random.default_rng(seed)
     halves = _Halves(rankdata(scores[~held_out], axis=0), scores[held_out], rankdata(scores[held_out], axis=0))
-    found = []
+    detections = []
     for concept in sorted(set(labels)):
         inside, outside = (names == concept)[~held_out], (names == concept)[held_out]
         _check_both_kinds(concept, inside, outside)
-        found.append(_detected(concept, halves, (inside, outside), nulls, draw))
-    return tuple(found)
+        detections.append(_detected(concept, halves, (inside, outside), nulls, draw))
+    return tuple(detections)
 
 
 @dataclass(frozen=True, eq=False)

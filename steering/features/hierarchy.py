@@ -34,8 +34,8 @@ class Level:
 
     @classmethod
     def of_arrays(cls, arrays: Mapping[str, np.ndarray], prefix: str) -> "Level":
-        found = (torch.from_numpy(np.array(arrays[prefix + name])) for name in ("weights", "features"))
-        return cls(*found)
+        tensors = (torch.from_numpy(np.array(arrays[prefix + name])) for name in ("weights", "features"))
+        return cls(*tensors)
 
 
 @dataclass(frozen=True)
@@ -51,29 +51,29 @@ class Branch:
 def build_levels(features: Float[Tensor, "d k"], ranks: Sequence[int], settings: SNMF) -> tuple[Level, ...]:
     """Levels above `features`, one per rank, by factorising each level's features of norm 1 (a frequent feature is
     not a wider one). Raises SteeringError when ranks do not fall."""
-    found: list[Level] = []
+    levels: list[Level] = []
     below = features
     for rank in ranks:
         if not 1 <= rank < below.shape[1]:
             raise SteeringError(f"hierarchy: rank {rank} above {below.shape[1]} features; each level has fewer")
         unit = below / below.norm(dim=0).clamp_min(1e-30)
         factors = fit_snmf(unit.T.contiguous(), replace(settings, rank=rank))
-        found.append(Level(factors.activations, factors.features))
+        levels.append(Level(factors.activations, factors.features))
         below = factors.features
-    return tuple(found)
+    return tuple(levels)
 
 
 def branches(level: Level, below: Float[Tensor, "d c"]) -> tuple[Branch, ...]:
     """The tree of one level: up to four children with at least 15% of the parent's largest weight; parents with fewer
     than two are left out."""
-    found = []
+    tree = []
     for parent in range(level.weights.shape[1]):
         column = level.weights[:, parent]
         values, order = column.topk(min(CHILDREN, len(column)))
-        kept = [(int(c), float(v)) for v, c in zip(values, order, strict=True) if v > 0 and v >= SHARE * values[0]]
-        if len(kept) < 2:
+        links = [(int(c), float(v)) for v, c in zip(values, order, strict=True) if v > 0 and v >= SHARE * values[0]]
+        if len(links) < 2:
             continue
-        children = tuple(c for c, _ in kept)
+        children = tuple(c for c, _ in links)
         common = (below[:, list(children)] != 0).all(1).nonzero()[:, 0]
-        found.append(Branch(parent, children, tuple(w for _, w in kept), tuple(common.tolist())))
-    return tuple(found)
+        tree.append(Branch(parent, children, tuple(w for _, w in links), tuple(common.tolist())))
+    return tuple(tree)

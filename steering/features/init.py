@@ -60,8 +60,8 @@ def _kmeans(data: Data, seed: int, into: Tensor) -> None:
     sample = torch.cat([rows[(-where.start) % every :: every].cpu() for where, rows in data])
     count = min(into.shape[1], len(sample))
     centres = MiniBatchKMeans(count, random_state=seed, n_init=1, batch_size=1024).fit(sample.numpy())
-    found = torch.from_numpy(centres.cluster_centers_).float().to(data.device)
+    centroids = torch.from_numpy(centres.cluster_centers_).float().to(data.device)
     for where, rows in data:
-        nearest = torch.cdist(rows, found).argmin(1)
+        nearest = torch.cdist(rows, centroids).argmin(1)
         into[where] = LIFT
-        into[where, : len(found)] += torch.nn.functional.one_hot(nearest, len(found)).to(into)
+        into[where, : len(centroids)] += torch.nn.functional.one_hot(nearest, len(centroids)).to(into)

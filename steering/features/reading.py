@@ -89,7 +89,7 @@ def read_features(
 ) -> tuple[FeatureReading, ...]:
     """One FeatureReading per feature, labelled by `automatic_label`. effects: of `token_effects`, or nothing."""
     near = nearest_features(features, size.nearest)
-    found = []
+    readings = []
     for k in range(features.shape[1]):
         column = activations[:, k]
         peak = float(column.max())
@@ -105,20 +105,20 @@ def read_features(
             size=float(features[:, k].norm()),
             nearest=near[k],
         )
-        found.append(replace(reading, label=automatic_label(reading)))
-    return tuple(found)
+        readings.append(replace(reading, label=automatic_label(reading)))
+    return tuple(readings)
 
 
 def tops_of(column: Float[Tensor, "n"], table: TokenTable, size: ReadingSize) -> tuple[ActiveToken, ...]:
     """The strongest rows with the words around them; zeros are left out."""
     values, rows = column.topk(min(size.tops, len(column)))
-    found = []
+    tokens = []
     for value, row in zip(values.tolist(), rows.tolist(), strict=True):
         words, place = table.words[table.text[row]], int(table.place[row])
         before = "".join(words[max(0, place - size.context) : place])
         after = "".join(words[place + 1 : place + 1 + size.context])
-        found.append(ActiveToken(value, int(table.text[row]), before, words[place], after))
-    return tuple(shown for shown in found if shown.activation > 0)
+        tokens.append(ActiveToken(value, int(table.text[row]), before, words[place], after))
+    return tuple(shown for shown in tokens if shown.activation > 0)
 
 
 def core_neurons(feature: Float[Tensor, "d"], count: int) -> tuple[tuple[int, float], ...]:
@@ -151,15 +151,15 @@ def token_effects(
     anatomy: Anatomy, site: Site, features: Float[Tensor, "d k"], decode: Callable[[int], str], count: int = 20
 ) -> tuple[TokenEffect, ...]:
     """Both signs of every feature through W_out, the final norm and W_U. decode: a token id as text. Raises BadSite."""
-    residual, found = residual_directions(anatomy, site, features.cpu()), []
+    residual, signs = residual_directions(anatomy, site, features.cpu()), []
     for some in residual.split(AT_ONCE):
         logits = vocabulary_effects(anatomy, some)
         high, low = logits.topk(count, dim=1), (-logits).topk(count, dim=1)
         for k in range(len(some)):
             promoted = tuple((decode(int(t)), float(v)) for v, t in zip(high.values[k], high.indices[k], strict=True))
             suppressed = tuple((decode(int(t)), -float(v)) for v, t in zip(low.values[k], low.indices[k], strict=True))
-            found.append(TokenEffect(promoted, suppressed))
-    return tuple(found)
+            signs.append(TokenEffect(promoted, suppressed))
+    return tuple(signs)
 
 
 def automatic_label(reading: FeatureReading) -> str:

@@ -136,10 +136,10 @@ def factorise(data: Data, settings: SNMF, buffers: Buffers, progress: Progress |
     """The loop, over restarts. The result's activations are one of the buffers."""
     best: Factors | None = None
     for restart in range(settings.restarts):
-        found = _Run(data, replace(settings, seed=settings.seed + restart), buffers).fit(progress)
-        if best is None or found.report.losses[found.report.best] < best.report.losses[best.report.best]:
+        factors = _Run(data, replace(settings, seed=settings.seed + restart), buffers).fit(progress)
+        if best is None or factors.report.losses[factors.report.best] < best.report.losses[best.report.best]:
             last = restart + 1 == settings.restarts
-            best = found if last else replace(found, activations=found.activations.clone())
+            best = factors if last else replace(factors, activations=factors.activations.clone())
     assert best is not None
     return best
 
@@ -157,19 +157,19 @@ class _Run:
     def fit(self, progress: Progress | None) -> Factors:
         begin(self.data, self.settings.start, self.settings.seed, self.current)
         cross, gram = self._sums_of_start()
-        kept = None
+        best_buffer = None
         while len(self.losses) < self.settings.max_iterations and not self._over():
             lengths = norms(gram)
             features = self._solved(cross, gram) * lengths
             # The best G must survive this pass; any other may be overwritten.
-            target = self.spare if kept is self.current else self.current
+            target = self.spare if best_buffer is self.current else self.current
             cross, gram, loss = self._pass(features, lengths, target)
             self.current, self.spare = target, (self.spare if target is self.current else self.current)
-            kept = self._note(loss, features, kept)
+            best_buffer = self._note(loss, features, best_buffer)
             if progress is not None:
                 progress(len(self.losses), self.settings.max_iterations, self._explained())
-        assert kept is not None
-        return self._finished(kept)
+        assert best_buffer is not None
+        return self._finished(best_buffer)
 
     def _solved(self, cross: Tensor, gram: Tensor) -> Tensor:
         features = winners(solved_features(cross, gram), self.settings.keep(self.data.d))
@@ -209,7 +209,7 @@ class _Run:
             k, k, dtype=torch.float64, device=device
         )
 
-    def _note(self, loss: float, features: Tensor, kept: Tensor | None) -> Tensor | None:
+    def _note(self, loss: float, features: Tensor, best_buffer: Tensor | None) -> Tensor | None:
         """Remember an iteration; returns the buffer that holds the best G."""
         if not math.isfinite(loss):
             raise BadRows(f"the factorisation diverged after {len(self.losses)} iterations; use a smaller rank")
@@ -219,7 +219,7 @@ class _Run:
         else:
             self.stale += 1
         if self.best >= 0 and loss >= self.losses[self.best]:
-            return kept
+            return best_buffer
         self.best, self.features = len(self.losses) - 1, features.clone()
         return self.current
 
@@ -263,15 +263,15 @@ def transform(
     unit = features / scale
     inner = unit.T @ unit
     inverse = torch.linalg.pinv(inner.double(), rcond=1e-6, hermitian=True).float()
-    parts, found = split(inner), []
+    parts, activations = split(inner), []
     for block in as_rows(rows).split(8192):
         size = block.norm(dim=1, keepdim=True).clamp_min(1e-30)
         seen = (block / size) @ unit
         g = (seen @ inverse).clamp_min(0) + 1e-3 * seen.clamp_min(0) + FLOOR
         for _ in range(steps):
             g = updated_activations(g, seen, parts)
-        found.append(g * size / scale)
-    return torch.cat(found)
+        activations.append(g * size / scale)
+    return torch.cat(activations)
 
 
 def explained_variance(

@@ -25,8 +25,8 @@ def winners(features: Float[Tensor, "d k"], keep: int) -> Float[Tensor, "d k"]:
     """Each column with just its `keep` entries of largest absolute value. Ties never keep more than that."""
     if keep >= len(features):
         return features
-    kept = features.abs().topk(keep, dim=0).indices
-    return torch.zeros_like(features).scatter_(0, kept, features.gather(0, kept))
+    largest = features.abs().topk(keep, dim=0).indices
+    return torch.zeros_like(features).scatter_(0, largest, features.gather(0, largest))
 
 
 def refitted(
@@ -34,18 +34,18 @@ def refitted(
 ) -> Float[Tensor, "d k"]:
     """Coordinate descent on |X - G F^T|^2 over the entries that winner-take-all kept, one feature after another: what
     was zeroed belonged to a solution in which it had a part, so the rest is no longer the best. Lowers the loss."""
-    kept, full, square = features != 0, features.double(), gram.double() + RIDGE * torch.eye(len(gram)).to(gram)
+    support, full, square = features != 0, features.double(), gram.double() + RIDGE * torch.eye(len(gram)).to(gram)
     for _ in range(sweeps):
         for k in range(full.shape[1]):
             step = (cross[:, k] - full @ square[:, k]) / square[k, k]
-            full[:, k] += torch.where(kept[:, k], step, 0.0)
+            full[:, k] += torch.where(support[:, k], step, 0.0)
     return full.float()
 
 
 def norms(gram: Float[Tensor, "k k"]) -> Float[Tensor, "k"]:
     """Euclidean norm of each column of G, from G^T G; a column that died counts as 1, so that it stays 0."""
-    found = gram.diagonal().clamp_min(0).sqrt().float()
-    return torch.where(found > 0, found, torch.ones_like(found))
+    lengths = gram.diagonal().clamp_min(0).sqrt().float()
+    return torch.where(lengths > 0, lengths, torch.ones_like(lengths))
 
 
 def split(matrix: Tensor) -> tuple[Tensor, Tensor]:

@@ -55,9 +55,9 @@ class Entry:
     @classmethod
     def of(cls, mixed: Mixed, answer: int, length: int, writes: Tensor) -> "Entry":
         """What was done at this token, in rows that write."""
-        asked, spent = (torch.where(writes, nats, 0.0).cpu() for nats in (mixed.asked, mixed.spent))
+        uncapped, spent = (torch.where(writes, nats, 0.0).cpu() for nats in (mixed.asked, mixed.spent))
         share = torch.where(writes & mixed.acted, mixed.share, 1.0)
-        return cls(answer, length, asked, spent, share.cpu(), (mixed.acted & writes).cpu(), writes.cpu())
+        return cls(answer, length, uncapped, spent, share.cpu(), (mixed.acted & writes).cpu(), writes.cpu())
 
 
 @dataclass

@@ -135,8 +135,8 @@ class Path:
 
 def _path(base: Tensor, steered: Tensor, budget: Tensor) -> Path:
     p0, p1 = _log_softmax(base), _log_softmax(steered)
-    asked = _nats(p1, p0)
-    path = Path(base, steered, p0, p1, asked, ~(asked <= budget))
+    uncapped = _nats(p1, p0)
+    path = Path(base, steered, p0, p1, uncapped, ~(uncapped <= budget))
     return path if bool((_open(base) & _open(steered)).all()) else _crossing(path, budget)
 
 

@@ -57,11 +57,11 @@ def fit_gates(
     trace = []
     for step in range(stage.steps):
         adam.param_groups[0]["lr"] = stage.rate(step)
-        found = loss(torch.sigmoid(theta), step)
-        (theta.grad,) = torch.autograd.grad((found + stage.penalty(theta)).sum(), [theta])
+        losses = loss(torch.sigmoid(theta), step)
+        (theta.grad,) = torch.autograd.grad((losses + stage.penalty(theta)).sum(), [theta])
         theta.grad *= (stage.norm / theta.grad.norm(dim=(1, 2), keepdim=True).clamp(min=1e-12)).clamp(max=1)
         adam.step()
-        trace.append(found.detach())
+        trace.append(losses.detach())
     return theta.detach(), torch.stack(trace)
 
 

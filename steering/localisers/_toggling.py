@@ -57,14 +57,14 @@ def toggle_curves(
     if max(sizes) > plus[0].numel():
         raise BadRanking(f"{max(sizes)} heads cannot be toggled, the model has {plus[0].numel()}")
     scores = {"facilitation": minus, "interference": 1 - plus, "irrelevance": plus * (1 - minus)}
-    found = []
+    curves = []
     for name in SCORES:
         gates = _toggled(scores[name], plus, sizes)
         logprobs = scaled_logprobs(anatomy, gates, questions, budget)
         off, on = logprobs.reshape(2, len(sizes), len(plus), len(questions))
-        held = (scores[name].flatten(1) >= 0.5).sum(1).cpu().numpy()
-        found.append(ToggleCurve(name, tuple(sizes), (off - on).mean(1), held))
-    return tuple(found)
+        counts = (scores[name].flatten(1) >= 0.5).sum(1).cpu().numpy()
+        curves.append(ToggleCurve(name, tuple(sizes), (off - on).mean(1), counts))
+    return tuple(curves)
 
 
 def _fitted(anatomy: Anatomy, ranking: Ranking) -> tuple[Tensor, Tensor]:
@@ -80,6 +80,6 @@ def _toggled(score: Tensor, plus: Tensor, sizes: Sequence[int]) -> Float[Tensor,
     """G+ with each seed's first k heads by the score set to 0, for every size and seed; then the same set to 1."""
     order = score.flatten(1).argsort(1, descending=True)
     sets = [torch.zeros_like(order, dtype=torch.bool).scatter(1, order[:, :k], True).reshape_as(plus) for k in sizes]
-    off = torch.stack([plus.masked_fill(chosen, 0.0) for chosen in sets])
-    on = torch.stack([plus.masked_fill(chosen, 1.0) for chosen in sets])
+    off = torch.stack([plus.masked_fill(subset, 0.0) for subset in sets])
+    on = torch.stack([plus.masked_fill(subset, 1.0) for subset in sets])
     return torch.cat([off, on]).flatten(0, 1)

@@ -97,9 +97,9 @@ def _watched(
             seen.patterns[look.block].requires_grad_()
         return seen.patterns[look.block]
 
-    with attending(anatomy, look_at), traced(anatomy, sites) as held, hooked(anatomy, edits=switches):
+    with attending(anatomy, look_at), traced(anatomy, sites) as activations, hooked(anatomy, edits=switches):
         seen.metric = batch.metric(batch.logits(anatomy.model, side))
-    seen.values = held
+    seen.values = activations
     return seen
 
 
@@ -107,8 +107,8 @@ def _all_slopes(run: _Watched, keep: bool) -> dict[Site | int, Tensor]:
     """Derivatives of the metric by site and by block's pattern; zero where the dropped block left no way."""
     names: list[Site | int] = [*run.values, *run.patterns]
     places = [*run.values.values(), *run.patterns.values()]
-    found = torch.autograd.grad(run.metric.sum(), places, retain_graph=keep, allow_unused=True)
-    return {name: torch.zeros_like(x) if g is None else g for name, x, g in zip(names, places, found, strict=True)}
+    gradients = torch.autograd.grad(run.metric.sum(), places, retain_graph=keep, allow_unused=True)
+    return {name: torch.zeros_like(x) if g is None else g for name, x, g in zip(names, places, gradients, strict=True)}
 
 
 def _query_key(

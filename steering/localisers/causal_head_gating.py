@@ -72,9 +72,9 @@ class CausalHeadGating(Localiser):
             plus, second = self._fit(shared, loss, anatomy, self.nudge)
             minus, third = self._fit(shared, loss, anatomy, -self.nudge)
         fitted = {"g0": _gates(shared), "g_plus": _gates(plus), "g_minus": _gates(minus)}
-        found = self._usable(anatomy, questions, first)
+        fits = self._usable(anatomy, questions, first)
         return self._ranking(
-            anatomy, questions, fitted, {"nll": torch.stack([first, second, third]).cpu().numpy(), **found}
+            anatomy, questions, fitted, {"nll": torch.stack([first, second, third]).cpu().numpy(), **fits}
         )
 
     def contrast(
@@ -108,10 +108,10 @@ class CausalHeadGating(Localiser):
         )
 
     def _contrast_loss(self, anatomy: Anatomy, retain: Sequence[Question], forget: Sequence[Question]) -> Loss:
-        kept, lost = (_Sampled(anatomy, side, self.questions_per_step, self.seed) for side in (retain, forget))
+        retained, lost = (_Sampled(anatomy, side, self.questions_per_step, self.seed) for side in (retain, forget))
 
         def loss(gates: Tensor, step: int) -> Tensor:
-            return (kept.nll(gates, step) - lost.nll(gates, step)).clamp(min=-5).mean(1)
+            return (retained.nll(gates, step) - lost.nll(gates, step)).clamp(min=-5).mean(1)
 
         return loss
 
@@ -122,8 +122,8 @@ class CausalHeadGating(Localiser):
         self, theta: Tensor, loss: Loss, anatomy: Anatomy, nudge: float | None, rates: tuple[float, float] | None = None
     ) -> tuple[Tensor, Tensor]:
         device = anatomy.device
-        chosen = rates or (self.fit_rates if nudge is None else self.nudge_rates)
-        return fit_gates(theta.to(device), loss, Stage(self.steps, chosen, nudge or 0.0))
+        stage_rates = rates or (self.fit_rates if nudge is None else self.nudge_rates)
+        return fit_gates(theta.to(device), loss, Stage(self.steps, stage_rates, nudge or 0.0))
 
     def _usable(self, anatomy: Anatomy, questions: Sequence[Question], trace: Tensor) -> dict[str, np.ndarray]:
         """`fitted` `[seeds]`, 1 or 0, and `open_nll`, the model's own loss on the same questions."""
@@ -136,16 +136,16 @@ class CausalHeadGating(Localiser):
         anatomy: Anatomy,
         questions: Sequence[Question],
         gates: dict[str, np.ndarray],
-        found: dict[str, np.ndarray],
+        fits: dict[str, np.ndarray],
     ) -> Ranking:
-        used = usable(found["fitted"])
+        used = usable(fits["fitted"])
         plus, minus = gates["g_plus"][used], gates["g_minus"][used]
         labels = roles(plus, minus)
         frequency = np.stack([(labels == k).mean(0) for k in range(len(ROLES))]).astype(np.float32)
         low, high = column_intervals(minus)
         extra = {
             **gates,
-            **found,
+            **fits,
             "interference": 1 - plus.mean(0),
             "irrelevance": (plus * (1 - minus)).mean(0),
             "frequency": frequency,

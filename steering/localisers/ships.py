@@ -66,15 +66,15 @@ class Ships(Localiser):
         with that angle in degrees. Costs one pass over the questions per head and step."""
         self.check(questions)
         alone, units = each_head_alone(anatomy), heads(anatomy)
-        taken = torch.zeros_like(alone[0])
-        found: list[tuple[Site, float]] = []
+        ablated = torch.zeros_like(alone[0])
+        picks: list[tuple[Site, float]] = []
         for _ in range(size):
-            angles = self._angles(anatomy, questions, alone | taken)
-            angles[[units.index(site) for site, _ in found]] = -np.inf
+            angles = self._angles(anatomy, questions, alone | ablated)
+            angles[[units.index(site) for site, _ in picks]] = -np.inf
             best = int(angles.argmax())
-            found.append((units[best], float(angles[best])))
-            taken = taken | alone[best]
-        return tuple(found)
+            picks.append((units[best], float(angles[best])))
+            ablated = ablated | alone[best]
+        return tuple(picks)
 
     def _ranked(self, anatomy: Anatomy, questions: Sequence[Question], angles: np.ndarray) -> Ranking:
         return Ranking(
@@ -89,11 +89,11 @@ class Ships(Localiser):
     def _divergences(self, anatomy: Anatomy, sets: Bool[Tensor, "n l h"], batch: Batch) -> Float[Tensor, "n b"]:
         with torch.no_grad():
             base = self._last(anatomy, batch, torch.zeros_like(sets[:1]))[0].log_softmax(-1)
-            found = []
+            divergences = []
             for part in passes(batch, sets, self.budget):
                 other = self._last(anatomy, batch, part).log_softmax(-1)
-                found.append(kl_of_logprobs(base, other))
-        return torch.cat(found)
+                divergences.append(kl_of_logprobs(base, other))
+        return torch.cat(divergences)
 
     def _last(self, anatomy: Anatomy, batch: Batch, sets: Bool[Tensor, "n l h"]) -> Float[Tensor, "n b v"]:
         rows = batch.tiled(len(sets))

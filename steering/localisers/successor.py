@@ -43,15 +43,15 @@ class Successor(Localiser):
         if not 0 <= self.back < short:
             raise BadQuestion(f"the token {self.back} before the last does not exist in a prompt of {short} tokens")
         device = anatomy.device
-        given = [int(q.clean.ids[q.clean.prompt_length - 1 - self.back]) for q in questions]
+        tokens = [int(q.clean.ids[q.clean.prompt_length - 1 - self.back]) for q in questions]
         answers = sorted({q.target[0] for q in questions})
         right = torch.tensor([answers.index(q.target[0]) for q in questions], device=device)
-        maps = _own_maps(anatomy, torch.tensor(given, device=device), torch.tensor(answers, device=device))
+        maps = _own_maps(anatomy, torch.tensor(tokens, device=device), torch.tensor(answers, device=device))
         hits = (maps.argmax(-1) == right).float() - 1 / len(answers)
         return self.ranking(questions, heads(anatomy), hits.T.double().cpu().numpy())
 
 
-def _own_maps(anatomy: Anatomy, given: Int[Tensor, "n"], answers: Int[Tensor, "a"]) -> Float[Tensor, "heads n a"]:
+def _own_maps(anatomy: Anatomy, tokens: Int[Tensor, "n"], answers: Int[Tensor, "a"]) -> Float[Tensor, "heads n a"]:
     """Each head's logits of the answers, when block l reads what the first MLP made of the given token alone."""
     early: dict[str, Tensor] = {}
     seen: dict[int, Tensor] = {}
@@ -64,7 +64,7 @@ def _own_maps(anatomy: Anatomy, given: Int[Tensor, "n"], answers: Int[Tensor, "a
     reads: list[tuple[Site, Read]] = [(Site("mlp_out", 0), lambda h: early.__setitem__("mlp", h))]
     reads += [(site, keep(site.block or 0)) for site in anatomy.sites(["z"])]
     with torch.no_grad(), hooked(anatomy, edits=edits, reads=reads):
-        anatomy.base(input_ids=given[:, None], use_cache=False)
+        anatomy.base(input_ids=tokens[:, None], use_cache=False)
     unembed = anatomy.unembedding[answers]
     with torch.no_grad():
         writes = torch.cat([_writes(anatomy, block, seen[block][:, 0]) for block in range(anatomy.n_layers)])

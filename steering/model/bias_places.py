@@ -38,12 +38,12 @@ def bias_places(model: PreTrainedModel, new: Iterable[str] = ()) -> BiasPlaces:
 
     Raises CannotFold naming the first parameter that no switch gives a place.
     """
-    held = _shapes(model, model.config).keys()
-    wanted = {*(name for name, _ in model.named_parameters()), *new} - held
-    switches = tuple(name for name in _off(model.config) if wanted & _shapes(model, _on(model.config, name)).keys())
+    stored = _shapes(model, model.config).keys()
+    unplaced = {*(name for name, _ in model.named_parameters()), *new} - stored
+    switches = tuple(name for name in _off(model.config) if unplaced & _shapes(model, _on(model.config, name)).keys())
     after = _shapes(model, _on(model.config, *switches)) if switches else {}
-    gained = {name: shape for name, shape in after.items() if name not in held}
-    lost = sorted(wanted - gained.keys())
+    gained = {name: shape for name, shape in after.items() if name not in stored}
+    lost = sorted(unplaced - gained.keys())
     if lost or not all(name.endswith(".bias") for name in gained):
         raise CannotFold(
             f"a checkpoint of {model.config.model_type} has no place for {(lost or sorted(gained))[0]}, and no switch "

@@ -51,10 +51,10 @@ def check_loaded(config: PretrainedConfig, loading: Mapping[str, Any]) -> None:
     """
     wrong = sorted(loading["mismatched_keys"])
     if wrong:
-        name, stored, wanted = wrong[0]
+        name, stored, expected = wrong[0]
         raise SteeringError(
             f"{len(wrong)} of its tensors have another shape than config.json says ({name}: {list(stored)} stored, "
-            f"{list(wanted)} expected); they would be filled at random: give the configuration of these weights."
+            f"{list(expected)} expected); they would be filled at random: give the configuration of these weights."
         )
     missing = sorted(loading["missing_keys"])
     if missing:

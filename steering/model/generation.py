@@ -95,11 +95,13 @@ def prompt_columns(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
         bound = inspect.signature(type(model).generate).bind(model, *args, **kwargs).arguments
     except TypeError:
         return None  # a caller's own `generate` with other arguments
-    given = {**bound, **bound.get("kwargs", {})}
-    mask = given.get("attention_mask")
+    arguments = {**bound, **bound.get("kwargs", {})}
+    mask = arguments.get("attention_mask")
     if isinstance(mask, Tensor) and mask.ndim == 2:
         return mask.shape[1]
-    prompt = next((given[k] for k in ("inputs", "input_ids", "inputs_embeds") if given.get(k) is not None), None)
+    prompt = next(
+        (arguments[k] for k in ("inputs", "input_ids", "inputs_embeds") if arguments.get(k) is not None), None
+    )
     return None if prompt is None else prompt.shape[1]
 
 

@@ -118,8 +118,8 @@ def _watcher(shape: _Shape, watch: Watch | None) -> Callable[..., Any]:
     def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         names = ("input_ids",)
         seen = {**dict(zip(names, args, strict=False)), **kwargs}
-        given = seen["input_ids"] if seen.get("input_ids") is not None else seen["inputs_embeds"]
-        shape.batch, shape.tokens = given.shape[:2]
+        inputs = seen["input_ids"] if seen.get("input_ids") is not None else seen["inputs_embeds"]
+        shape.batch, shape.tokens = inputs.shape[:2]
         if watch is not None:
             watch(seen)
 

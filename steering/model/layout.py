@@ -143,12 +143,12 @@ class Layout:
 
     def sites(self, points: Iterable[str], blocks: Iterable[int] | None = None) -> tuple[Site, ...]:
         """Every site of these points in these blocks (all by default), in the order of the computation's blocks."""
-        chosen = range(self.n_layers) if blocks is None else list(blocks)
+        numbers = range(self.n_layers) if blocks is None else list(blocks)
         named = [cast(Point, point) for point in points]
-        found = tuple(Site(point, None if point == "embed" else b) for b in chosen for point in named)
-        for site in found:
+        sites = tuple(Site(point, None if point == "embed" else b) for b in numbers for point in named)
+        for site in sites:
             self.check(site)
-        return tuple(dict.fromkeys(found))
+        return tuple(dict.fromkeys(sites))
 
     def depth(self, site: Site) -> int:
         """The block that must have run for the site to exist; -1 for embed. Capture stops after the deepest."""

@@ -22,8 +22,8 @@ def scaled_form(norm: nn.Module, x: Tensor, y: Tensor) -> Form:
     bias = getattr(norm, "bias", None)
     want = (y if bias is None else y - bias).detach().float()
     for form in _forms(norm):
-        got = form(x, y).detach().float()
-        if (got - want).abs().max() <= TOLERANCE.get(y.dtype, 1e-4) * want.abs().max():
+        value = form(x, y).detach().float()
+        if (value - want).abs().max() <= TOLERANCE.get(y.dtype, 1e-4) * want.abs().max():
             return form
     raise UnsupportedModel(
         f"{type(norm).__name__} is neither a root mean square norm nor a layer norm, with weight w, 1 + w or none, so "

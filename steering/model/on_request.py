@@ -25,19 +25,27 @@ def pattern(anatomy: Anatomy, text: Tokens, blocks: Sequence[int] | None = None)
     Raises BadSite for a block that the model lacks, UnsupportedModel when rows do not sum to 1, look ahead, or the
     residual stream is not what it is without reading.
     """
-    chosen = _blocks(anatomy, blocks)
+    numbers = _blocks(anatomy, blocks)
     site = Site("resid_post", anatomy.n_layers - 1)
     ids = _ids(anatomy, text)
     with torch.inference_mode():
         before = _rows(anatomy, ids, [site])[site]
         with _eager(anatomy):
-            found = anatomy.model(input_ids=ids, output_attentions=True, use_cache=False).attentions
+            attentions = anatomy.model(input_ids=ids, output_attentions=True, use_cache=False).attentions
             after = _rows(anatomy, ids, [site])[site]
     _same(anatomy, after, before, f"{site} with eager attention = {site}")
-    patterns = {block: found[block][0].float().cpu() for block in chosen}
+    patterns = {block: attentions[block][0].float().cpu() for block in numbers}
     for block, weights in patterns.items():
-        _same(anatomy, weights.sum(-1), torch.ones(weights.shape[:-1]), f"rows of pattern.{block} sum to 1", found[0])
-        _same(anatomy, weights.triu(1), torch.zeros_like(weights), f"pattern.{block} looks at nothing ahead", found[0])
+        _same(
+            anatomy, weights.sum(-1), torch.ones(weights.shape[:-1]), f"rows of pattern.{block} sum to 1", attentions[0]
+        )
+        _same(
+            anatomy,
+            weights.triu(1),
+            torch.zeros_like(weights),
+            f"pattern.{block} looks at nothing ahead",
+            attentions[0],
+        )
     return patterns
 
 
@@ -74,12 +82,12 @@ def router(anatomy: Anatomy, text: Tokens) -> dict[int, Tensor]:
         raise BadSite(f"router does not exist: {config.model_type} has no experts")
     ids = _ids(anatomy, text)
     with torch.inference_mode():
-        found = anatomy.model(input_ids=ids, output_router_logits=True, use_cache=False).router_logits
-    blocks = _routed(anatomy, len(found))
-    for block, logits in zip(blocks, found, strict=True):
+        router_logits = anatomy.model(input_ids=ids, output_router_logits=True, use_cache=False).router_logits
+    blocks = _routed(anatomy, len(router_logits))
+    for block, logits in zip(blocks, router_logits, strict=True):
         if tuple(logits.shape) != (ids.shape[1], experts):
             raise UnsupportedModel(f"router.{block} has shape {list(logits.shape)}, not {ids.shape[1]} x {experts}")
-    return {block: logits.float().cpu() for block, logits in zip(blocks, found, strict=True)}
+    return {block: logits.float().cpu() for block, logits in zip(blocks, router_logits, strict=True)}
 
 
 def _routed(anatomy: Anatomy, many: int) -> list[int]:
@@ -119,16 +127,17 @@ def _ids(anatomy: Anatomy, text: Tokens) -> Tensor:
 
 
 def _blocks(anatomy: Anatomy, blocks: Sequence[int] | None) -> list[int]:
-    chosen = list(range(anatomy.n_layers) if blocks is None else blocks)
-    for block in chosen:
+    numbers = list(range(anatomy.n_layers) if blocks is None else blocks)
+    for block in numbers:
         anatomy.check(Site("resid_post", block))
-    return chosen
+    return numbers
 
 
-def _same(anatomy: Anatomy, got: Tensor, want: Tensor, equation: str, of: Sequence[Tensor] | None = None) -> None:
-    """of: what was read, when `got` was made from it in another dtype."""
-    dtype = got.dtype if of is None else of[0].dtype
+def _same(anatomy: Anatomy, actual: Tensor, want: Tensor, equation: str, of: Sequence[Tensor] | None = None) -> None:
+    """Raises UnsupportedModel when `actual` and `want` differ by more than rounding. of: the tensors that `actual` was
+    computed from, when it has another dtype than they have: their dtype sets the tolerance."""
+    dtype = actual.dtype if of is None else of[0].dtype
     scale = max(want.abs().max().item(), 1.0)
-    off = (got.float() - want.float()).abs().max().item()
+    off = (actual.float() - want.float()).abs().max().item()
     if not off <= 10 * TOLERANCE[dtype] * scale:
         raise UnsupportedModel(f"{anatomy.text_config.model_type}: {equation} is off by {off:.3g} of {scale:.3g}")

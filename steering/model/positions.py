@@ -73,10 +73,10 @@ class PositionTracker:
         mask: `[b s]`, of the tokens so far, for passes whose own mask is in another form. Raises BadSpan on an unknown
         mask.
         """
-        given = _inputs(arguments)
-        b, s = given.shape[:2]
+        inputs = _inputs(arguments)
+        b, s = inputs.shape[:2]
         past = past_length(arguments.get("past_key_values"))
-        real = _real(arguments.get("attention_mask"), mask, b, past, s).to(given.device)
+        real = _real(arguments.get("attention_mask"), mask, b, past, s).to(inputs.device)
         if text.columns is None and self.given is None:
             return Positions(_index(real)[:, past:], real.sum(1)), False
         return Positions(_index(real)[:, past:], self._prompt_length(real, text.columns)), True
@@ -103,8 +103,8 @@ def columns_of(arguments: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def _inputs(arguments: Mapping[str, Any]) -> Tensor:
-    given = arguments.get("input_ids")
-    return arguments["inputs_embeds"] if given is None else given
+    ids = arguments.get("input_ids")
+    return arguments["inputs_embeds"] if ids is None else ids
 
 
 def _index(real: Tensor) -> Tensor:

@@ -111,12 +111,12 @@ def _prove_widths(layout: Layout, seen: dict[Site, Tensor]) -> None:
             raise _refuted(layout, f"{site} is {h.shape[-1]} wide where {layout.width(site)} are claimed")
 
 
-def _prove_projection(layout: Layout, seen: dict[Site, Tensor], given: Site, added: Site) -> None:
+def _prove_projection(layout: Layout, seen: dict[Site, Tensor], source: Site, added: Site) -> None:
     """What is added is what the projection makes of its input, through the norm behind it in post-norm families."""
-    want = _projected(layout.place(given).module, seen[given])
+    want = _projected(layout.place(source).module, seen[source])
     if layout.family.post_norm and want.shape == seen[added].shape:
         want = layout.place(added).module(want.to(seen[added].dtype))
-    _same(layout, seen[added], want, f"{added} = {given} W + b")
+    _same(layout, seen[added], want, f"{added} = {source} W + b")
 
 
 def _projected(projection: nn.Module, x: Tensor) -> Tensor:
@@ -157,12 +157,12 @@ def _pattern(h: Tensor) -> Tensor:
     return torch.linspace(-1, 1, h.shape[-1], device=h.device).to(h.dtype)
 
 
-def _same(layout: Layout, got: Tensor, want: Tensor, equation: str) -> None:
-    if got.shape != want.shape:
-        raise _refuted(layout, f"{equation} compares {list(got.shape)} with {list(want.shape)}")
+def _same(layout: Layout, actual: Tensor, want: Tensor, equation: str) -> None:
+    if actual.shape != want.shape:
+        raise _refuted(layout, f"{equation} compares {list(actual.shape)} with {list(want.shape)}")
     scale = want.abs().max().item()
-    off = (got.float() - want.float()).abs().max().item()
-    if not off <= TOLERANCE[got.dtype] * max(scale, 1e-6):
+    off = (actual.float() - want.float()).abs().max().item()
+    if not off <= TOLERANCE[actual.dtype] * max(scale, 1e-6):
         raise _refuted(layout, f"{equation} is off by {off:.3g} where values reach {scale:.3g}")
 
 

@@ -83,7 +83,7 @@ class Span:
         index, prompt = positions.index, positions.prompt_length
         if prompt.ndim == 1:
             prompt = prompt[:, None]
-        chosen = {
+        inside = {
             "all": lambda: torch.ones_like(index, dtype=torch.bool),
             "prompt": lambda: index < prompt,
             "generated": lambda: index >= prompt,
@@ -92,7 +92,7 @@ class Span:
             "first": lambda: index < self.count,
             "after": lambda: index >= self.count,
         }[self.kind]()
-        return chosen & (index >= 0)
+        return inside & (index >= 0)
 
 
 ALL = Span("all")

@@ -67,8 +67,8 @@ class PromptFormat:
 
     def messages(self, prompt: str | Sequence[Message]) -> list[dict[str, str]]:
         """The prompt as messages, the system message first."""
-        given = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else [dict(m) for m in prompt]
-        return given if self.system is None else [{"role": "system", "content": self.system}, *given]
+        turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else [dict(m) for m in prompt]
+        return turns if self.system is None else [{"role": "system", "content": self.system}, *turns]
 
 
 CHAT = PromptFormat()

@@ -32,9 +32,9 @@ def capture_recipe(recipe: Collectable, home: Home, region_bytes: int | None = N
     A capture that was published under this stage key is returned as it is, without loading a model. Raises
     SteeringError (sites, spans), StoreError (another capture in the way, a full disk, values the dtype cannot hold).
     """
-    known = published(recipe, home)
-    if known is not None:
-        return known
+    reference = published(recipe, home)
+    if reference is not None:
+        return reference
     work = collection_of(recipe, home, region_bytes)
     copy_known(work, home)
     counted = fill(work, work.store.pending_regions())
@@ -49,14 +49,14 @@ def published(recipe: Collectable, home: Home) -> CaptureReference | None:
 
     Raises Corrupt when its rows are there but cannot be used.
     """
-    known = home.catalog.find(recipe.stage("capture"))
-    if known is None:
+    artifact = home.catalog.find(recipe.stage("capture"))
+    if artifact is None:
         return None
     try:
-        store = home.captures.open(known)
+        store = home.captures.open(artifact)
     except NotFound:
         return None  # collected again, under the same version
-    return CaptureReference(known.ref, known.digest, True, store.location.url, store.snapshot_id)
+    return CaptureReference(artifact.ref, artifact.digest, True, store.location.url, store.snapshot_id)
 
 
 def collection_of(recipe: Collectable, home: Home, region_bytes: int | None = None) -> Collection:
@@ -64,10 +64,10 @@ def collection_of(recipe: Collectable, home: Home, region_bytes: int | None = No
 
     Raises StoreError when the disk cannot hold the capture.
     """
-    anatomy, texts, asked = _prepared(recipe, home)
+    anatomy, texts, capture = _prepared(recipe, home)
     specs = specs_of(anatomy, _sites(anatomy, recipe), recipe)
     store = ActivationStore.create(
-        home.capture(asked.digest), asked, texts.index, specs, region_bytes or recipe.capture.region_bytes
+        home.capture(capture.digest), capture, texts.index, specs, region_bytes or recipe.capture.region_bytes
     )
     return Collection(store, anatomy, texts, selection_of(recipe))
 
@@ -77,10 +77,10 @@ def collection_at(recipe: Collectable, home: Home, url: str) -> Collection:
 
     Raises Mismatch when model, texts or settings here are not those that it was laid out for.
     """
-    anatomy, texts, asked = _prepared(recipe, home)
+    anatomy, texts, capture = _prepared(recipe, home)
     store = ActivationStore.open(url)
-    if store.capture.digest != asked.digest:
-        lines = "; ".join(store.capture.differences(asked))
+    if store.capture.digest != capture.digest:
+        lines = "; ".join(store.capture.differences(capture))
         raise Mismatch(
             f"{url} was laid out for another capture than this worker sees ({lines}; 'here' is what is stored): "
             f"give every worker the same model, data files, versions and threads"
@@ -92,9 +92,9 @@ def _prepared(recipe: Collectable, home: Home) -> tuple[Anatomy, Spool, Capture]
     model, tokenizer = model_of(recipe.model)
     anatomy = Anatomy.of(model)
     texts = Spool(_texts(recipe, tokenizer), selection_of(recipe), spool_folder(home))
-    asked = asked_of(recipe, texts.digest, _sites(anatomy, recipe))
-    known = home.catalog.find(recipe.stage("capture"))
-    return anatomy, texts, asked if known is None else asked_again(known, asked)
+    capture = asked_of(recipe, texts.digest, _sites(anatomy, recipe))
+    artifact = home.catalog.find(recipe.stage("capture"))
+    return anatomy, texts, capture if artifact is None else asked_again(artifact, capture)
 
 
 def _texts(recipe: Collectable, tokenizer: PreTrainedTokenizerBase) -> Iterator[Text]:

@@ -60,9 +60,9 @@ def refill(work: Collection, regions: Sequence[Region]) -> TokenCounts:
 
 def _run(work: Collection, regions: Sequence[Region], commit: Callable[[RegionBuffer], object]) -> TokenCounts:
     sites = [Site.parse(name) for name in work.store.sites]
-    left = {region.number: region for region in (*work.store.pending_regions(), *regions)}
-    done = len(work.texts) - sum(region.prompt_stop - region.prompt_start for region in left.values())
-    computed, given = 0, 0
+    pending = {region.number: region for region in (*work.store.pending_regions(), *regions)}
+    done = len(work.texts) - sum(region.prompt_stop - region.prompt_start for region in pending.values())
+    computed, text_tokens = 0, 0
     with Committer(commit) as committer:
         for region in regions:
             texts = work.texts.read(region.prompt_start, region.prompt_stop)
@@ -73,9 +73,9 @@ def _run(work: Collection, regions: Sequence[Region], commit: Callable[[RegionBu
                 into = _Into(buffer, region.row_start + np.cumsum(rows) - rows, sites[-1], progress)
                 counted = stream(work.anatomy, texts, sites, work.selection, into)
             committer.commit(buffer)
-            computed, given, done = computed + counted.computed, given + counted.given, done + len(texts)
+            computed, text_tokens, done = computed + counted.computed, text_tokens + counted.given, done + len(texts)
     report(STAGE, done, len(work.texts))
-    return TokenCounts(computed, given)
+    return TokenCounts(computed, text_tokens)
 
 
 class Committer:

@@ -43,10 +43,10 @@ def _copy(old: ActivationStore, work: Collection) -> int:
     store, copied = work.store, 0
     if store.layout.lossy:  # the recorded error is of the values before they were rounded
         return 0
-    known = {(region.prompt_start, region.prompt_stop): region for region in old.layout.regions}
+    old_regions = {(region.prompt_start, region.prompt_stop): region for region in old.layout.regions}
     digests = old.region_digests()
     for region in store.pending_regions():
-        same = known.get((region.prompt_start, region.prompt_stop))
+        same = old_regions.get((region.prompt_start, region.prompt_stop))
         if same is not None and same.row_stop == region.row_stop:
             copied += _copied(old, store, region, digests[same.number])
     return copied

@@ -102,7 +102,7 @@ def _blocks(texts: Iterable[Text]) -> Iterator[list[Text]]:
 
 def index_of(texts: list[Text], selection: Rows) -> TokenIndex:
     """What every row and text of a capture is. A pooled row stands for many tokens, so it has no id or position."""
-    kept = [selection.tokens(text.tokens).numpy() for text in texts]
+    token_indices = [selection.tokens(text.tokens).numpy() for text in texts]
     prompts = {
         "label": np.array([text.example.label for text in texts]),
         "pair": np.array([text.example.pair for text in texts]),
@@ -112,11 +112,11 @@ def index_of(texts: list[Text], selection: Rows) -> TokenIndex:
         many = len(texts)
         unknown, no = np.full(many, -1), np.zeros(many, bool)
         return TokenIndex(np.arange(many + 1), unknown, unknown, np.full(many, TokenRole.OTHER), no, **prompts)
-    pairs = list(zip([text.tokens for text in texts], kept, strict=True))
+    pairs = list(zip([text.tokens for text in texts], token_indices, strict=True))
     return TokenIndex(
-        offsets=np.cumsum([0] + [len(k) for k in kept]),
+        offsets=np.cumsum([0] + [len(k) for k in token_indices]),
         token_id=np.concatenate([tokens.ids[k] for tokens, k in pairs]),
-        position=np.concatenate(kept),
+        position=np.concatenate(token_indices),
         role=STORED_ROLE[np.concatenate([tokens.roles[k] for tokens, k in pairs])],
         special=np.concatenate([tokens.special[k] for tokens, k in pairs]),
         **prompts,

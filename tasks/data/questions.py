@@ -48,10 +48,10 @@ def read_questions(path: Path, name: str | None = None) -> QuestionFile:
     problems: list[str] = []
     rows: list[QuestionRow] = []
     seen: dict[str, str] = {}
-    for number, given in read_jsonl(path, shown):
+    for number, record in read_jsonl(path, shown):
         where = f"{shown}:{number}"
         try:
-            row = question_row(given, where)
+            row = question_row(record, where)
             _refuse_repeat(row, seen)
             rows.append(row)
         except DataError as error:
@@ -69,8 +69,8 @@ def read_questions(path: Path, name: str | None = None) -> QuestionFile:
 def question_row(given: Mapping[str, Any], where: str) -> QuestionRow:
     """A checked row. Raises DataError."""
     check_keys(given, NEEDED, OPTIONAL, where)
-    held = {key: text_of(given, key, where) for key in (*NEEDED, *OPTIONAL) if key in given}
-    row = QuestionRow(where=where, **held)
+    texts = {key: text_of(given, key, where) for key in (*NEEDED, *OPTIONAL) if key in given}
+    row = QuestionRow(where=where, **texts)
     if row.answer == row.wrong:
         raise DataError(f"{where}: answer and wrong are the same text, so no run can tell them apart; change one")
     if row.prompt == row.corrupted:
@@ -83,16 +83,16 @@ def question_row(given: Mapping[str, Any], where: str) -> QuestionRow:
 def questions_of(tokenizer: PreTrainedTokenizerBase, rows: Sequence[QuestionRow]) -> list[Question]:
     """Rows as questions, plain text without a chat template, a space before the answer. Raises DataError: one line per
     row whose tokens do not make a question (5 at most)."""
-    found: list[Question] = []
+    questions: list[Question] = []
     problems: list[str] = []
     for row in rows:
         try:
-            found.append(question_of(tokenizer, row))
+            questions.append(question_of(tokenizer, row))
         except DataError as error:
             problems += error.lines
     if problems:
         raise DataError(problems[:MAX_PROBLEMS])
-    return found
+    return questions
 
 
 def question_of(tokenizer: PreTrainedTokenizerBase, row: QuestionRow) -> Question:
@@ -122,12 +122,12 @@ def _refuse_repeat(row: QuestionRow, seen: dict[str, str]) -> None:
 
 def _uneven(rows: Sequence[QuestionRow], shown: str) -> Sequence[str]:
     """A method needs `wrong` and `corrupted` of every question or of none."""
-    found = []
+    problems = []
     for key in ("corrupted", "wrong"):
         lacking = [row.where for row in rows if getattr(row, key) is None]
         if 0 < len(lacking) < len(rows):
-            found.append(
+            problems.append(
                 f"{lacking[0]}: '{key}' is missing, but {len(rows) - len(lacking)} of {len(rows)} rows of {shown} have "
                 f"it; give it to every row or to none"
             )
-    return found
+    return problems

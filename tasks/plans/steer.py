@@ -126,8 +126,10 @@ def plan_of(artifact: Artifact, number: int | None) -> tuple[SteeringPlan, Model
             raise RecipeError(f"{artifact.ref} is a feature set; say which feature, for example {artifact.ref}:17")
         return FeatureSet.unpack(artifact).plan(number), recipe_of_plan(artifact)
     if number is not None or artifact.kind != "plan":
-        wanted, kind = ("plan", "plan") if number is None else ("feature set", KIND)
-        raise RecipeError(f"{artifact.ref} is a {artifact.kind}, not a {wanted}; `trimtab ls --kind {kind}` lists them")
+        expected, kind = ("plan", "plan") if number is None else ("feature set", KIND)
+        raise RecipeError(
+            f"{artifact.ref} is a {artifact.kind}, not a {expected}; `trimtab ls --kind {kind}` lists them"
+        )
     return SteeringPlan.unpack(artifact), recipe_of_plan(artifact)
 
 
@@ -148,13 +150,13 @@ def dosed_strength(
     repeats = -(-DOSING_ROLLOUTS // len(prompts))
     decoding = Decoding(min(settings.max_new_tokens, 32), settings.decoding.sampling.kl_temperature, settings.seed)
     calibration = Calibration(Scorer(model), [*prompts] * repeats, decoding)
-    _, found = dose_on(calibration, plan, settings.kl or 0.0, Dosing())
-    if not found.reachable:
+    _, dose = dose_on(calibration, plan, settings.kl or 0.0, Dosing())
+    if not dose.reachable:
         raise SteeringError(
             f"no strength costs {settings.kl:g} nats per token on this prompt: the dearest below it costs "
-            f"{found.achieved:.3g} at strength {found.strength:.3g}; ask for less, or bound it with --govern"
+            f"{dose.achieved:.3g} at strength {dose.strength:.3g}; ask for less, or bound it with --govern"
         )
-    return found.strength
+    return dose.strength
 
 
 @dataclass(frozen=True)
