@@ -1,13 +1,14 @@
-"""Train a controller: a small network that reads the prompt and weighs the interventions of a plan, through the frozen
-model.
+"""Train a controller: a small network that reads activations of the prompt and gives each intervention of a plan a
+factor between 0 and 1. Only the network is trained; the gradient passes through the frozen language model.
 
     loss = -log p_steered(target)                    on prompts that want the plan, mean per token
          + KL(steered || base)                       on prompts that do not, mean per token, times `leave_alone`
          + overspent * relu(KL(steered || base) - budget)^2        on prompts that want it
 
-The targets are what a teacher, usually the published fixed plan, answers to the wanted prompts: so the controller
-learns to do what the plan does, where it is wanted, within a budget, by the cheapest mixture of blocks. Guiding Giants
-(arXiv 2505.20309) trains its released controller only to tell prompts apart, and its block weights get no task signal.
+The targets are the answers of a teacher, usually the published fixed plan, to the wanted prompts. So the controller
+learns to have the plan's effect on wanted prompts, within a KL budget, and to leave other prompts unchanged. The
+released controller of Guiding Giants (arXiv 2505.20309) is trained only to classify prompts, so the weights that it
+gives to blocks are not trained for the behaviour.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,14 +37,20 @@ from trimtab.steering.price.rollouts import roll_out
 from trimtab.steering.running.progress import Progress, silent
 from trimtab.steering.running.writing import Decoding
 
-START = 0.25  # a new controller's factor for every intervention: the patch should cost the budget there
+# The factor of every intervention before training: sigmoid(0) for the scale times sigmoid(0) for the weight. Callers
+# scale the patch so that it costs the budget at this factor.
+START = 0.25
 
 
 @dataclass(frozen=True)
 class ControllerSettings:
-    """hidden: width of the network. steps, batch, learning_rate: of Adam; half of each batch wants the plan. tokens: of
-    the answers trained on. budget: nats per token on wanted prompts. leave_alone, overspent: weights of the loss.
-    false_positive_rate: share of unwanted prompts that may be touched at all. pool: what is read of the prompt."""
+    """Settings of the network and its training. Raises SteeringError for values that cannot be trained with.
+
+    hidden: width of the network. steps, batch, learning_rate: of Adam; half of each batch are wanted prompts. tokens:
+    length of the answers trained on. budget: KL divergence on wanted prompts, nats per token. leave_alone, overspent:
+    weights in the loss (see the module). false_positive_rate: share of unwanted prompts that may be steered at all.
+    pool: which tokens of the prompt are read ("last" or "mean").
+    """
 
     hidden: int = 32
     steps: int = 60
@@ -77,8 +84,9 @@ class Step:
 
 @dataclass(frozen=True, eq=False)
 class ControllerFit:
-    """plan: every intervention under the controller. history: of the training. rates: of prompts touched at all, on the
-    report split. weights: mean weight of each intervention on wanted report prompts."""
+    """plan: every intervention under the controller. history: losses of the training, one entry per step. rates: shares
+    of the report split's prompts that are steered at all. weights: by site, the mean weight of each intervention on
+    wanted prompts of the report split."""
 
     plan: SteeringPlan
     history: tuple[Step, ...]
@@ -96,7 +104,7 @@ class Taught:
 
 @dataclass(frozen=True, eq=False)
 class _Given(Schedule):
-    """A factor per row, handed in: how gradients reach the network."""
+    """A schedule with the given factor per row, `[b]`; gradients flow through it to the network."""
 
     rows: Float[Tensor, "b"]
 
@@ -112,10 +120,10 @@ def train_controller(
     settings: ControllerSettings = ControllerSettings(),
     progress: Progress = silent,
 ) -> ControllerFit:
-    """sites: read of the clean prompt.
+    """Train a controller for `plans.patch` on the fit split, and set its threshold on the validation split.
 
-    Deterministic by seed on one machine. Raises SteeringError (BadRows when the validation prompts cannot promise the
-    false-positive rate).
+    sites: the sites of the unsteered prompt that the controller reads. Deterministic by seed on one machine. Raises
+    SteeringError, and BadRows when there are too few validation prompts to guarantee the false-positive rate.
     """
     anatomy, patch = Anatomy.of(model), plans.patch
     texts = _texts(model, plans.teacher, splits.fit, settings)
@@ -140,7 +148,8 @@ def gated_by(plan: SteeringPlan, gates: Sequence[Gate]) -> SteeringPlan:
 
 @dataclass(frozen=True, eq=False)
 class _Course:
-    """texts: prompt and answer to train on. wanted: `[n]`. rows: `[n r]` coordinates of the prompts' readings."""
+    """The training loop. texts: prompt and target answer, n of them. wanted: `[n]` bool, prompts that want the plan.
+    rows: `[n r]`, the prompts' activations in the coordinates of `_Span`."""
 
     model: PreTrainedModel
     patch: SteeringPlan
@@ -185,7 +194,7 @@ class _Course:
 
 
 def _answers(model: PreTrainedModel, texts: Sequence[Tokens], plan: SteeringPlan | None) -> list[Tensor]:
-    """Logits that write each answer, `[n_i v]`, with gradients to whatever the plan's gates hold."""
+    """Per text, the logits `[answer tokens, v]` that predict its answer, with gradients to the plan's gates."""
     padded = pad_left([text.ids for text in texts], Anatomy.of(model).device)
     counts = [len(text) - text.prompt_length for text in texts]
     inputs = {"input_ids": padded.ids, "attention_mask": padded.mask, "position_ids": padded.positions}
@@ -215,11 +224,14 @@ def _joined(anatomy: Anatomy, prompts: Sequence[Tokens], sites: Sequence[Site], 
 
 @dataclass(frozen=True, eq=False)
 class _Span:
-    """The plane in which the readings of the training prompts lie: n prompts span at most n - 1 of m directions.
+    """The subspace spanned by the training prompts' standardised activations (principal components), of r directions:
+    n prompts span at most n - 1 of the m dimensions.
 
-    The network is trained in coordinates of that plane. Adam moves every weight by about its rate whatever the
-    gradient: over m weights, most of them about directions that no prompt shows, a step saturates the units and adds
-    noise where other prompts will differ. mean, scale: `[m]`. basis: `[r m]`, orthonormal. size: of a coordinate.
+    The network is trained on coordinates in this subspace. Adam moves every weight by about its learning rate, however
+    small its gradient. With all m inputs, most weights would belong to directions in which the training prompts do not
+    differ: a step would saturate the hidden units, and add noise for prompts that do differ there.
+
+    mean, scale: `[m]`, for standardising. basis: `[r m]`, orthonormal rows. size: root mean square of a coordinate.
     """
 
     mean: Float[Tensor, "m"]
@@ -236,16 +248,17 @@ class _Span:
         return cls(mean.float(), scale.float(), basis[spanned].float(), size)
 
     def coordinates(self, rows: Float[Tensor, "n m"]) -> Float[Tensor, "n r"]:
-        """Of readings; their mean square over all training prompts and coordinates is 1."""
+        """Coordinates of activations `[n m]` in the subspace, scaled to mean square 1 over the training prompts."""
         return (rows - self.mean) / self.scale @ self.basis.T / self.size
 
     def unfolded(self, network: Network) -> Network:
-        """The network over coordinates as one over readings."""
+        """The same network with activations `[m]` as input in place of coordinates `[r]`."""
         return replace(network, mean=self.mean, scale=self.scale, hidden=network.hidden @ self.basis / self.size)
 
 
 def _initial(span: _Span, outputs: int, settings: ControllerSettings) -> Network:
-    """Over coordinates: near a scale and weights of one half, whatever is read: a product of START."""
+    """An untrained network over coordinates. Its scale and weights are near one half for every input, so that their
+    product, the factor of an intervention, is near START."""
     stream = torch.Generator().manual_seed(settings.seed)
     r, k = len(span.basis), settings.hidden
     return Network(
@@ -261,7 +274,7 @@ def _initial(span: _Span, outputs: int, settings: ControllerSettings) -> Network
 def _cut(
     anatomy: Anatomy, network: Network, validation: Labelled, sites: Sequence[Site], settings: ControllerSettings
 ) -> float:
-    """The scale at or below which the controller does nothing at all."""
+    """The threshold: a prompt whose scale is at or below it is not steered at all."""
     rows = _joined(anatomy, validation.prompts, sites, settings.pool)
     scale = network.scale_and_weights(rows)[0].double().numpy()
     return threshold_for(scale[~validation.wanted], settings.false_positive_rate)

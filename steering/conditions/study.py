@@ -104,8 +104,8 @@ class DosedController:
 def dosed_controller(study: Study, settings: ControllerSettings, report: Progress) -> DosedController:
     """Train a controller and dose it to what the plan costs on wanted prompts; `settings.budget` is replaced by that.
 
-    An untrained controller holds every intervention at START, so the patch is scaled to cost the budget there, and
-    training begins with the right price.
+    An untrained controller gives every intervention the factor START, so the patch is scaled to cost the budget at that
+    factor: training begins at the right KL divergence.
     """
     wanted_prompts = study.splits.validation.side(True)[: study.prompts]
     matching = study.arena(study.splits.validation, MATCHING_SEED)

@@ -1,4 +1,4 @@
-"""Rows of activations as blocks that can be read again and again: all that a fit needs to know of its data."""
+"""Activations as blocks of rows that can be read several times, so that a fit never needs all rows in memory."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from trimtab.steering.errors import BadRows
 
-BLOCK = 8192  # rows at a time: the temporary arrays of an update stay small, the products stay efficient
+BLOCK = 8192  # rows per block: small enough for the temporary arrays of an update, large enough for fast products
 RowBlocks = Iterable["Tensor | np.ndarray"]  # re-iterable: the same blocks [m d] in the same order every time
 
 
@@ -28,11 +28,12 @@ class InMemory:
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """Blocks, and what one pass over them told.
+    """The rows of a fit as re-readable blocks, with statistics from one pass over them.
 
-    scale: a power of two near the root mean square of all entries; blocks come divided by it, so that floors mean the
-    same for every size of activation and scaling by a power of two changes no bit. total: sum of squares about zero,
-    variance: about the mean row, both of the scaled rows. device: where blocks are worked on.
+    n, d: number of rows and their width. scale: a power of two near the root mean square of all entries. Iterating
+    gives rows divided by it: small constants in the fit (such as the floor of a denominator) then act alike for
+    activations of any magnitude, and division by a power of two loses no precision. total: sum of squares of the
+    scaled rows. variance: sum of squares of the scaled rows about their mean row. device: where blocks are moved to.
     """
 
     source: RowBlocks
@@ -44,7 +45,8 @@ class Data:
     device: torch.device
 
     def __iter__(self) -> Iterator[tuple[slice, Tensor]]:
-        """(which rows, scaled float32 block `[m d]`). Raises BadRows when the blocks are not those seen first."""
+        """Pairs (slice of row numbers, scaled float32 block `[m d]`). Raises BadRows when the number of rows differs
+        from that of the first pass."""
         start = 0
         for block in self.source:
             rows = as_rows(block).to(self.device)
@@ -58,8 +60,8 @@ class Data:
 
 
 def survey(source: RowBlocks, device: "torch.device | str | None" = None) -> Data:
-    """One pass: counts, scale, sums of squares. Raises BadRows for no rows, widths that differ, only zeros, or values
-    that are not finite."""
+    """Read all rows once and compute their number, width, scale and sums of squares. device: by default that of the
+    rows. Raises BadRows for fewer than two rows, widths that differ, only zeros, or values that are not finite."""
     n, mean, squares, width, work_device = 0, torch.zeros(()), 0.0, 0, torch.device(device or "cpu")
     for block in source:
         rows = as_rows(block)

@@ -1,13 +1,14 @@
-"""The KL governor: a bound on what steering may spend, exact at every generated token.
+"""The KL governor: an upper bound (nats) on the KL divergence of steered from unsteered next-token distributions.
 
-Every row runs twice, steered and unsteered, and the next token is drawn from the mixture of both (`mixing.py`) with
-the most steering that the budget buys. Both sides are the distributions that are sampled from, after temperature,
-top-k, penalties and every other processor of `model.generate` (`governed.py`), so the bound is one on what is sampled;
-for greedy decoding, on the softmax whose largest entry is taken. By the chain rule a T-token answer stays within T *
-budget, or within a sequence budget that is spent token by token.
+Every row of the batch runs twice, steered and unsteered. The next token is drawn from a mixture of both distributions
+(`mixing.py`): the one closest to the steered distribution whose KL divergence to the unsteered one is within the
+budget. Both distributions are taken after temperature, top-k, penalties and every other logits processor of
+`model.generate` (`governed.py`), so the bound holds for the distribution that is sampled from. Greedy decoding takes
+the largest entry of that distribution. By the chain rule of KL, an answer of T tokens stays within T * per_token; a
+sequence budget bounds the whole answer, and every token reduces what is left of it.
 
-A plain forward pass returns logits that are mixed at temperature 1; what the caller does to them afterwards is not
-bounded.
+A forward pass outside `model.generate` returns logits mixed at temperature 1. If the caller changes these logits (for
+example by a temperature), the bound no longer holds.
 """
 
 from collections.abc import Iterator
@@ -23,12 +24,16 @@ from trimtab.steering.governing.mixing import Mixed, govern
 from trimtab.steering.model.span import Positions
 
 NAMES = tuple(part.name for part in fields(Mixed))
-ROWS = 64  # of [n v] mixed at once: a few float64 temporaries each
+ROWS = 64  # rows of logits [n v] mixed at once; each needs several float64 temporaries of size v
 
 
 @dataclass(frozen=True)
 class Governor:
-    """per_token: nats that one token may spend. sequence: nats that a whole answer may spend (None: no such bound)."""
+    """The budgets. Raises SteeringError for a negative one.
+
+    per_token: largest KL divergence of one token, nats. sequence: largest sum over a whole answer, nats (None: no such
+    bound).
+    """
 
     per_token: float
     sequence: float | None = None
@@ -41,8 +46,13 @@ class Governor:
 
 @dataclass(frozen=True, eq=False)
 class Entry:
-    """One token of every row `[b]`, on the CPU. answer: number of the batch of answers. length: columns of text before
-    the token. writes: rows that wrote an answer's token here; the others (still in their prompt, or ended) spent 0."""
+    """What the governor did at one position, for every row of the batch; tensors `[b]`, on the CPU.
+
+    answer: number of the batch of answers, from 0. length: columns of text (with padding) before the token. asked: KL
+    divergence of the plan without a bound, nats. spent: KL divergence of the mixture, nats. share: weight t of the
+    steered distribution, 1 where the governor did not act. acted: rows whose distribution was changed. writes: rows
+    whose answer got a token here; the others are still in their prompt or have ended, and their KL counts as 0.
+    """
 
     answer: int
     length: int
@@ -54,7 +64,7 @@ class Entry:
 
     @classmethod
     def of(cls, mixed: Mixed, answer: int, length: int, writes: Tensor) -> "Entry":
-        """What was done at this token, in rows that write."""
+        """An entry from the result of mixing; rows that write no token of an answer count as 0 nats and share 1."""
         uncapped, spent = (torch.where(writes, nats, 0.0).cpu() for nats in (mixed.asked, mixed.spent))
         share = torch.where(writes & mixed.acted, mixed.share, 1.0)
         return cls(answer, length, uncapped, spent, share.cpu(), (mixed.acted & writes).cpu(), writes.cpu())
@@ -62,11 +72,11 @@ class Entry:
 
 @dataclass
 class Ledger:
-    """What the governor did, one entry per token that was kept; tokens that assisted decoding rejected are withdrawn.
+    """What the governor did, one entry per token of the answers. Tokens that assisted decoding rejects are removed.
 
-    asked: KL(steered || base) that the plan would have spent, inf where only the base forbids one of its tokens.
-    spent: KL(sampled from || base). share: how far from base to steered, 1 where the governor did not act. Each a
-    list of `[b]`, nats except `share`.
+    asked: KL(steered || base), what the plan would cost without a bound; inf where the steered distribution allows a
+    token that the base forbids. spent: KL(mixture || base). share: weight t of the steered distribution in the mixture,
+    from 0 (base) to 1 (steered, the governor did not act). Each is a list of tensors `[b]`; asked and spent in nats.
     """
 
     entries: list[Entry] = field(default_factory=list)
@@ -84,26 +94,27 @@ class Ledger:
         return [entry.share for entry in self.entries]
 
     def total(self) -> Float[Tensor, "answers"]:
-        """Nats spent by each answer so far: the rows of the first batch, then those of the next."""
+        """KL divergence of each answer so far, nats: the rows of the first batch of answers, then those of the next."""
         answers: dict[int, Tensor] = {}
         for entry in self.entries:
             answers[entry.answer] = answers.get(entry.answer, 0.0) + entry.spent
         return torch.cat(list(answers.values())) if answers else torch.zeros(0, dtype=torch.float64)
 
     def held_back(self) -> float:
-        """Share of tokens at which the governor acted."""
+        """Fraction of the answers' tokens at which the governor changed the distribution; 0 without tokens."""
         written = sum(int(entry.writes.sum()) for entry in self.entries)
         return sum(int(entry.acted.sum()) for entry in self.entries) / written if written else 0.0
 
     def withdraw(self, answer: int, length: int) -> None:
-        """Forget the tokens of an answer that stood at `length` columns or behind: they were not kept."""
+        """Remove the entries of `answer` from position `length` on: assisted decoding rejected these tokens."""
         while self.entries and self.entries[-1].answer == answer and self.entries[-1].length >= length:
             self.entries.pop()
 
 
 @dataclass(frozen=True, eq=False)
 class Halves:
-    """One doubled pass: logits `[b k v]` of the steered and the unsteered rows, and the columns of text at its end."""
+    """Logits of one forward pass over the doubled batch. steered, base: `[b k v]`, k the last positions. columns:
+    length of the text at the end of the pass, with padding."""
 
     steered: Tensor
     base: Tensor
@@ -111,11 +122,11 @@ class Halves:
 
 
 class Account:
-    """The governor at work on one batch: applies the budgets and keeps the ledger.
+    """Applies a governor's budgets to one batch and writes its ledger.
 
-    sampled: while True, a pass hands out its steered logits as they are, because `settle` will be asked for every
-    token when its processors have run; otherwise a pass hands out mixed logits at temperature 1. assisted: a pass
-    holds candidates for several tokens, of which some are rejected.
+    sampled: True inside `model.generate`: a forward pass returns its steered logits unchanged, and `settle` mixes them
+    after the logits processors have run. False: a forward pass returns logits mixed at temperature 1. assisted: True in
+    assisted decoding, where one pass holds several candidate tokens, some of which are rejected.
     """
 
     def __init__(self, governor: Governor):
@@ -127,12 +138,12 @@ class Account:
         self._answer = 0
 
     def new_answer(self) -> None:
-        """Every row's sequence budget is whole again."""
+        """Begin a new batch of answers: every row has its full sequence budget."""
         self._answer += 1
 
     @contextmanager
     def sampling(self, sampled: bool = True) -> Iterator[None]:
-        """A decoding: how passes hand out logits is as before when it ends."""
+        """Set `sampled` while the block runs (and `assisted` to False); both are restored afterwards."""
         before = self.sampled, self.assisted
         self.sampled, self.assisted = sampled, False
         try:
@@ -142,15 +153,15 @@ class Account:
             self.halves = None
 
     def observe(self, positions: Positions) -> None:
-        """Which token of its text each token of the coming pass is."""
+        """Receive the positions of the next forward pass's tokens, needed to tell prompt tokens from answer tokens."""
         self._positions = positions
 
     def kept(self, columns: int) -> None:
-        """The answers ended with this many columns; what was written behind them was not kept."""
+        """Remove entries beyond the final length of the answers, `columns`: those tokens are not in the result."""
         self.ledger.withdraw(self._answer, columns)
 
     def combine(self, steered: Float[Tensor, "b k v"], base: Float[Tensor, "b k v"], columns: int) -> Tensor:
-        """What a doubled pass hands out."""
+        """The logits that a pass over the doubled batch returns: steered inside `model.generate`, else mixed."""
         if self.sampled:
             self.halves = Halves(steered, base, columns)
             return steered
@@ -159,7 +170,8 @@ class Account:
     def settle(
         self, steered: Float[Tensor, "b v"], base: Float[Tensor, "b v"], length: int, writes: Bool[Tensor, "b"]
     ) -> Float[Tensor, "b v"]:
-        """The logits that the token after `length` columns is drawn from. writes: rows whose answer has not ended."""
+        """The mixed logits of the token after `length` columns; adds an entry to the ledger. writes: rows whose answer
+        has not ended; only these spend their sequence budget."""
         self.ledger.withdraw(self._answer, length)
         budget = torch.minimum(self._per_token(steered), self._left(steered))
         mixed = govern(base, steered, torch.where(writes, budget, self._per_token(steered)))
@@ -167,8 +179,9 @@ class Account:
         return mixed.logits
 
     def _mixed(self, steered: Tensor, base: Tensor, columns: int) -> Tensor:
-        """A plain pass. Its prompt tokens are within the token budget too, but spend nothing of an answer's; only a
-        sequence budget makes positions wait for each other."""
+        """The mixed logits of a forward pass outside `model.generate`. Prompt positions are held to the per-token
+        budget but do not count towards an answer's. With a sequence budget the answer's positions are mixed one after
+        another, since each reduces what is left for the next; all others are mixed at once."""
         writes = self._writes(steered)
         first = columns - steered.shape[1] + 1
         serial = writes.any(0) if self.governor.sequence is not None else torch.zeros_like(writes[0])
@@ -196,7 +209,7 @@ class Account:
                 self.ledger.entries.append(Entry.of(here, self._answer, first + k, writes[:, k]))
 
     def _writes(self, steered: Tensor) -> Bool[Tensor, "b k"]:
-        """Positions whose logits write an answer: from the last token of the prompt on."""
+        """True at positions whose logits decide a token of the answer: from the last token of the prompt on."""
         rows, columns = steered.shape[:2]
         if self._positions is None:
             return torch.ones(rows, columns, dtype=torch.bool, device=steered.device)
@@ -207,7 +220,7 @@ class Account:
         return torch.full((len(like),), self.governor.per_token, dtype=torch.float64, device=like.device)
 
     def _left(self, like: Tensor) -> Float[Tensor, "b"]:
-        """Nats that each row's answer may still spend."""
+        """What is left of each row's sequence budget, nats; inf without one."""
         whole = torch.full_like(self._per_token(like), self.governor.sequence or 0.0)
         if self.governor.sequence is None:
             return whole.fill_(torch.inf)

@@ -1,17 +1,19 @@
-"""Mixing: the most steering that a KL budget buys, at one token.
+"""Mixing: the distribution nearest to the steered one whose KL divergence to the base is within a budget, at one token.
 
 Let p0 be the base model's next-token distribution and p1 the steered one. On the geometric path
 
     p_t  proportional to  p0^(1-t) p1^t ,      KL(p_t || p0) = t E_t[D] - log E_0[exp(t D)] ,   D = log p1 - log p0
 
-d/dt KL(p_t || p0) = t Var_t(D) >= 0, so the divergence only grows with t and the largest t in [0, 1] with
-KL(p_t || p0) <= budget is one root. Of all distributions within the budget, p_t is the nearest to p1 (least
-KL(p || p1)).
+d/dt KL(p_t || p0) = t Var_t(D) >= 0, so the divergence never falls with t, and the largest t in [0, 1] with
+KL(p_t || p0) <= budget is found as the root of one equation. Of all distributions p within the budget, this p_t has the
+least KL(p || p1).
 
-Sampling processors forbid tokens (logit -inf), and not the same ones on both sides. A token that p0 forbids stays
-forbidden: it would cost infinitely much. A token that only p1 forbids is the limit of D to minus infinity: the path
-first takes the mass off such tokens and then walks from what is left of p0 to p1. Where even taking it all off is
-beyond the budget, the path ends on the way there. If the two have no token in common, the answer is p0.
+Logits processors such as top-k forbid tokens (logit -inf), and may forbid different ones in p0 and p1:
+
+* forbidden by p0: forbidden in the mixture too, since its KL divergence would be infinite;
+* forbidden by p1 only (D is minus infinity): the path first moves the probability of these tokens to the others, then
+  goes on from that distribution to p1. If removing it all already exceeds the budget, the path ends part of the way;
+* no token is allowed by both: the mixture is p0.
 """
 
 from dataclasses import dataclass, replace
@@ -24,16 +26,16 @@ from torch import Tensor
 from trimtab.steering.model.divergence import kl_of_logprobs
 
 BACKING_OFF = (1 - 1e-6, 1 - 1e-4, 0.99, 0.9, 0.5, 0.0)
-STEPS = 60  # safeguarded Newton: halves the bracket at least every other step, so t is exact to the last bits
+STEPS = 60  # at most, of Newton with bisection as safeguard; it stops once t is known to 1e-12
 FORBIDDEN = -1e30  # processors forbid by -inf, or by the least finite number (`remove_invalid_values`)
-GONE = 60.0  # nats taken off a token that shall have no mass: e^-60 of it is left
+GONE = 60.0  # subtracted from the log-probability of a token to remove it: e^-60 of its probability is left
 
 
 @dataclass(frozen=True, eq=False)
 class Mixed:
-    """logits `[n v]` that fit the budget, in the steered logits' dtype. Per row `[n]`, float64: asked KL(steered ||
-    base), inf where only the base forbids a token; spent KL(mixed || base); share t of the way. acted: False where
-    the steered logits fit and are passed on to the bit."""
+    """logits: `[n v]` within the budget, in the steered logits' dtype. Per row `[n]`, float64: asked, KL(steered ||
+    base) in nats, inf where only the base forbids a token; spent, KL(mixed || base) in nats; share, the t of the path.
+    acted: `[n]`, False where the steered logits are within the budget and are returned bit for bit."""
 
     logits: Float[Tensor, "n v"]
     asked: Float[Tensor, "n"]
@@ -43,10 +45,10 @@ class Mixed:
 
 
 def govern(base: Float[Tensor, "n v"], steered: Float[Tensor, "n v"], budget: Float[Tensor, "n"]) -> Mixed:
-    """The steered logits where they are within `budget` nats of the base, elsewhere as much of them as it buys.
+    """The steered logits where they are within `budget` nats of the base; elsewhere the mixture that just fits it.
 
-    The bound is checked on what is returned: rounding to a half precision can push a row past its budget, and then its
-    share shrinks until it fits.
+    The bound is checked on the returned logits in their own dtype: rounding to half precision can push a row past its
+    budget, and then its share is reduced until the row fits (at last to 0, the base logits).
     """
     path = _path(base, steered, budget)
     share = largest_share(path, budget)
@@ -65,7 +67,8 @@ def govern(base: Float[Tensor, "n v"], steered: Float[Tensor, "n v"], budget: Fl
 
 
 def largest_share(path: "Path", budget: Float[Tensor, "n"]) -> Float[Tensor, "n"]:
-    """The largest t in [0, 1] with KL(p_t || p0) <= budget; never above it."""
+    """The largest t in [0, 1] with KL(p_t || p0) <= budget, by Newton steps inside a bracket; rounded down, so the
+    bound always holds."""
     low, high = budget.new_zeros(len(budget)), budget.new_ones(len(budget))
     if not bool(path.acted.any()):
         return high
@@ -118,18 +121,19 @@ class Path:
 
     @cached_property
     def _from_base(self) -> Bool[Tensor, "n"]:
-        """Rows whose path begins at p0 itself, not at what the steered side leaves of it."""
+        """Rows whose path begins at p0 itself, because the steered distribution forbids none of its tokens."""
         open_base = _open(self.base)
         return (open_base if self.allowed is None else self.allowed == open_base).all(-1)
 
     def logits(self, t: Float[Tensor, "n"]) -> Tensor:
-        """In the steered logits' dtype: those to the bit in rows within budget, the base's where nothing is moved."""
+        """Logits of p_t in the steered logits' dtype: the steered ones bit for bit in rows within the budget, the
+        base's where t is 0 or both distributions are the same."""
         unmoved = self._from_base & ((t <= 0) | (self.start == self.end).all(-1))
         mixed = torch.where(unmoved[:, None], self.base.to(self.steered.dtype), self.at(t).to(self.steered.dtype))
         return torch.where(self.acted[:, None], mixed, self.steered)
 
     def cost(self, logits: Float[Tensor, "n v"]) -> Float[Tensor, "n"]:
-        """KL of what is answered from to the base, nats."""
+        """KL(softmax(logits) || p0), nats."""
         return _nats(_log_softmax(logits), self.p0)
 
 
@@ -141,7 +145,7 @@ def _path(base: Tensor, steered: Tensor, budget: Tensor) -> Path:
 
 
 def _crossing(path: Path, budget: Tensor) -> Path:
-    """The path where some tokens are forbidden on one side or on both."""
+    """The path for rows in which some tokens are forbidden by the base, by the steered distribution or by both."""
     open_base = _open(path.base)
     shared = open_base & _open(path.steered)
     lost = (open_base & ~shared).any(-1)
@@ -167,7 +171,7 @@ def _log_softmax(logits: Tensor) -> Tensor:
 
 
 def _nats(p: Float[Tensor, "n v"], q: Float[Tensor, "n v"]) -> Float[Tensor, "n"]:
-    """KL(p || q) from log-probabilities; what rounding leaves below 0 is 0."""
+    """KL(p || q) from log-probabilities; negative results of rounding are set to 0."""
     return kl_of_logprobs(p, q).clamp(min=0)
 
 

@@ -1,7 +1,7 @@
 """Fitting gates on all heads by gradient descent, many seeds at once: the engine behind causal head gating.
 
 Gates are `sigmoid(theta)`, theta `[seeds layers heads]`. Every seed has a loss of its own and its own gradient
-clipping, and Adam works element by element, so fitting seeds together is fitting each alone.
+clipping, and Adam works element by element, so fitting seeds together gives the same as fitting each alone.
 """
 
 from collections.abc import Callable
@@ -17,11 +17,14 @@ Loss = Callable[[Float[Tensor, "seeds layers heads"], int], Float[Tensor, "seeds
 
 @dataclass(frozen=True)
 class Stage:
-    """steps: Adam updates. rates: learning rate at the first and last update, linear between. nudge: lambda, the weight
-    of the mean over heads of theta (positive: gates towards 1). clip: how far theta is pushed. norm: largest gradient
-    norm of one seed. dead_zone: clip theta on both sides, as published: a gate that an earlier stage left beyond the
-    clip on the wrong side then feels no nudge, and hardly any loss through the flat end of the sigmoid, so it stays
-    there and counts as a role that no one measured."""
+    """Settings of one fit.
+
+    steps: Adam updates. rates: learning rate at the first and last update, linear between. nudge: lambda, the weight
+    of the mean over heads of theta (positive: gates towards 1). clip: largest size of theta that still gets a gradient
+    from the nudge. norm: largest gradient norm of one seed. dead_zone: clip theta on both sides, as published. A gate
+    that an earlier stage moved beyond the clip against the nudge then gets no gradient from the nudge, and almost none
+    from the loss because the sigmoid is flat there. It stays where it is, and its role is mislabelled.
+    """
 
     steps: int
     rates: tuple[float, float]
@@ -31,8 +34,8 @@ class Stage:
     dead_zone: bool = False
 
     def penalty(self, theta: Float[Tensor, "seeds layers heads"]) -> Float[Tensor, "seeds"]:
-        """`-lambda mean_heads clipped theta`, what is added to each seed's loss: clipped where the nudge points to, or
-        on both sides with a dead zone."""
+        """`-lambda mean_heads clipped theta`, what is added to each seed's loss: clipped on the side that the
+        nudge pushes towards, or on both sides with `dead_zone`."""
         low = -self.clip if self.dead_zone or self.nudge < 0 else None
         high = self.clip if self.dead_zone or self.nudge >= 0 else None
         return -self.nudge * theta.clamp(low, high).mean((1, 2))
@@ -43,7 +46,7 @@ class Stage:
 
 
 def start(shape: tuple[int, int, int], seed: int) -> Float[Tensor, "seeds layers heads"]:
-    """Gates uniform in (0, 1), as logits. Seed k is the same however many there are."""
+    """Random gates, uniform in (0, 1), as logits. The gates of seed k do not depend on the number of seeds."""
     draws = [torch.rand(shape[1:], generator=torch.Generator().manual_seed(seed + k)) for k in range(shape[0])]
     return torch.logit(torch.stack(draws).clamp(1e-6, 1 - 1e-6))
 
@@ -66,5 +69,5 @@ def fit_gates(
 
 
 def usable(fitted: np.ndarray) -> np.ndarray:
-    """`[seeds]` which seeds' gates count: those that fitted, or all when none did."""
+    """`[seeds]` bool: the seeds whose fit succeeded, or all seeds when none did."""
     return fitted.astype(bool) if fitted.any() else np.ones(len(fitted), bool)

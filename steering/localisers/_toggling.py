@@ -1,8 +1,9 @@
-"""Toggling: is a role that was read off fitted gates true on questions the fit never saw?
+"""Toggling: tests the roles of causal head gating on questions that the gates were not fitted on.
 
-Heads are sorted by the score of one role; the first k are set to 0 and, apart from that, to 1, inside each seed's
-fitted G+. `log P(answer | set to 0) - log P(answer | set to 1)` should fall below 0 for facilitating heads, stay near 0
-for irrelevant ones and rise above 0 for interfering ones, until those are used up (Nam et al. 2025, section 4).
+Heads are sorted by the score of one role. The gates of the first k are set to 0, and in a second run to 1; all other
+gates keep each seed's fitted G+. `log P(answer | set to 0) - log P(answer | set to 1)` should fall below 0 for
+facilitating heads, stay near 0 for irrelevant ones and rise above 0 for interfering ones, until all heads of the role
+are among the first k (Nam et al. 2025, section 4).
 """
 
 from collections.abc import Sequence

@@ -32,18 +32,18 @@ class CausalHeadGating(Localiser):
     has a role in one seed when both gates say so: facilitating (hi, hi), interfering (lo, lo), irrelevant (hi, lo),
     and inconsistent (lo, hi), which the paper leaves outside. The released package calls interfering heads
     "irrelevant" (it reads the sign of lambda the other way round); `tests/originals/test_chg.py` shows it.
-    The published clip works on both sides, so that a gate which the first stage left beyond -4 never feels the nudge
-    up and is called interfering without having been asked; here theta is clipped where the nudge points to only. On a
-    model whose heads are known (`tests/heads/test_localisers_on_truth.py`) that is the difference between idle heads
-    called interfering and called irrelevant.
+    The published loss clips theta on both sides. A gate that the first stage moves below -4 then gets no gradient from
+    the upward nudge and is labelled interfering, whatever it does. Here theta is clipped only on the side that the
+    nudge pushes towards. On a model whose heads' roles are known (`tests/heads/test_localisers_on_truth.py`), heads
+    that do nothing are labelled interfering with the published clip and irrelevant with this one.
 
-    A seed whose lambda = 0 fit ends more than `slack` nats above the model's own loss (all gates open) found nothing:
-    its gates are kept (`fitted` says which), but labels, frequencies and values are of the others; when no seed fitted,
-    of all, and `fitted` is 0 everywhere. The label is the role most seeds gave; roles differ between seeds, so `extra`
-    holds every seed's gates (`g0`, `g_plus`, `g_minus`, `[seeds n]`), each role's frequency (`frequency`, `[4 n]` in
-    the order of ROLES: always is 1, any is above 0) and the losses (`nll`, `[3 steps seeds]`). What an irrelevant head
-    feels is lambda over the number of heads (`nudge_per_head`, nats per unit of logit): compare that between models,
-    not lambda.
+    The fit of a seed fails when its lambda = 0 stage ends more than `slack` nats above the model's own loss (all gates
+    open). Its gates are reported (`fitted` is 0 for it), but labels, frequencies and values use the other seeds only;
+    when all seeds fail, they use all, and `fitted` is 0 everywhere. The label is the role most seeds gave; roles differ
+    between seeds, so `extra` holds every seed's gates (`g0`, `g_plus`, `g_minus`, `[seeds n]`), each role's frequency
+    over seeds (`frequency`, `[4 n]` in the order of ROLES, 1: in every seed) and the losses (`nll`, `[3 steps seeds]`).
+    The gradient that the nudge gives to one head is lambda over the number of heads (`nudge_per_head`, nats per unit of
+    logit): to compare models of different size, compare this number and not lambda.
 
     seeds: fits, all in one batch. steps: updates of each of the three stages. questions_per_step: drawn anew for every
     seed and step. fit_rates, nudge_rates: Adam's rate, first to last update. Costs 3 x steps forwards and backwards of
@@ -126,7 +126,7 @@ class CausalHeadGating(Localiser):
         return fit_gates(theta.to(device), loss, Stage(self.steps, stage_rates, nudge or 0.0))
 
     def _usable(self, anatomy: Anatomy, questions: Sequence[Question], trace: Tensor) -> dict[str, np.ndarray]:
-        """`fitted` `[seeds]`, 1 or 0, and `open_nll`, the model's own loss on the same questions."""
+        """`fitted`: `[seeds]`, 1 where the fit succeeded, else 0. `open_nll`: the model's own loss, all gates at 1."""
         own = -scaled_logprobs(anatomy, scales_of_one(anatomy), questions).mean()
         ends = trace[-10:].mean(0).cpu().numpy()
         return {"fitted": (ends <= own + self.slack).astype(np.float32), "open_nll": np.float32(own)}
@@ -176,8 +176,8 @@ def _gates(theta: Float[Tensor, "seeds layers heads"]) -> np.ndarray:
 
 
 class _Sampled:
-    """The loss on questions drawn anew at every step, for every seed its own. Where all fit in a step, all are asked,
-    in every step."""
+    """The loss on a random sample of the questions, drawn for each step and each seed. With `each` or fewer questions,
+    every step uses all of them."""
 
     def __init__(self, anatomy: Anatomy, questions: Sequence[Question], each: int, seed: int):
         self._anatomy, self._questions, self._seed = anatomy, questions, seed

@@ -1,7 +1,8 @@
-"""The only file that registers a hook. Hooks live inside a `with`, and half-made ones are released.
+"""The only file that registers hooks on a model. Every hook is removed when its `with` block ends, also after an error.
 
 Edits and reads are given per Site; an edit returns the new tensor, a read returns nothing. Tensors arrive as
-`[b s d]` (the z of all heads flattened; one head as its slice), whatever shape the family uses inside.
+`[b s d]` (z with all heads concatenated, `[b s n_heads*d_head]`; a single head as its slice `[b s d_head]`), whatever
+shape the family uses inside.
 """
 
 import threading
@@ -37,8 +38,8 @@ def hooked(
 ) -> Iterator[None]:
     """Edit and read at sites while the block runs; `watch` sees the keyword arguments of each forward pass first.
 
-    Edits at one site run in the order given, sites in the order of the computation, reads after them. All hooks are
-    gone afterwards, also when making one fails.
+    Edits at one site run in the order given, sites in the order of the computation, reads after the edits. All hooks
+    are removed afterwards, also when registering one fails.
     """
     with ExitStack() as stack:
         shape = _Shape()
@@ -59,8 +60,8 @@ def calls_watched(
     anatomy: Layout, began: Callable[[], None], passed: Callable[[Any], None], ended: Callable[[], None]
 ) -> Iterator[None]:
     """While the block runs, `began` before and `ended` after every call of the whole model, and `passed` with the
-    output of its base model when that has run. A model that was compiled before still calls the outermost hooks, and
-    only these."""
+    output of its base model when that has run. A model that was compiled before these hooks were registered calls only
+    hooks on the outermost modules, which is why this one uses no others."""
     with ExitStack() as stack:
         stack.callback(anatomy.model.register_forward_pre_hook(lambda module, args: began()).remove)
         stack.callback(anatomy.base.register_forward_hook(lambda module, args, output: passed(output)).remove)
@@ -90,8 +91,8 @@ def doubled(model: nn.Module, combine: Combine) -> Iterator[None]:
 
 @contextmanager
 def rewired(rules: Sequence[tuple[nn.Module, Rewire]]) -> Iterator[None]:
-    """While the block runs, each module gives `rewire(x, y)`, x its first input and y its output: for rules that leave
-    values alone and change what the backward pass does."""
+    """While the block runs, each module returns `rewire(x, y)`, x its first input and y its output. For rules that keep
+    the forward values and change only the gradients."""
     with ExitStack() as stack:
         for module, rewire in rules:
             stack.callback(module.register_forward_hook(_rewiring(rewire)).remove)
@@ -147,9 +148,12 @@ def _register_edit(anatomy: Layout, site: Site, edit: Edit, shape: _Shape, add: 
 
 
 def _register_mid_edit(anatomy: Layout, site: Site, edit: Edit, shape: _Shape, add: Add) -> None:
-    """resid_mid is a sum inside the block: no module's output. Its displacement is added to attn_out, which is
-    exactly what is added to the residual; changing the input of the next norm would leave the skip path as it was.
-    Registered behind all other edits, so that what it reads at resid_pre and attn_out is what they left there."""
+    """Edit resid_mid = resid_pre + attn_out, a sum that no module outputs.
+
+    The change that the edit makes is added to attn_out, so that the MLP and the skip path both see it. Editing the
+    input of the next norm instead would change only what the MLP reads. This hook is registered after all other edits:
+    the resid_pre and attn_out that it adds up are the edited ones.
+    """
     here = threading.local()
 
     def keep(h: Tensor) -> Tensor:
@@ -209,7 +213,7 @@ def _input_hook(edit: Edit) -> Callable[..., Any]:
 
 
 def _output_hook(edit: Edit) -> Callable[..., Any]:
-    """Blocks return a tensor in transformers 5, attention modules a tuple: both are handled, neither is guessed."""
+    """Blocks return a tensor in transformers 5, attention modules a tuple whose first entry is the tensor."""
 
     def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         first = output[0] if isinstance(output, tuple) else output

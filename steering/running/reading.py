@@ -62,10 +62,10 @@ class Rows:
 
 @dataclass(frozen=True, eq=False)
 class PassRows:
-    """Which rows one forward pass gives, as runs of consecutive rows of one text.
+    """Which captured rows one forward pass gives, as runs: a run is several consecutive rows of one text.
 
-    Run i holds `counts[i]` rows of text `texts[i]`, from row `firsts[i]` of that text on. rows, columns: `[n]`, where
-    the token of each row stands in the pass `[b s]`, run after run.
+    Run i holds `counts[i]` rows of text `texts[i]`, beginning with row number `firsts[i]` of that text. rows, columns:
+    `[sum(counts)]`, position of each row's token in the pass `[b s]` (batch row, column), all of run 0 first.
     """
 
     texts: list[int]
