@@ -1,1 +1,2 @@
-"""Ablation that convinces: operators, units, matched random sets, curves, verdicts, off-target cost, illusions."""
+"""Ablation of units: operators, matched random sets, cumulative curves, verdicts on sets, off-target cost, and the test
+for patching illusions."""

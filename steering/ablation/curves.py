@@ -1,5 +1,5 @@
-"""Cumulative curves: a ranking's units taken out one after another, and the model with nothing but them, each beside
-random sets of the same blocks. And one unit at a time, corrected for having asked of many."""
+"""Cumulative curves: the metric when the first k units of a ranking are ablated, and when all other units are, each
+beside random sets from the same blocks. Also single units, with p-values corrected for the number of units."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -56,9 +56,10 @@ def curves(
     sizes: Sequence[int],
     random: int = 19,
 ) -> tuple[Curve, Curve]:
-    """Both directions for the first k of `order`, k in `sizes` (0 is the whole model, or nothing of the universe).
+    """Both curves for the first k units of `order`, k in `sizes`. k = 0 is the whole model ("without"), or the model
+    with the whole universe ablated ("alone").
 
-    Raises BadRanking for sizes that the order does not have, or whose random sets would not differ.
+    Raises BadRanking for sizes larger than the order, or when too few other units exist for random sets that differ.
     """
     if not sizes or min(sizes) < 0 or max(sizes) > len(order):
         raise BadRanking(f"sizes {list(sizes)} are not among 0 to {len(order)}, the number of ranked units")
@@ -84,8 +85,9 @@ def _curve(name: str, sizes: Sequence[int], groups: Sequence[Sequence[Set]], met
 
 @dataclass(frozen=True, eq=False)
 class OneByOne:
-    """One unit at a time. drop: `[questions n]` nats lost without it. p: by flipping signs, two-sided. holm, bh: the
-    same corrected for n units (any false finding; share of false findings)."""
+    """Each unit ablated alone. drop: `[questions n]` nats lost. p: two-sided, from sign-flip tests. holm, bh: p
+    corrected for n units (Holm bounds the chance of any false finding, Benjamini-Hochberg the share of false
+    findings)."""
 
     units: tuple[str, ...]
     drop: np.ndarray
@@ -95,7 +97,7 @@ class OneByOne:
 
 
 def one_by_one(ablator: Ablator, questions: Sequence[Question], units: Sequence[Unit]) -> OneByOne:
-    """Every unit alone taken out."""
+    """Ablate every unit alone."""
     metrics = ablator.metrics(questions, [[], *[[unit] for unit in units]])
     drop = (metrics[0] - metrics[1:]).T
     p = sign_flip_p(drop, prompts_of(questions))
@@ -105,9 +107,9 @@ def one_by_one(ablator: Ablator, questions: Sequence[Question], units: Sequence[
 def specificity(
     ablators: Sequence[Ablator], tasks: Sequence[Sequence[Question]], sets: Sequence[Sequence[Unit]]
 ) -> Float[np.ndarray, "sets tasks"]:
-    """Share of each task's metric that is lost without each set: task A's set on task B. An ablator per task, since the
-    reference is the task's own. A set that costs other tasks as much as its own is infrastructure, not that task's.
-    Raises BadQuestion for a task whose metric is not above 0 to begin with: a share of it says nothing."""
+    """`[sets tasks]` share of each task's metric that is lost when each set is ablated. One ablator per task, since
+    mean and resample refer to that task's questions. A set that costs other tasks as much as its own is not specific to
+    it. Raises BadQuestion for a task whose metric on the whole model is not above 0: no share of it exists."""
     columns = []
     for ablator, questions in zip(ablators, tasks, strict=True):
         means = ablator.metrics(questions, [[], *sets]).mean(1)

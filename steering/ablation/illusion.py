@@ -1,9 +1,11 @@
-"""Is a direction read, or does it wake a path that slept? (Makelov, Lange and Nanda 2024, arXiv 2311.17030)
+"""Patching illusions: does the model use a direction, or does patching it activate a path that is otherwise inactive?
+(Makelov, Lange and Nanda 2024, arXiv 2311.17030)
 
-A direction at `mlp_post` or `z` splits into what the next projection reads (row space) and what it cannot (null space).
-Patching along it can act although neither part does anything by itself: the null part differs between two runs and
-carries the patch, the row part is never used by the model. Evidence, not a verdict by itself: the test also suspects
-directions that are genuine (Wu et al. 2024, arXiv 2401.12631), and null spaces are approximate, hence the cut-off.
+A direction at `mlp_post` or `z` is split into the part that the next projection reads (its row space) and the part that
+it does not (its null space). Patching along the sum can have an effect although neither part alone has one: the null
+part differs between the two runs and so determines what is patched, and the row part has an effect that the model never
+uses by itself. This is evidence and not proof: the test also suspects genuine directions (Wu et al. 2024, arXiv
+2401.12631). Null spaces are approximate, hence the cut-off.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,8 +33,9 @@ TINY = 1e-6
 
 @dataclass(frozen=True)
 class PatchEffect:
-    """Patching one thing from the corrupted run into the clean one. drop: nats of the metric lost. share: of what the
-    corruption itself costs (FLDD, ratio of means). flipped: share of questions whose answer becomes the wrong one."""
+    """The effect of patching one unit from the corrupted run into the clean run. drop: nats of the metric lost. share:
+    drop as a share of what the corruption itself costs (FLDD, a ratio of means). flipped: share of questions whose
+    answer becomes the wrong one."""
 
     drop: Interval
     share: float
@@ -59,7 +62,8 @@ class Illusion:
 def split(
     vector: Float[Tensor, "d"], reader: Float[Tensor, "d out"], cutoff: float = CUTOFF
 ) -> tuple[Float[Tensor, "d"], Float[Tensor, "d"]]:
-    """(what the reader sees, what it does not), which add up to the vector. reader: `y = x @ reader`."""
+    """The vector as a sum of two parts: what the reader's row space contains, and the rest, which it maps to 0. reader:
+    `y = x @ reader`. cutoff: singular values below this share of the largest count as 0."""
     left, sizes, _ = torch.linalg.svd(reader.double(), full_matrices=False)
     seen = left[:, sizes > cutoff * sizes[0]]
     row = (seen @ (seen.T @ vector.double())).float()

@@ -18,7 +18,8 @@ from trimtab.steering.model.site import Site
 
 @dataclass(frozen=True, eq=False)
 class Slopes:
-    """At whole sites, `[b s d]`: values: what passed there. slopes: derivative of each row's metric. metric: `[b]`."""
+    """Activations and gradients at whole sites. values: by site, `[b s d]` activations of the run. slopes: by site, `[b
+    s d]` derivatives of each row's metric with respect to them. metric: `[b]`, of each row."""
 
     values: Mapping[Site, Tensor]
     slopes: Mapping[Site, Tensor]
@@ -27,8 +28,9 @@ class Slopes:
 
 @contextmanager
 def traced(anatomy: Anatomy, sites: Sequence[Site]) -> Iterator[dict[Site, Tensor]]:
-    """While the block runs, every pass leaves the tensors of these sites in the dict, as parts of the graph: their
-    gradients can be asked for. Values are unchanged to the bit."""
+    """While the block runs, every forward pass writes the activations of these sites into the yielded dict, as nodes of
+    the autograd graph, so that gradients with respect to them can be computed. The activations themselves are
+    bit-identical."""
     tensors: dict[Site, Tensor] = {}
 
     def keep(site: Site) -> Edit:
@@ -49,7 +51,8 @@ def slopes(
     side: Run = "clean",
     surgery: AbstractContextManager[None] | None = None,
 ) -> Slopes:
-    """One forward and one backward. surgery: changes what the backward pass does while this one runs (RelP)."""
+    """Values and gradients of a batch's metric, from one forward and one backward pass. surgery: a context that changes
+    the backward pass while this one runs (used by RelP)."""
     with frozen(anatomy.model), surgery or nullcontext(), traced(anatomy, sites) as tensors:
         metric = batch.metric(batch.logits(anatomy.model, side))
         gradients = torch.autograd.grad(metric.sum(), [tensors[site] for site in sites])
@@ -77,6 +80,7 @@ def estimates(
 def products(
     anatomy: Anatomy, units: Sequence[Site], gaps: Mapping[Site, Tensor], slopes: Mapping[Site, Tensor]
 ) -> Float[Tensor, "units b"]:
-    """`sum over tokens and the unit's width of gap x slope`, float32, from whole sites' `[b s d]`."""
+    """`sum over tokens and the unit's width of gap x slope`, float32 per unit, from gaps and slopes `[b s d]` of whole
+    sites."""
     whole = {site: gaps[site].float() * slopes[site].float() for site in gaps}
     return torch.stack([whole[unit.whole][..., columns_of(anatomy, unit)].sum((1, 2)) for unit in units])

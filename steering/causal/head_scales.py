@@ -1,7 +1,8 @@
-"""Head scales: every head's z times a number, all heads of all blocks at once, other numbers for every row.
+"""Head scales: multiply every head's z by a number, for all heads of all blocks at once, with different numbers for
+every row of the batch.
 
-A scale of 1 leaves a head as it is, to the bit; 0 is zero ablation; gradients flow to the scales. Beside scaling to
-zero, heads can be ablated by making them attend uniformly.
+A scale of 1 leaves a head bit-identical; 0 is zero ablation. Gradients flow to the scales. Heads can also be ablated by
+giving them uniform attention.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -43,11 +44,12 @@ def scaled_heads(anatomy: Anatomy, scales: Scales) -> Iterator[None]:
 
 @contextmanager
 def ablated_heads(anatomy: Anatomy, heads: Bool[Tensor, "rows layers heads"], operator: str) -> Iterator[None]:
-    """While the block runs, these heads of each row are ablated at every token.
+    """While the block runs, the given heads of each row are ablated at every token.
 
-    zero: no output at all ("scaling contribution"). uniform: equal attention to all keys a query may see, values as
-    they are ("undifferentiated attention": what scaling the query projection by almost nothing does, where no query
-    bias or query norm undoes that). Raises UnknownName.
+    zero: the head's output is 0 ("scaling contribution" in the paper). uniform: equal attention to all keys that a
+    query may see, with unchanged values ("undifferentiated attention": the effect of scaling the query projection
+    towards 0, in families without a query bias or query norm, which would undo the scaling). Raises UnknownName for
+    another operator.
     """
     if operator not in OPERATORS:
         raise UnknownName("head ablation operator", operator, OPERATORS)
@@ -69,7 +71,8 @@ def scales_of_one(anatomy: Anatomy, rows: int = 1) -> Scales:
 
 
 def each_head_alone(anatomy: Anatomy) -> Bool[Tensor, "n layers heads"]:
-    """One set for every head, with that head alone in it, `z.0.0` first; n = layers x heads."""
+    """Boolean sets of heads, one set for every head, which contains that head only; `z.0.0` first, n = layers x
+    heads."""
     n = anatomy.n_layers * anatomy.n_heads
     return torch.eye(n, dtype=torch.bool, device=anatomy.device).reshape(n, anatomy.n_layers, anatomy.n_heads)
 
@@ -82,7 +85,8 @@ def scaled_logprobs(
 
 
 def passes(batch: Batch, sets: Tensor, budget: int) -> tuple[Tensor, ...]:
-    """`sets` (one per copy of the batch) in parts whose copies have at most `budget` tokens, or one copy."""
+    """`sets` in parts that fit one forward pass: a part's copies of the batch have at most `budget` tokens together, or
+    it is a single copy."""
     return sets.split(max(1, budget // batch.clean.numel()))
 
 

@@ -19,8 +19,8 @@ Measure = Callable[[Batch, Float[Tensor, "n v"]], Float[Tensor, "rows"]]
 
 @dataclass(frozen=True, eq=False)
 class Patch:
-    """values: what takes a unit's place, by whole site, `[b s d]`. side: the run that is patched. last_only: replace at
-    the last prompt token alone, instead of every token."""
+    """Replacement activations for a patch. values: by whole site, `[b s d]`. side: the run that is patched. last_only:
+    replace at the last prompt token only, instead of at every token."""
 
     values: Mapping[Site, Tensor]
     side: Run = "clean"
@@ -40,7 +40,7 @@ def whole_sites(units: Sequence[Site]) -> tuple[Site, ...]:
 def activations(
     anatomy: Anatomy, batch: Batch, sites: Sequence[Site], side: Run = "clean"
 ) -> tuple[dict[Site, Float[Tensor, "b s d"]], Float[Tensor, "n v"]]:
-    """What passes at whole sites, and the logits, of the clean or the corrupted prompts."""
+    """Activations at whole sites, and the logits, of a run over the clean or the corrupted prompts."""
     seen: dict[Site, Tensor] = {}
     reads = [(site, lambda h, site=site: seen.__setitem__(site, h.detach())) for site in sites]
     with torch.no_grad(), hooked(anatomy, reads=reads):
@@ -74,7 +74,7 @@ def last_columns(batch: Batch) -> Tensor:
 
 
 def columns_of(anatomy: Anatomy, unit: Site) -> slice:
-    """Where a unit's numbers stand in its whole site's vector."""
+    """The indices of a unit's numbers in its whole site's vector."""
     if unit.head is None:
         return slice(None)
     return slice(unit.head * anatomy.d_head, (unit.head + 1) * anatomy.d_head)

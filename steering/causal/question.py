@@ -1,8 +1,10 @@
-"""Question: a prompt and what should come next. All that a localiser asks a model; and questions as padded batches.
+"""Question: a prompt and its right answer, as token ids, which is all that a localiser runs a model on; and questions
+as padded batches.
 
-The answer is forced: the logits are read at the last prompt token and at all answer tokens but the last. The metric is
-the mean log-probability per answer token, or, when a wrong answer is given, the logit difference at the first answer
-token; both in nats (a difference of logits is a difference of log-probabilities). Higher is better.
+The answer is forced: the model reads prompt and answer in one pass, and the logits are taken at the last prompt token
+and at all answer tokens but the last. The metric is the mean log-probability per answer token, or, when a wrong answer
+is given, the logit difference at the first answer token. Both are in nats (a difference of logits is a difference of
+log-probabilities); higher is better.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -65,8 +67,8 @@ class Question:
 
 
 def prompts_of(questions: Sequence[Question]) -> list[bytes]:
-    """`[questions]` labels, equal where the clean prompt is: questions on one prompt are not independent, so intervals
-    resample them together."""
+    """`[questions]` labels that are equal for questions with the same clean prompt. Such questions are not independent,
+    so the bootstrap resamples them together."""
     return [question.clean.prompt.ids.tobytes() for question in questions]
 
 
@@ -95,7 +97,8 @@ class Batch:
     def of(
         cls, questions: Sequence[Question], numbers: Sequence[int], device: torch.device, left: bool = False
     ) -> "Batch":
-        """`numbers` of the questions as one pass, padded right (left: before the text, with a mask)."""
+        """The questions with these `numbers` as one batch, padded right (`left`: padded before the text, with a
+        mask)."""
         members = [questions[i] for i in numbers]
         width = max(q.length for q in members)
         starts = torch.tensor([width - q.length if left else 0 for q in members])
@@ -151,7 +154,8 @@ class Batch:
         )
 
     def logits(self, model: PreTrainedModel, side: Literal["clean", "corrupted"] = "clean") -> Float[Tensor, "n v"]:
-        """Run the model: logits, float32 or wider, where each answer token is decided, in the order of `row`."""
+        """Run the model and return logits `[n v]`, float32 or float64, at the positions that predict each answer token,
+        in the order of `row`."""
         ids = self.clean if side == "clean" else self.corrupted
         columns, where = torch.unique(self.column, return_inverse=True)
         inputs = {} if self.mask is None else {"attention_mask": self.mask, "position_ids": self.positions}
@@ -160,7 +164,7 @@ class Batch:
         return answers if answers.dtype == torch.float64 else answers.float()
 
     def first(self, logits: Float[Tensor, "n v"]) -> Float[Tensor, "b v"]:
-        """Of `logits`, those at the last prompt token, row by row."""
+        """The entries of `logits` at the last prompt token, `[b v]`, in the order of the rows."""
         return logits[: self.rows]
 
     def metric(self, logits: Float[Tensor, "n v"]) -> Float[Tensor, "b"]:
@@ -186,7 +190,8 @@ class Batch:
 def question_batches(
     questions: Sequence[Question], device: torch.device, budget: int = PASS_BUDGET, copies: int = 1
 ) -> Iterator[Batch]:
-    """Batches of like length; `budget` tokens hold `copies` of every row. Not in the order asked: see `numbers`."""
+    """Batches of questions of similar length. `budget`: tokens of a batch, `copies` of every row counted. The batches
+    are not in the questions' order; `Batch.numbers` says which questions they hold."""
     for numbers in batches([q.length * copies for q in questions], budget):
         yield Batch.of(questions, numbers, device)
 
@@ -197,8 +202,8 @@ def per_question(
     measure: Callable[[Batch], Float[Tensor, "n b"]],
     budget: int = PASS_BUDGET,
 ) -> Float[np.ndarray, "questions n"]:
-    """`measure`, n numbers for each row of a batch, of all questions: float64, in the questions' order. budget: tokens
-    of a batch."""
+    """The measure of all questions, float64, in the questions' order. `measure` returns n numbers for each row of a
+    batch. budget: tokens of a batch."""
     columns: list[np.ndarray] = [np.empty(0)] * len(questions)
     for batch in question_batches(questions, device, budget):
         for number, row in zip(batch.numbers, measure(batch).T.double().cpu().numpy(), strict=True):

@@ -1,4 +1,5 @@
-"""Ranking: what a localiser says of every unit (head, MLP, ...), as numbers with a meaning. Packs like a plan."""
+"""Ranking: the values that a localiser gives to units (heads, MLPs, ...), with their meaning. Packs into arrays and a
+header, like a plan."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -58,7 +59,7 @@ class Ranking:
         return float(self.values[self.units.index(unit)])
 
     def only(self, point: str) -> "Ranking":
-        """The same for the units of one point, `extra` arrays along units cut as well."""
+        """The ranking of the units of one point only; `extra` arrays whose last axis is the units are reduced too."""
         indices = np.array([i for i, unit in enumerate(self.units) if unit.point == point], dtype=int)
         n = len(self.units)
         cut = {name: a[..., indices] if a.ndim and a.shape[-1] == n else a for name, a in self.extra.items()}

@@ -1,13 +1,16 @@
-"""Relevance rules: another backward pass for the same forward pass (layer-wise relevance propagation as gradients).
+"""Relevance rules: change the backward pass and keep the forward pass, so that gradients become layer-wise relevance
+propagation.
 
-Each rule replaces the slope of a non-linear step by what makes the step's output equal slope x input, so that what
-arrives at the output is shared out among the inputs:
-    norm        x / rms(x): the scale is a constant (centring, where there is one, stays)
-    activation  act(x): the slope is act(x) / x (not for ReLU, where it is that already)
-    half        act(gate) * up: half of the relevance to each factor
-    attention   the pattern is a constant: relevance flows through the values alone
-Values are unchanged to the bit; only `attention` computes attention in the open (see model/attention.py).
-Source: Jafari et al. 2025 (RelP), rules LN, Identity, Half and AH there.
+Each rule replaces the derivative of a non-linear step by a slope for which output = slope x input. Relevance that
+arrives at the output is then divided among the inputs (and biases):
+
+    norm        x / rms(x): the scale is treated as a constant (centring, where there is one, stays)
+    activation  act(x): the slope is act(x) / x (ReLU needs no rule: its derivative is that already)
+    half        act(gate) * up: half of the relevance goes to each factor
+    attention   the pattern is treated as a constant: relevance flows through the values only
+
+Forward values are bit-identical, except that `attention` computes attention without a fused kernel (see
+model/attention.py). Source: Jafari et al. 2025 (RelP), rules LN, Identity, Half and AH there.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -30,8 +33,8 @@ STABLE = 1e-6  # smallest |x| an activation is divided by
 
 @contextmanager
 def relevance_rules(anatomy: Anatomy, rules: Sequence[str]) -> Iterator[None]:
-    """While the block runs, backward passes follow the rules. Raises UnknownName, UnsupportedModel when a rule has
-    nothing to act on in this family, SilentNoOp when a rule's step never ran."""
+    """While the block runs, backward passes follow the rules. Raises UnknownName, UnsupportedModel when this family has
+    no step that a rule applies to, SilentNoOp when a rule's step never ran."""
     for name in rules:
         if name not in RULES:
             raise UnknownName("relevance rule", name, RULES)
@@ -55,7 +58,8 @@ def relevance_rules(anatomy: Anatomy, rules: Sequence[str]) -> Iterator[None]:
 
 
 def _places(anatomy: Anatomy, rule: str) -> Sequence[object]:
-    """What a rule acts on in this family: nothing where all activations are ReLU, or the neurons are no product."""
+    """The modules that a rule applies to in this family; none where all activations are ReLU, or where the MLP has no
+    product of gate and up."""
     if rule == "norm":
         return anatomy.norms
     if rule == "activation":
@@ -76,7 +80,7 @@ def _acting(
 
 
 def _activations(anatomy: Anatomy) -> list[nn.Module]:
-    """The activation functions but ReLU, whose slope is act(x) / x already."""
+    """The activation functions other than ReLU, whose derivative is act(x) / x already."""
     if not anatomy.activation_functions:
         raise UnsupportedModel(
             f"{anatomy.text_config.model_type} has no activation modules in its blocks, so the activation rule cannot "
@@ -86,7 +90,7 @@ def _activations(anatomy: Anatomy) -> list[nn.Module]:
 
 
 def _neurons(anatomy: Anatomy) -> tuple[Site, ...]:
-    """Where neurons are a product: every block, or none."""
+    """The MLP sites whose neurons are a product act(gate) * up: those of every block, or none."""
     if anatomy.gated_mlp is None:
         raise UnsupportedModel(
             f"{anatomy.text_config.model_type} routes tokens to experts, whose products pass no module: the half rule "
@@ -114,7 +118,7 @@ def _as_product(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _with_slope_of(slope: Tensor, y: Tensor) -> Tensor:
-    """The value of y to the bit, the gradient of `slope`."""
+    """A tensor with the value of y, bit for bit, and the gradient of `slope`."""
     return y.detach() + (slope - slope.detach())
 
 

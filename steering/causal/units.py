@@ -1,5 +1,5 @@
-"""Units: what can be taken out of a model. Heads, groups of heads that share keys and values, MLPs, attention layers,
-blocks, neurons, directions and subspaces, all as parts of vectors at whole sites."""
+"""Units: the parts of a model that can be ablated. Heads, groups of heads that share keys and values, MLPs, attention
+layers, blocks, neurons, directions and subspaces; each is described as parts of vectors at whole sites."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,8 +17,8 @@ KINDS = "z.7.3 (head), kv.7.1 (heads that share keys), mlp_out.7, attn_out.7, bl
 
 @dataclass(frozen=True, eq=False)
 class SiteSlice:
-    """site: whole. columns: first and last but one of the vector's numbers; None: all. basis: `[k d]` orthonormal rows,
-    only what lies along them; None: the numbers themselves."""
+    """A part of the vectors at a whole site. columns: (start, stop) of the vector's entries; None: all. basis: `[k d]`
+    orthonormal rows, the part is the projection on their span; None: the entries themselves."""
 
     site: Site
     columns: tuple[int, int] | None = None
@@ -27,8 +27,8 @@ class SiteSlice:
 
 @dataclass(frozen=True, eq=False)
 class Unit:
-    """name: how it is written. parts: where it lives. heads: (block, query head) of units made of heads, which alone
-    have an attention pattern."""
+    """One unit. name: such as `z.7.3`. parts: the slices that it consists of. heads: (block, query head) of units made
+    of heads; only these have an attention pattern."""
 
     name: str
     parts: tuple[SiteSlice, ...]
@@ -74,7 +74,8 @@ def head_units(anatomy: Anatomy) -> tuple[Unit, ...]:
 
 
 def subspace(site: Site, rows: Float[Tensor, "k d"], name: str = "subspace") -> Unit:
-    """What lies in the span of the rows at a whole site. Raises BadSite when the rows are not independent."""
+    """The unit that is the projection on the span of the given rows, at a whole site. Raises BadSite when the rows are
+    not linearly independent."""
     if rows.ndim != 2 or int(torch.linalg.matrix_rank(rows.float())) < len(rows):
         raise BadSite(f"{name} at {site}: rows {list(rows.shape)} are not independent directions [k d]; drop some")
     basis = torch.linalg.qr(rows.float().T).Q.T.contiguous()
@@ -82,7 +83,7 @@ def subspace(site: Site, rows: Float[Tensor, "k d"], name: str = "subspace") -> 
 
 
 def direction(site: Site, vector: Float[Tensor, "d"], name: str = "direction") -> Unit:
-    """What lies along one vector at a whole site, whatever its length."""
+    """The unit that is the projection on one vector at a whole site; the vector's length does not matter."""
     return subspace(site, vector[None], name)
 
 

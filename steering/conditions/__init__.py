@@ -1,1 +1,2 @@
-"""Conditions: gates and controllers made from prompts that say where a plan is wanted, and what they then achieve."""
+"""Conditions: gates and controllers fitted on prompts labelled by whether a plan is wanted, and the measurement of
+their effect."""

@@ -1,10 +1,10 @@
-"""Fit a gate: a probe on labelled prompts, read where it separates best, opened for at most a stated share of the
-prompts that should be left alone.
+"""Fit a gate: a probe on labelled prompts, at the site where it separates them best, with a threshold that opens it for
+at most a stated share of unwanted prompts.
 
-Three sets of prompts, each with one task, so that no choice is paid for by a promise: direction and site come from the
-fit prompts alone (the site by cross-validation), the threshold from validation prompts that chose nothing, and what is
-reported from prompts that had no part in either. A site chosen on the prompts that set its threshold is one where
-these happen to score low: with 30 sites and 20 such prompts, gates asked for 0.05 opened for 0.105.
+Three disjoint splits of prompts are used. The fit split determines direction and site (the site by cross-validation),
+the validation split only the threshold, the report split only the reported rates. If the site were chosen on the
+prompts that set the threshold, their scores would be too low by selection, and the gate would open too often: with 30
+sites and 20 such prompts, gates with a nominal rate of 0.05 opened for 0.105.
 """
 
 import math
@@ -33,8 +33,9 @@ FOLDS = 5  # of the cross-validation that chooses the site
 
 @dataclass(frozen=True)
 class GateSettings:
-    """kind: of the score. false_positive_rate: share of unwanted prompts that may open it. pool: what is read of a
-    prompt. C: inverse regularisation of the linear probe, on standardised coordinates."""
+    """Settings of the fit. kind: of the gate's score ("linear", "cosine" or "cast"). false_positive_rate: largest share
+    of unwanted prompts that may open the gate. pool: which tokens of a prompt are read ("last" or "mean"). C: inverse
+    regularisation of the linear probe, on standardised coordinates."""
 
     kind: str = "linear"
     false_positive_rate: float = 0.05
@@ -50,9 +51,9 @@ class GateSettings:
 
 @dataclass(frozen=True)
 class Rates:
-    """What a gate does on prompts that had no part in making it. true_positive, false_positive: share of wanted and
-    of unwanted prompts that open it, with exact (Clopper-Pearson) intervals. auroc: chance that a wanted prompt
-    scores above an unwanted one."""
+    """Rates of a gate on prompts of the report split. true_positive, false_positive: share of wanted and of unwanted
+    prompts that open it, with exact (Clopper-Pearson) intervals. auroc: probability that a wanted prompt scores above
+    an unwanted one."""
 
     true_positive: Interval
     false_positive: Interval
@@ -93,10 +94,10 @@ def fit_gate(anatomy: Anatomy, splits: Splits, sites: Sequence[Site], settings: 
 def held_out_auroc(
     site: Site, rows: Float[Tensor, "n d"], wanted: Bool[np.ndarray, "n"], settings: GateSettings
 ) -> float:
-    """AUROC of gates on fit prompts that they were not fitted on: the mean over FOLDS folds.
+    """Cross-validated AUROC of gates on the fit split: the mean over FOLDS folds.
 
-    A fold is a run of neighbours within each label: prompts are often written in pairs that differ in what matters,
-    and a pair that is split between fold and rest would make every site look better than it is.
+    A fold consists of consecutive prompts of each label. Prompts are often written in pairs that differ only in what
+    matters; splitting a pair between the fold and the rest would make every site look better than it is.
     """
     folds = min(FOLDS, int(wanted.sum()), int((~wanted).sum()))
     fold = np.empty(len(wanted), dtype=int)
@@ -113,8 +114,8 @@ def held_out_auroc(
 def oriented_gate(
     site: Site, rows: Float[Tensor, "n d"], wanted: Bool[np.ndarray, "n"], settings: GateSettings
 ) -> Scored:
-    """A gate fitted on rows with labels, its threshold still open. It opens below its threshold where wanted prompts
-    score lower: the score of CAST grows with the projection's size, whatever its sign."""
+    """A gate fitted on rows with labels, with no threshold yet. When wanted prompts score lower than others, the gate
+    is set to open below its threshold: the CAST score grows with the size of the projection, whatever its sign."""
     gate = _scorer(settings, site, rows, wanted)
     return replace(gate, below=bool(auroc(_scores(gate, rows), wanted) < 0.5))
 
@@ -150,7 +151,8 @@ def rates_of(scores: Float[np.ndarray, "n"], wanted: Bool[np.ndarray, "n"], thre
 
 
 def _scores(gate: Scored, rows: Tensor) -> Float[np.ndarray, "n"]:
-    """Higher opens the gate, whichever side of the threshold it opens on."""
+    """Scores of rows, higher opens the gate, also for gates that open below their threshold (the sign is then
+    reversed)."""
     scores = gate.score(rows).double().numpy()
     return -scores if gate.below else scores
 

@@ -1,4 +1,5 @@
-"""Prompts with a label: where a plan is wanted and where it is not, and what the model holds when it has read them."""
+"""Labelled prompts (is the plan wanted on this prompt?), their splits, and the activations that a gate reads of
+them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -38,7 +39,8 @@ class Labelled:
 
 @dataclass(frozen=True)
 class Splits:
-    """fit: what the condition is made of. validation: where its threshold is set. report: what is reported."""
+    """Disjoint sets of labelled prompts. fit: a gate's direction and site, or a controller's weights. validation: its
+    threshold. report: the reported results."""
 
     fit: Labelled
     validation: Labelled
@@ -48,7 +50,7 @@ class Splits:
 def readings(
     anatomy: Anatomy, prompts: Sequence[Tokens], sites: Sequence[Site], pool: str = "last"
 ) -> Mapping[Site, Float[Tensor, "n d"]]:
-    """What a gate sees of each prompt, float32: the last token at each site, or the mean over the prompt."""
+    """By site, `[prompts d]` float32 activations of each prompt: at its last token, or the mean over the prompt."""
     selection = Rows(LAST) if pool == "last" else Rows(PROMPT, "mean")
     rows = capture(anatomy, prompts, sites, selection).rows
     return {site: torch.cat(rows[site]).float() for site in sites}

@@ -1,6 +1,7 @@
-"""Selectivity: what a plan does where it is wanted, and what it costs where it is not.
+"""Selectivity: the effect of a plan on prompts where it is wanted, and its cost where it is not.
 
-On held-out prompts every contender writes its own answers; all claims are intervals over prompts.
+Every contender (a plan, with or without a condition) generates its own answers to held-out prompts; every reported
+number has an interval over prompts.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,10 +25,10 @@ TOUCHED = 1e-6  # nats: above the rounding of float32 logits, far below what any
 
 @dataclass(frozen=True)
 class Outcome:
-    """One contender on the wanted or on the unwanted prompts.
+    """Results of one contender on the wanted or on the unwanted prompts.
 
-    kl: KL(steered || base), nats per generated token, over the prompts. effect: change of the behavioural score from
-    the base model's answers. touched: share of prompts on which it spent anything. mean_score: of its answers.
+    kl: KL(steered || base), nats per generated token. effect: change of the behavioural score from the base model's
+    answers. touched: share of prompts with a KL above TOUCHED at some token. mean_score: of its answers.
     """
 
     kl: Interval

@@ -1,7 +1,7 @@
-"""Study of a condition: the conditional plans beside the plan itself, at prices that are matched on validation prompts.
+"""Study of a condition: compares conditional plans with the unconditional plan, at equal mean KL on validation prompts.
 
-A condition is worth having when it keeps the effect where the plan is wanted and spends less where it is not. So it is
-compared with the plan as published, and with the plan at the lower strength that costs the same mean KL.
+A condition is useful when it keeps the effect on wanted prompts and costs less on others. So it is compared with the
+plan as published, and with the plan at the lower strength that has the same mean KL as the conditional plan.
 """
 
 from collections.abc import Mapping, Sequence
@@ -92,8 +92,8 @@ def compare(study: Study, conditional: Mapping[str, SteeringPlan], report: Progr
 
 @dataclass(frozen=True, eq=False)
 class DosedController:
-    """plan: the trained controller at its dose. budget: what the published plan costs on wanted prompts, nats per
-    generated token. dose: None when that is nothing."""
+    """plan: the trained controller at its dose. budget: KL of the published plan on wanted prompts, nats per generated
+    token. dose: None when the budget is 0."""
 
     plan: SteeringPlan
     fit: ControllerFit
@@ -120,7 +120,8 @@ def dosed_controller(study: Study, settings: ControllerSettings, report: Progres
 def dosed(
     arena: Arena, plan: SteeringPlan, prompts: Sequence[Tokens], target: float
 ) -> tuple[SteeringPlan, Dose | None]:
-    """At the target price, or as near below as it gets; at strength 0 for the price of a condition that never opens."""
+    """The plan at the strength whose KL is `target`, or as near below as can be reached, and the dose. A target of 0 (a
+    condition that never opens) gives the plan at strength 0 and no dose."""
     if target <= 0:
         return plan.scaled(0.0), None
     return dose_on(_calibration(arena, prompts), plan, target, Dosing(tolerance=TOLERANCE))

@@ -22,7 +22,8 @@ def solved_features(cross: Float[Tensor, "d k"], gram: Float[Tensor, "k k"]) -> 
 
 
 def winners(features: Float[Tensor, "d k"], keep: int) -> Float[Tensor, "d k"]:
-    """Each column with just its `keep` entries of largest absolute value. Ties never keep more than that."""
+    """Keep the `keep` entries of largest absolute value in each column and set the rest to 0; exactly `keep`, also with
+    ties."""
     if keep >= len(features):
         return features
     largest = features.abs().topk(keep, dim=0).indices
@@ -32,8 +33,9 @@ def winners(features: Float[Tensor, "d k"], keep: int) -> Float[Tensor, "d k"]:
 def refitted(
     features: Float[Tensor, "d k"], cross: Float[Tensor, "d k"], gram: Float[Tensor, "k k"], sweeps: int
 ) -> Float[Tensor, "d k"]:
-    """Coordinate descent on |X - G F^T|^2 over the entries that winner-take-all kept, one feature after another: what
-    was zeroed belonged to a solution in which it had a part, so the rest is no longer the best. Lowers the loss."""
+    """Coordinate descent on |X - G F^T|^2 over the entries that winner-take-all kept, one feature after another.
+    Setting the other entries to 0 changes the optimum of the remaining ones, so these are fitted again. Lowers the
+    loss."""
     support, full, square = features != 0, features.double(), gram.double() + RIDGE * torch.eye(len(gram)).to(gram)
     for _ in range(sweeps):
         for k in range(full.shape[1]):
@@ -43,7 +45,7 @@ def refitted(
 
 
 def norms(gram: Float[Tensor, "k k"]) -> Float[Tensor, "k"]:
-    """Euclidean norm of each column of G, from G^T G; a column that died counts as 1, so that it stays 0."""
+    """Euclidean norm of each column of G, from G^T G. A column of zeros gets norm 1, so that dividing by it is safe."""
     lengths = gram.diagonal().clamp_min(0).sqrt().float()
     return torch.where(lengths > 0, lengths, torch.ones_like(lengths))
 

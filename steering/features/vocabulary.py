@@ -13,10 +13,11 @@ STREAM = ("embed", "resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out"
 
 
 def residual_directions(anatomy: Anatomy, site: Site, directions: Float[Tensor, "d k"]) -> Float[Tensor, "k d_model"]:
-    """What adding each direction at the site adds to the residual: `W_out^T f` at mlp_post. In families with a norm
-    behind the MLP (gemma2, olmo2) it is what that norm makes of it alone: the direction without its scale.
+    """`[n d_model]`, what adding each direction at the site adds to the residual: `W_out^T f` at mlp_post. In families
+    with a norm behind the MLP (gemma2, olmo2) it is that norm's output for the direction alone, so its scale is
+    unknown.
 
-    Raises BadSite for points whose directions have no fixed image there (z of all heads is one for another day).
+    Raises BadSite for points whose directions have no fixed image in the residual, such as z of all heads.
     """
     rows = directions.T.float()
     if site.point in STREAM:
@@ -30,15 +31,15 @@ def residual_directions(anatomy: Anatomy, site: Site, directions: Float[Tensor, 
 
 
 def vocabulary_effects(anatomy: Anatomy, residual: Float[Tensor, "k d_model"]) -> Float[Tensor, "k v"]:
-    """Logits that each direction adds, up to one positive factor per direction (the norm's scale depends on what else
-    is in the residual), each about its mean over the vocabulary."""
+    """`[n v]` logits that each direction adds, minus their mean over the vocabulary. They are known up to one positive
+    factor per direction, because the final norm's scale depends on the rest of the residual."""
     seen = _through(anatomy, anatomy.final_norm, residual / residual.norm(dim=1, keepdim=True).clamp_min(1e-30))
     logits = seen @ anatomy.unembedding.detach().float().cpu().T
     return logits - logits.mean(1, keepdim=True)
 
 
 def _through(anatomy: Anatomy, norm: nn.Module, rows: Float[Tensor, "k d"]) -> Float[Tensor, "k d"]:
-    """A norm's linear part at unit scale: its bias, if any, says nothing about a direction."""
+    """The norm's output for each direction alone, without its bias, which is the same for every direction."""
     there = rows.to(anatomy.device)
     with torch.inference_mode():
         image = norm(there) - norm(torch.zeros_like(there[:1]))
