@@ -184,7 +184,7 @@ def _damage(verdict: Verdict) -> str:
     halves = ", read after half of it," if price.damage.tokens != "neutral" else ""
     text = (
         f"On neutral text{halves} it costs {_nats(price.damage.mean)} nats per token; perplexity goes from "
-        f"{price.perplexity_base:.3g} to {price.perplexity_steered:.3g}"
+        f"{_digits(price.perplexity_base)} to {_digits(price.perplexity_steered)}"
     )
     if price.capability_base is None or price.capability_steered is None:
         return f"{text}."
@@ -208,4 +208,9 @@ def _answered(one: AnsweringPoint) -> str:
 
 
 def _nats(value: Interval) -> str:
-    return f"{value.mean:.3g} [{value.low:.3g}, {value.high:.3g}]"
+    return f"{_digits(value.mean)} [{_digits(value.low)}, {_digits(value.high)}]"
+
+
+def _digits(value: float) -> str:
+    """0.4123 -> 0.412; 5119.3 -> 5,119. From 999.5 on, `.3g` would round to a power of ten such as 1e+03."""
+    return f"{value:,.0f}" if abs(value) >= 999.5 else f"{value:.3g}"

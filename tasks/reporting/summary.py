@@ -1,6 +1,7 @@
 """The first screen: the verdict in words, the five numbers that matter, and what to be careful about."""
 
 import math
+import re
 
 from trimtab.steering.judge.verdict import Verdict
 from trimtab.steering.judge.wording import enough
@@ -26,7 +27,8 @@ RANDOM_FOR_FIVE_PERCENT = 19
 
 def headline(verdict: Verdict, reference: str | None) -> Html:
     """The header of the page."""
-    sentence = [el("h1", {}, _title(verdict)), el("p.verdict", {}, verdict.sentence) if verdict.sentence else None]
+    said = [el("li", NO_ATTRIBUTES, one) for one in sentences(verdict.sentence)]
+    sentence = [el("h1", {}, _title(verdict)), el("ul.verdict", {}, said) if said else None]
     made = [
         ("plan", verdict.plan),
         ("method", verdict.fitter),
@@ -52,6 +54,11 @@ def headline(verdict: Verdict, reference: str | None) -> Html:
         ),
         _warnings(verdict),
     )
+
+
+def sentences(text: str) -> list[str]:
+    """The verdict's text cut where a full stop is followed by a capital letter; joined by spaces, they are the text."""
+    return re.split(r"(?<=\.) (?=[A-Z])", text) if text else []
 
 
 def _title(verdict: Verdict) -> str:

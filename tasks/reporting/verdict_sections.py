@@ -14,6 +14,10 @@ from trimtab.tasks.reporting.drawing.svg import HALF, figure
 from trimtab.tasks.reporting.drawing.verdict import KINDS, in_order
 
 SHOWN_GENERATIONS = 6
+FORECASTS = (
+    "Hollow points are forecasts, filled ones measurements. The chosen one need not be the highest: only measured "
+    "sites could be chosen, by their margin brought from the KL that each spent to the budget."
+)
 
 
 def searched(verdict: Verdict) -> Section:
@@ -31,8 +35,9 @@ def searched(verdict: Verdict) -> Section:
         "the site was chosen from these, all on the selection split; the effects below are measured on another. "
         "Every placebo was searched in the same way."
     )
+    forecasts = note(FORECASTS) if len({bool(s.pairs) for s in verdict.search}) > 1 else None
     nothing = note("No search was run: the site was given.")
-    body = [lead, charts or note("No candidate names a block to draw it at."), listing]
+    body = [lead, forecasts, charts or note("No candidate names a block to draw it at."), listing]
     title = f"Where it acts: effect by {'head' if heads and not places else 'block'}"
     return Section("search", "Site", title, body if rows else nothing)
 
@@ -43,9 +48,10 @@ def _known(point: SitePoint) -> str:
 
 def _points(places: Sequence[search.Candidate]) -> Html | None:
     kinds = search.series(places)
-    if len(kinds) < 2:
-        return None
-    return legend((f"s{n % search.SERIES_COLOURS}", kind) for n, kind in enumerate(kinds))
+    names = [(f"s{n % search.SERIES_COLOURS}", kind) for n, kind in enumerate(kinds)] if len(kinds) > 1 else []
+    present = {bool(c.point.pairs) for c in places}
+    how = [("measured", "measured"), ("forecast", "forecast")] if len(present) > 1 else []
+    return legend([*names, *how]) if names or how else None
 
 
 def _scale_of_heads() -> Html:
@@ -86,7 +92,7 @@ def _behaviour_figure(order: Sequence[Contender], metric: str, asked: float) -> 
     if not scored:
         return None
     title = f"On generated text: {metric}"
-    behaviour = forest.Forest(scored, _behaviour, f"change of {shorten(metric, 40)}", asked, title)
+    behaviour = forest.Forest(scored, _behaviour, f"change of {metric}", asked, title)
     return [el("h3", NO_ATTRIBUTES, title), figure(lambda width: forest.draw(behaviour, width))]
 
 
@@ -200,9 +206,16 @@ def ablated(verdict: Verdict) -> Section:
         "div.halves",
         {},
         _half("Gain from asking", ablation.bars(result)),
-        _half("Share of that gain removed", ablation.removed(result)),
+        _half("Share of that gain removed", _removed(result)),
     )
     return Section("ablation", "Ablation", title, [lead, halves, _ablation_table(result)])
+
+
+def _removed(result: AblationResult) -> Html:
+    """The chart of the shares, or a sentence where there is no share to draw."""
+    if finite([result.removed, *result.random_removed]):
+        return ablation.removed(result)
+    return note("No share was measured: asking in words gains nothing here, so there is no gain to remove.")
 
 
 def _ablation_table(result: AblationResult) -> Html:

@@ -145,6 +145,8 @@ def test_ablation():
 def test_damage():
     text = sentence(verdict())
     assert "perplexity goes from 10 to 11" in text and "right from 90% to 85%" in text
+    price = replace(verdict().price, perplexity_base=999.7, perplexity_steered=5119.3)
+    assert "perplexity goes from 1,000 to 5,119" in sentence(verdict(price=price))
 
 
 def test_tokens_against_accuracy_are_said_at_the_dose():

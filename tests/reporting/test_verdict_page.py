@@ -14,6 +14,7 @@ from verdicts import ATTACK, PROVENANCE, SECTIONS, around, bare, heads, verdict,
 from trimtab.steering.judge.verdict import Answering, AnsweringPoint
 from trimtab.tasks.reporting.drawing.numbers import number
 from trimtab.tasks.reporting.drawing.verdict import best_placebo, read_verdict
+from trimtab.tasks.reporting.summary import sentences
 from trimtab.tasks.reporting.verdict_page import verdict_page
 
 
@@ -212,3 +213,42 @@ def test_heads_are_drawn_as_a_grid() -> None:
     text = verdict_page(data, {})
     assert text.count('class="cell-ring"') == 2 * 2  # two chosen heads, in the wide and the narrow layout
     assert text.count('class="cell for"') + text.count('class="cell against"') == 2 * 270
+
+
+def test_the_verdict_is_a_list_of_its_sentences() -> None:
+    """Nothing is lost or added, and a decimal point or a site's name ends no sentence."""
+    said = "french (pca at resid_post.14) spends 0.29 nats. It does NOT beat A. Beware: few prompts."
+    assert sentences(said) == [
+        "french (pca at resid_post.14) spends 0.29 nats.",
+        "It does NOT beat A.",
+        "Beware: few prompts.",
+    ]
+    page = verdict_page({**verdict().to_json(), "sentence": said}, {})
+    assert page.count("<li>It does NOT beat A.</li>") == 1
+
+
+def test_forecasts_are_told_from_measurements() -> None:
+    """Hollow where forecast, filled where measured, and one line on why the chosen one need not be the highest."""
+    data = verdict().to_json()
+    measured = [{**one, "pairs": 8 * (n % 4 == 0)} for n, one in enumerate(data["search"])]
+    section = part(verdict_page({**data, "search": measured}, {}), "search")
+    count = sum(one["pairs"] > 0 for one in measured)
+    assert section.count('class="dot"') == 2 * count
+    assert section.count('class="dot hollow"') == 2 * (len(measured) - count)
+    assert "need not be the highest" in section and '<i class="forecast">' in section
+    assert "need not be the highest" not in part(verdict_page(data, {}), "search")
+
+
+def test_an_ablation_that_had_nothing_to_remove_says_so() -> None:
+    """A sentence stands in place of an axis without points."""
+    chart, words = "Share of the gain removed, beside random directions", "there is no gain to remove"
+    data = verdict().to_json()
+    shown = part(verdict_page(data, {}), "ablation")
+    assert chart in shown and words not in shown
+    data["ablation"].update(removed=None, random_removed=[])
+    nothing = part(verdict_page(data, {}), "ablation")
+    assert words in nothing and chart not in nothing
+
+
+def part(page: str, name: str) -> str:
+    return page.split(f'<section class="part" id="{name}"')[1].split("</section>")[0]

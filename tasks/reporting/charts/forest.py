@@ -10,6 +10,7 @@ from trimtab.tasks.reporting.drawing.html import NO_ATTRIBUTES, Html, el
 from trimtab.tasks.reporting.drawing.numbers import NATS, bounds, estimate, finite, like, number, shorten
 from trimtab.tasks.reporting.drawing.scale import Scale, linear
 from trimtab.tasks.reporting.drawing.svg import (
+    LEADING,
     NARROW,
     Frame,
     circle,
@@ -20,6 +21,7 @@ from trimtab.tasks.reporting.drawing.svg import (
     line,
     rect,
     text,
+    wrapped,
     x_axis,
 )
 from trimtab.tasks.reporting.drawing.verdict import KINDS
@@ -62,7 +64,7 @@ def draw(forest: Forest, width: int) -> Html:
     narrow = width <= NARROW
     rows = _rows(forest.contenders, 40.0 if narrow else 27.0, 16.0 if narrow else 34.0)
     height = rows[-1].y + rows[-1].height / 2 + 52
-    frame = framed(width, height, (12, 14, 46, 14) if narrow else (28, NUMBERS, 46, LABELS))
+    frame = _framed(forest.axis, width, height)
     values = bounds(forest.value(c) for c in forest.contenders)
     x = linear([*values, 0.0], frame.left, frame.right, pad=0.05)
     backdrop = [_band(forest, frame, x), x_axis(frame, x, forest.axis, 7), _zero(frame, x)]
@@ -70,6 +72,13 @@ def draw(forest: Forest, width: int) -> Html:
     columns = [] if narrow else [_heads(frame), [_numbers(forest, row, frame) for row in rows]]
     names = [_name(forest, row, narrow) for row in rows]
     return drawing(frame, f"{forest.title}, mean and interval", backdrop, lines, columns, names)
+
+
+def _framed(axis: str, width: int, height: float) -> Frame:
+    """The plot area, above as many lines as the name of the axis needs."""
+    top, right, left = (12, 14, 14) if width <= NARROW else (28, NUMBERS, LABELS)
+    extra = LEADING * (len(wrapped(axis, framed(width, height, (top, right, 46, left)))) - 1)
+    return framed(width, height + extra, (top, right, 46 + extra, left))
 
 
 def _rows(contenders: Sequence[Contender], single: float, top: float) -> list[Row]:

@@ -64,7 +64,7 @@ def _read(name: str) -> Site | None:
 
 
 def by_block(points: Sequence[Candidate], width: int) -> Html:
-    """One line per kind of place, margin over block; the chosen site has a ring and its name."""
+    """One line per kind of place, margin over block; the chosen site has a ring and its name, forecasts are hollow."""
     frame = framed(width, 300, (34, 16, 46, 52))
     blocks = [float(c.site.block or 0) for c in points]
     x = linear(blocks, frame.left, frame.right, pad=0.03)
@@ -96,8 +96,13 @@ def _series(points: Sequence[Candidate], number_of_line: int, x: Scale, y: Scale
     colour = f"s{number_of_line % SERIES_COLOURS}"
     ordered = sorted(points, key=lambda c: c.site.block or 0)
     at = [(x(c.site.block or 0), y(c.point.margin)) for c in ordered]
-    marks = [hover(c.tip, circle(xy, 10, "hit"), circle(xy, 3.5, "dot")) for c, xy in zip(ordered, at, strict=True)]
+    marks = [hover(c.tip, circle(xy, 10, "hit"), _dot(c, xy)) for c, xy in zip(ordered, at, strict=True)]
     return el("g", {"class": colour}, polyline(at, "curve"), marks)
+
+
+def _dot(candidate: Candidate, at: tuple[float, float]) -> Html:
+    """Filled where the margin was measured, smaller and hollow where it was forecast."""
+    return circle(at, 4.5, "dot") if candidate.point.pairs else circle(at, 3, "dot hollow")
 
 
 def _ring(chosen: Candidate, frame: Frame, x: Scale, y: Scale) -> Html:

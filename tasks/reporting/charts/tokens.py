@@ -10,6 +10,7 @@ from trimtab.tasks.reporting.drawing.svg import HALF, Frame, drawing, framed, ho
 
 BINS = 40
 DECADES = 5  # below the largest token by more than this, a cost is drawn at the left edge
+NAME = 80  # pixels that the longest name takes: none begins left of the plot
 GUTTER = 4  # rows of names above the plot: the same in every histogram, so that two of them line up
 
 
@@ -44,7 +45,7 @@ def draw(tokens: Tokens, width: int = HALF) -> Html:
     y = Scale(0.6, max(counts) * 1.3, frame.bottom, frame.top, log=True)
     bars = [_bar(n, count, (x, y), frame, len(values)) for n, count in enumerate(counts) if count]
     axes = [x_axis(frame, x, f"KL of one token, {NATS} (log)", 5), _axis(frame, y)]
-    lines = [_mark(mark, n + GUTTER - len(marks), frame, x) for n, mark in enumerate(marks)]
+    lines = [_mark(mark, GUTTER - 1 - n, frame, x) for n, mark in enumerate(marks)]
     name = f"Histogram of KL over {len(values)} tokens, both axes logarithmic"
     return drawing(frame, name, axes, bars, lines)
 
@@ -81,7 +82,6 @@ def _bar(n: int, count: int, scales: tuple[Scale, Scale], frame: Frame, total: i
 def _mark(mark: tuple[str, float, str], n: int, frame: Frame, x: Scale) -> Html:
     name, value, style = mark
     at, y = x(value), 32 + 15 * n
-    # names stand right of their lines, smallest on top, so that no name is crossed by the next line
-    right = at > frame.right - 80
-    label = text((at + (-5 if right else 5), y + 4), f"{name} {number(value)}", "flag end" if right else "flag")
+    # names stand left of their lines, largest on top: the lines of smaller values begin below them and cross none
+    label = text((max(at - 5, frame.left + NAME), y + 4), f"{name} {number(value)}", "flag end")
     return el("g", NO_ATTRIBUTES, line((at, y - 5), (at, frame.bottom), f"mark {style}"), label)

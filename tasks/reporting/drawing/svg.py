@@ -4,6 +4,7 @@ Why not plotly: the only bundle it ships is 4.8 MB, which every published report
 need a script to be seen at all. These are some kilobytes each, print, follow the theme, and still have hover.
 """
 
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -12,6 +13,8 @@ from trimtab.tasks.reporting.drawing.numbers import tick
 from trimtab.tasks.reporting.drawing.scale import Scale
 
 WIDE, NARROW, HALF = 900, 380, 440
+LETTER = 6.4  # pixels of one letter of an axis' name, on average and rounded up
+LEADING = 15  # pixels from one line of an axis' name to the next
 
 
 @dataclass(frozen=True)
@@ -100,8 +103,17 @@ def x_axis(frame: Frame, scale: Scale, label: str, count: int = 6) -> Html:
         x = scale(value)
         parts.append(line((x, frame.top), (x, frame.bottom), "grid"))
         parts.append(text((x, frame.bottom + 17), tick(value), "tick mid"))
-    parts.append(text(((frame.left + frame.right) / 2, frame.bottom + 36), label, "axis mid"))
+    middle = (frame.left + frame.right) / 2
+    for n, words in enumerate(wrapped(label, frame)):
+        parts.append(text((middle, frame.bottom + 36 + LEADING * n), words, "axis mid"))
     return el("g", NO_ATTRIBUTES, parts)
+
+
+def wrapped(label: str, frame: Frame) -> list[str]:
+    """The name of a horizontal axis in lines that fit the drawing, centred below the plot."""
+    middle = (frame.left + frame.right) / 2
+    room = 2 * min(middle, frame.width - middle)
+    return textwrap.wrap(label, int(room / LETTER))
 
 
 def y_axis(frame: Frame, scale: Scale, label: str, count: int = 5) -> Html:
