@@ -1,4 +1,4 @@
-"""Many heads, one question each: p-values by flipping signs, and their correction for having asked many times."""
+"""P-values for the mean effects of many heads (sign-flip tests), and their correction for multiple testing."""
 
 from collections.abc import Hashable, Sequence
 
@@ -17,9 +17,10 @@ def sign_flip_p(
     flips: int = FLIPS,
     seed: int = 0,
 ) -> np.ndarray:
-    """`[n]` two-sided p-values of the mean of paired differences: were they symmetric about 0, how often would random
-    signs give a mean as far from it? (Fisher 1935; never 0, by counting the observed signs too.) clusters:
-    `[questions]` labels of questions that are not independent, such as those on one prompt: they turn together."""
+    """`[n]` two-sided p-values for the mean of paired differences being 0 (sign-flip test, Fisher 1935): the share of
+    random sign assignments whose mean is at least as far from 0. The observed signs count as one assignment, so p is
+    never 0. clusters: `[questions]` labels of questions that are not independent, such as those on one prompt; their
+    signs are flipped together."""
     numbers = cluster_numbers(range(len(differences)) if clusters is None else clusters)
     differences = np.stack([np.bincount(numbers, column) for column in differences.T], axis=1)
     if len(differences) < 2:

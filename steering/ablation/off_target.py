@@ -1,5 +1,6 @@
-"""Off-target cost: what taking a set out does to text that has nothing to do with the task. KL(base || ablated), nats
-per token, teacher-forced, so that both read the same words; the first token, which nothing precedes, is not scored."""
+"""Off-target cost: how much ablating a set changes predictions on text unrelated to the task. KL(base || ablated), nats
+per token, teacher-forced, so that both models read the same tokens. The first token is not scored, since nothing
+precedes it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -37,9 +38,9 @@ class OffTarget:
 def off_target(
     ablator: Ablator, texts: Sequence[Tokens], sets: Sequence[Set], bootstrap: Bootstrap = BOOTSTRAP
 ) -> OffTarget:
-    """Of the first set, with the others beside it. The operator must not need anything of the texts: zero, uniform,
-    scale, or mean, whose reference stays the task's. Raises BadQuestion for resample and corrupted, and for texts of
-    one token."""
+    """The off-target cost of the first set; the other sets (matched random ones) give its comparison. The operator must
+    not depend on the text: zero, uniform, scale, or mean (with the task's reference). Raises BadQuestion for resample
+    and corrupted, and for texts of one token."""
     if ablator.operator.name in ("resample", "corrupted"):
         raise BadQuestion(f"operator '{ablator.operator}' has nothing to put into neutral text; use mean or zero")
     cut = min(CUT, ablator.anatomy.max_tokens or CUT)

@@ -1,12 +1,12 @@
-"""Operators: what is put in the place of what is taken out. There is no neutral one: each asks another question, and
-its name and its reference stand in every result.
+"""Operators: what replaces the activations of an ablated unit. No choice is neutral, and each answers another question,
+so every result carries the operator's name and reference.
 
-    zero        nothing. Removes constant writes too (a head that only feeds the attention sink is missed by the rest)
+    zero        zeros. Also removes constant outputs (other operators miss a head that only feeds the attention sink)
     mean        the mean over the reference questions; the first token, an attention sink, has a mean of its own
-    resample    another reference question's activation, counted from the end of the prompt
-    corrupted   the same question's corrupted prompt: only what decides the answer is taken out
-    uniform     equal attention to all a head may see ("undifferentiated attention", arXiv 2410.13708); values stay
-    scale:x     x times what was there; scale:0 is zero
+    resample    the activations of another reference question, aligned at the end of the prompt
+    corrupted   the activations of the same question's corrupted prompt: removes only what distinguishes the two prompts
+    uniform     equal attention to all visible tokens ("undifferentiated attention", arXiv 2410.13708); values unchanged
+    scale:x     x times the activation; scale:0 is zero
 """
 
 from collections.abc import Sequence
@@ -85,12 +85,13 @@ class ReferenceRuns:
         return cls(rows, first, rest, tuple(question.length for question in questions))
 
     def mean(self, site: Site, columns: int) -> Float[Tensor, "1 s d"]:
-        """What mean ablation puts at every column of a batch padded right."""
+        """`[1 s d]`, the replacement of mean ablation for every column of a right-padded batch."""
         return torch.stack([self.first[site], *[self.rest[site]] * (columns - 1)])[None]
 
     def resampled(self, site: Site, batch: Batch, questions: Sequence[Question], seed: int) -> Float[Tensor, "b s d"]:
-        """Each row's partner, counted from the end; the first token stays the first, and where a partner is too short
-        its second token is repeated. A question is its own partner only when there is no other."""
+        """`[b s d]`, for each row the activations of a random other question (its partner), aligned at the end of the
+        prompt. The first token always gets the partner's first token; where the partner is too short, its second token
+        is repeated."""
         partner_rows = torch.zeros(
             batch.rows, batch.clean.shape[1], self.first[site].shape[-1], device=self.first[site].device
         )
@@ -110,7 +111,8 @@ class ReferenceRuns:
 def replacement(
     operator: Operator, reference: ReferenceRuns | None, anatomy: Anatomy, batch: Batch, questions: Sequence[Question]
 ) -> "Replacement":
-    """What the operator puts at every site of this batch. Raises BadQuestion when it lacks what it refers to."""
+    """The operator's replacement activations for this batch. Raises BadQuestion when reference questions or corrupted
+    prompts are missing that the operator needs."""
     if operator.name in REFERRING and reference is None:
         raise BadQuestion(f"operator '{operator}' needs reference questions, whose activations it puts in")
     if operator.name == "corrupted" and batch.corrupted is None:
@@ -131,13 +133,13 @@ class Replacement:
     cached: dict[Site, Tensor]
 
     def prepare(self, sites: Sequence[Site]) -> None:
-        """Run the corrupted prompts once, for all sites that will be asked for."""
+        """Run the corrupted prompts once, for all sites that are needed."""
         missing = [site for site in sites if site not in self.cached]
         if self.operator.name == "corrupted" and missing:
             self.cached.update(activations(self.anatomy, self.batch, missing, "corrupted")[0])
 
     def at(self, site: Site, h: Float[Tensor, "copies b s d"]) -> Tensor:
-        """What stands in the place of h, of its shape or one that spreads to it."""
+        """The replacement for h at a site, of h's shape or one that broadcasts to it."""
         name = self.operator.name
         if name in ("zero", "scale"):
             return h * (self.operator.factor if name == "scale" else 0.0)

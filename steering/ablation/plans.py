@@ -1,5 +1,5 @@
-"""From a ranking to steering: plans that scale or shift the z of the top heads, the same for random heads beside them,
-dosed to one price and measured on the task."""
+"""From a ranking to steering: plans that scale or shift the z of the top heads, compared on the task with the same
+plans for random heads, all dosed to the same KL."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -67,9 +67,10 @@ def _of_head(anatomy: Anatomy, z: Tensor, site: Site) -> Tensor:
 
 @dataclass(frozen=True)
 class HeadsGain:
-    """Top heads beside random heads at one price. gain: nats of the metric gained by the dosed plan. random: mean gain
-    of each random plan that could be dosed. over_random: gain minus the random plans' mean, paired. p: rank. unreached:
-    random plans that could not be dosed to the price, and are left out."""
+    """The gain of top heads beside that of random heads, at one price (KL). gain: nats of the metric gained by the
+    dosed plan. random: mean gain of each random plan that could be dosed. over_random: gain minus the random plans'
+    mean, paired by question. p: from the rank of the gain among the random ones. unreached: number of random plans that
+    could not be dosed to the price and are left out."""
 
     dose: Dose
     gain: Interval
@@ -91,8 +92,8 @@ def judge_heads(
     budget: float,
     random: int = 19,
 ) -> tuple[SteeringPlan, HeadsGain]:
-    """The scale plan of the chosen heads dosed to `budget` nats where the calibration measures, its gain on the
-    questions, and that of layer-matched random heads dosed to the same."""
+    """The scale plan of the heads `chosen`, dosed to `budget` nats on the calibration's prompts, with its gain on the
+    questions and the gain of layer-matched random heads dosed to the same KL."""
     anatomy = Anatomy.of(calibration.scorer.model)
     base = plan_metric(anatomy, questions, None)
     plan, dose = dose_on(calibration, head_plan(anatomy, _sites(chosen)), budget, Dosing())

@@ -1,4 +1,5 @@
-"""Ablated runs: questions asked of a model without a set of units, many sets as copies of the rows of one pass."""
+"""Ablated runs: a model's metric on questions with sets of units ablated; many sets run as copies of the rows in one
+forward pass."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -24,8 +25,8 @@ Set = Sequence[Unit]
 
 @dataclass(frozen=True, eq=False)
 class Ablator:
-    """How things are taken out of one model. reference: what mean and resample put in (of other questions than those
-    asked). budget: tokens of a forward pass."""
+    """A model with an operator, for ablating sets of units. reference: activations that mean and resample put in (of
+    other questions than those that are measured). budget: tokens of a forward pass."""
 
     anatomy: Anatomy
     operator: Operator = Operator("zero")
@@ -45,8 +46,8 @@ class Ablator:
     def metrics(
         self, questions: Sequence[Question], sets: Sequence[Set], measure: Measure = metric
     ) -> Float[np.ndarray, "sets questions"]:
-        """The measure (by default the questions' metric, nats) of every question without each set. An empty set is the
-        model as it is."""
+        """`[sets questions]`, the measure (by default the questions' metric, nats) of every question with each set
+        ablated. An empty set leaves the model unchanged."""
         measures = np.empty((len(sets), len(questions)))
         device = self.anatomy.device
         for batch in question_batches(questions, device, self.budget):
@@ -111,7 +112,7 @@ def _edit(site: Site, mask: Tensor, bases: Sequence[tuple[int, Tensor]], put: Re
 
 
 def _head_masks(anatomy: Anatomy, sets: Sequence[Set]) -> dict[int, Bool[Tensor, "copies h"]]:
-    """Which copies' heads are levelled, by block. Raises BadSite for units that have no attention pattern."""
+    """By block, which copies' heads get uniform attention. Raises BadSite for units that have no attention pattern."""
     masks: dict[int, Tensor] = {}
     for copy, units in enumerate(sets):
         for unit in units:

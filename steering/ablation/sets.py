@@ -12,10 +12,11 @@ FEWEST = 19  # below, no rank among random sets can reach p = 0.05
 
 
 def matched_sets(universe: Sequence[Unit], chosen: Sequence[Unit], count: int, seed: int = 0) -> list[tuple[Unit, ...]]:
-    """`count` sets with as many units per block and kind as `chosen`, drawn from the rest of the universe.
+    """`count` random sets with as many units per block and kind as `chosen`, drawn from the rest of the universe.
 
-    A block whose other units are too few gives all of them, and the nearest blocks the remainder. Raises BadRanking
-    when the universe has too few other units, or none to choose between.
+    When a block has too few other units, all of them are used and the rest is drawn from the nearest blocks. Raises
+    BadRanking when the universe has no more other units of a kind than a set needs, since all random sets would be the
+    same.
     """
     names = {unit.name for unit in chosen}
     rest = [unit for unit in universe if unit.name not in names]

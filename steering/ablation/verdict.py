@@ -1,12 +1,13 @@
-"""The verdict on a set of units: is it necessary, sufficient, redundant, interfering or idle, and beside what.
+"""The verdict on a set of units: necessary, sufficient, redundant, interfering or idle.
 
-    m_M    metric of the whole model        m_0    with the whole universe of units taken out
-    necessity     (m_M - m_{M without S}) / (m_M - m_0)     what is lost without the set, as a share
-    sufficiency   (m_S - m_0) / (m_M - m_0)                 what is left with nothing but the set
+    m_M    metric of the whole model        m_0    with the whole universe of units ablated
+    necessity     (m_M - m_{M without S}) / (m_M - m_0)     share of the metric that is lost when S is ablated
+    sufficiency   (m_S - m_0) / (m_M - m_0)                 share that remains when everything but S is ablated
 
-Shares are ratios of means over questions, never means of ratios. Both directions are measured because they are not
-symmetric: of two heads that each do the task, neither is necessary. Random sets of as many units of the same blocks
-stand beside them (Wang et al. 2211.00593; Miller et al. 2407.08734: the task cannot be told apart from the operator).
+Shares are ratios of means over questions, never means of ratios. Both are measured because they are not symmetric: of
+two heads that can each do the task alone, neither is necessary. Random sets with as many units in the same blocks are
+measured in the same way (Wang et al. 2211.00593; Miller et al. 2407.08734: a circuit's faithfulness depends on the
+ablation operator).
 """
 
 from collections.abc import Sequence
@@ -36,9 +37,9 @@ WORDS = ("necessary and sufficient", "necessary", "redundant", "interfering", "i
 
 @dataclass(frozen=True)
 class Standard:
-    """What counts. random: matched sets. alpha: of their rank. share: of the model's whole metric, from which a loss
-    makes a set necessary. enough: share that the set alone must keep to be sufficient. little: share below which, with
-    the whole interval, a set is idle."""
+    """Thresholds of the verdict. random: number of matched random sets. alpha: largest p-value of the set's rank among
+    them. share: smallest loss, as a share of the model's metric, of a necessary set. enough: smallest share that a
+    sufficient set keeps alone. little: a set is idle when both shares, with their whole intervals, are below this."""
 
     random: int = 99
     alpha: float = 0.05
@@ -51,9 +52,9 @@ class Standard:
 
 @dataclass(frozen=True)
 class SetEffect:
-    """One direction, necessity or sufficiency. share: see the head of this file. effect: nats, lost without the set, or
-    kept with it alone. over_random: effect minus the mean effect of the random sets, paired by question. random: each
-    random set's share. p: rank of the effect among them."""
+    """One direction, necessity or sufficiency. share: as defined at the head of this file. effect: nats lost without
+    the set, or kept with it alone. over_random: effect minus the mean effect of the random sets, paired by question.
+    random: each random set's share. p: from the effect's rank among the random sets."""
 
     share: Interval
     effect: Interval
@@ -62,14 +63,15 @@ class SetEffect:
     p: float | None
 
     def stands_out(self, alpha: float) -> bool:
-        """Larger than matched random sets: by rank, and by the interval of the difference."""
+        """Whether the effect exceeds that of matched random sets: by its rank, and by the interval of the
+        difference."""
         return self.p is not None and self.p <= alpha and self.over_random is not None and self.over_random.low > 0
 
 
 @dataclass(frozen=True)
 class Partner:
-    """unit: its name. share: what is lost without both, beyond what is lost without each, of the model's metric. p: of
-    that, corrected for all units tried (Holm)."""
+    """A unit that can replace the set. unit: its name. share: what is lost without both, minus what is lost without
+    each, as a share of the model's metric. p: of that excess, corrected for all units tried (Holm)."""
 
     unit: str
     share: float
@@ -78,9 +80,9 @@ class Partner:
 
 @dataclass(frozen=True)
 class SetVerdict:
-    """units: names. operator. metric: what it is. whole, empty: metric of the model, and without the universe. word:
-    one of WORDS. partners: units that stand in for the set. sentence: plain words, every clause read off an
-    interval."""
+    """units: names of the set's units. universe: number of units in all. operator: its name. metric: its description.
+    whole, empty: metric of the model, and with the universe ablated. word: one of WORDS. partners: units that can
+    replace the set. sentence: the verdict in words, each clause based on an interval."""
 
     units: tuple[str, ...]
     universe: int
@@ -107,11 +109,11 @@ def judge_set(
     standard: Standard = Standard(),
     company: Sequence[Unit] = (),
 ) -> SetVerdict:
-    """Measure both directions of one set on questions that it was not chosen on. company: units that may stand in for
-    the set; each is taken out with it as well, two more passes a unit.
+    """Measure necessity and sufficiency of one set, on questions that were not used to choose it. company: units that
+    may be able to replace the set; each is ablated alone and together with it (two more passes per unit).
 
-    Raises BadQuestion when taking the whole universe out costs nothing (no share exists then), BadRanking when the
-    universe is too small for random sets.
+    Raises BadQuestion when ablating the whole universe does not lower the metric (no share exists then), BadRanking
+    when the universe is too small for random sets.
     """
     random = matched_sets(universe, chosen, standard.random, standard.seed) if standard.random else []
     whole, empty, without, alone = _measured(ablator, questions, [chosen, *random], universe)
@@ -159,8 +161,9 @@ def partners_of(
     total: float,
     standard: Standard,
 ) -> tuple[Partner, ...]:
-    """Units whose loss together with the set is larger than both losses added, by what counts as necessary: what one of
-    them does, the other does when it is gone. Best first. total: what all units together carry, nats."""
+    """Units whose loss together with the set exceeds the sum of both single losses, by the standard for a necessary
+    set: such a unit does the set's work when the set is ablated, and the reverse. Largest first. total: nats lost when
+    all units are ablated."""
     others = [unit for unit in company if unit.name not in _names(chosen)]
     sets = [[], list(chosen), *[[unit] for unit in others], *[[*chosen, unit] for unit in others]]
     metrics = ablator.metrics(questions, sets)
@@ -175,10 +178,10 @@ def partners_of(
 def word_for(
     necessity: SetEffect, sufficiency: SetEffect, standard: Standard = Standard(), replaceable: bool = False
 ) -> str:
-    """One of WORDS. Necessary or sufficient: the share is as large as counts, its whole interval above 0, and the
-    effect stands out among random sets. Redundant: not necessary, yet sufficient, or needed once another unit is gone
-    (`replaceable`). Interfering: something is gained without it. Idle: what is lost and what is kept are both small,
-    interval and all."""
+    """One of WORDS. Necessary or sufficient: the share reaches the standard, its whole interval is above 0, and the
+    effect exceeds that of random sets. Redundant: not necessary, but sufficient, or necessary once another unit is
+    ablated (`replaceable`). Interfering: the metric rises without the set. Idle: both shares are small, including their
+    intervals."""
     needed = necessity.share.low > 0 and necessity.share.mean >= standard.share and necessity.stands_out(standard.alpha)
     enough = sufficiency.share.low > 0 and sufficiency.share.mean >= standard.enough
     enough = enough and sufficiency.stands_out(standard.alpha)
@@ -193,7 +196,7 @@ def word_for(
 
 
 def sentence(verdict: SetVerdict) -> str:
-    """What was found, and beside what."""
+    """The verdict as a sentence, with the comparison to random sets."""
     n = len(verdict.units)
     name = verdict.units[0] if n == 1 else f"the set of {n}"
     parts = [

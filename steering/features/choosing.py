@@ -1,9 +1,9 @@
-"""Choosing rank and sparsity: how well held-out rows are rebuilt, and whether another seed finds the same features.
+"""Choosing rank and sparsity of a factorisation, by reconstruction of held-out rows and by stability over seeds.
 
     score = held-out explained variance x mean matched cosine between seeds
 
-Reconstruction alone always asks for more features, stability alone for fewer; their product is what is explained by
-features that would be found again. The whole curve is kept, so that anyone can choose otherwise.
+Reconstruction alone always prefers more features, stability alone fewer. Their product measures the variance explained
+by features that another seed finds too. The whole curve is returned, so that another criterion can be used.
 """
 
 from collections.abc import Callable, Sequence
@@ -66,7 +66,8 @@ def rank_curve(
     settings: SNMF = SNMF(),  # noqa: B008 (frozen)
     progress: Progress = lambda done, total: None,
 ) -> tuple[Candidate, ...]:
-    """Every point of the grid. held_out: rows of other texts, not other tokens of the same ones."""
+    """Fit and score every point of the grid. held_out: rows of texts that are not in the fit (other tokens of the same
+    texts would be too similar)."""
     points = [(rank, sparsity) for sparsity in grid.sparsities for rank in grid.ranks]
     candidates, total = [], len(points) * grid.seeds
     for number, (rank, sparsity) in enumerate(points):

@@ -1,10 +1,10 @@
-"""Concept detection: does a feature tell sentences about a concept from the rest?
+"""Concept detection: how well a feature separates sentences about a concept from all others.
 
     score of a sentence = max over its tokens of cosine(feature, activation)
 
-Source: Shafran et al. 2025, arXiv 2506.10920. The feature of a concept is chosen on one half of the sentences and its
-AUROC reported on the other; the null does the same with shuffled labels, choosing included, so that the best of many
-features by luck is what it shows.
+Source: Shafran et al. 2025, arXiv 2506.10920. A concept's feature is selected on one half of the sentences, and its
+AUROC is reported on the other. The null repeats this with shuffled labels, selection included, so it shows the AUROC
+that the best of many features reaches by chance.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,5 @@
-"""FeatureSet: the features of one site with how they were made and what was read off them. Packs like a plan."""
+"""FeatureSet: the features of one site, with the settings of their fit and their readings. Packs into arrays and a
+header, like a plan."""
 
 import json
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Where a factorisation begins: the first G `[n k]`, never negative. F follows from it in the first iteration."""
+"""The first G `[n k]` of a factorisation, never negative. F follows from it in the first iteration."""
 
 import numpy as np
 import torch

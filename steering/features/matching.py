@@ -1,4 +1,4 @@
-"""Features of two fits side by side: which is which, and how alike they are."""
+"""Matching the features of two fits, and their similarity."""
 
 import numpy as np
 from jaxtyping import Float

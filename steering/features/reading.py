@@ -1,5 +1,5 @@
-"""FeatureReading: what a feature is about. Top activating tokens in context, promoted and suppressed tokens, core
-neurons, how often it fires, its nearest features; and a plain label from these, without any outside service."""
+"""FeatureReading: a description of a feature. Top activating tokens in context, promoted and suppressed tokens, core
+neurons, how often it is active, its nearest features; and a label made from these, without any outside service."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -61,8 +61,8 @@ class FeatureReading:
 
 @dataclass(frozen=True, eq=False)
 class TokenTable:
-    """What the rows are. words: per text, all its tokens as decoded. text, place: `[n]` of each row, which text and
-    which of its tokens."""
+    """The token that each row of activations belongs to. words: per text, all its tokens as decoded. text, place:
+    `[n]`, for each row the number of its text and of its token in that text."""
 
     words: Sequence[Sequence[str]]
     text: np.ndarray

@@ -203,7 +203,7 @@ class _Run:
         return cross, gram, max(loss, 0.0) / self.data.total
 
     def _zeros(self) -> tuple[Tensor, Tensor]:
-        """Sums over blocks are kept in float64: a million rows would eat a float32 sum's last digits."""
+        """A float64 sum over blocks: over a million rows, a float32 sum would lose its last digits."""
         k, d, device = self.settings.rank, self.data.d, self.data.device
         return torch.zeros(d, k, dtype=torch.float64, device=device), torch.zeros(
             k, k, dtype=torch.float64, device=device
@@ -257,8 +257,8 @@ class _Run:
 def transform(
     rows: Float[Tensor, "n d"], features: Float[Tensor, "d k"], steps: int = TRANSFORM_STEPS
 ) -> Float[Tensor, "n k"]:
-    """G of new rows for fixed features: nonnegative least squares by the same update, from the clipped unconstrained
-    solution. What a row gets does not depend on the rows beside it."""
+    """G `[n k]` of new rows for fixed features: nonnegative least squares by the same update, started from the
+    unconstrained solution with negative entries set to 0. Each row's result is independent of the other rows."""
     scale = features.norm(dim=0).clamp_min(1e-30)
     unit = features / scale
     inner = unit.T @ unit

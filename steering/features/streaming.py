@@ -1,8 +1,8 @@
-"""SNMF of rows that do not fit in memory: one pass over row blocks an iteration.
+"""SNMF of rows that do not fit in memory: each iteration is one pass over blocks of rows.
 
-F needs only sums over rows, X^T G `[d k]` and G^T G `[k k]`, kept in float64; each block's G is updated as the block
-passes. It is the loop of `snmf.py`, so it agrees with the fit in memory up to the order of sums. What is held: one
-block, and G twice (the best one survives), in memory or in files of a scratch folder.
+F needs only the sums X^T G `[d k]` and G^T G `[k k]` over all rows, in float64; each block's G is updated when the
+block is read. This is the loop of `snmf.py`, so the result equals the fit in memory up to the order of summation.
+Memory holds one block, and G twice (the current and the best), the latter optionally in files of a scratch folder.
 """
 
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The localisers' shelf: methods that rank heads (and MLPs) by what they do for an answer. One file each."""
+"""Localisers: methods that rank heads (and MLPs) by their contribution to an answer. One file each."""
 
 from pathlib import Path
 

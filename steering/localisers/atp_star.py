@@ -86,7 +86,8 @@ class _Watched:
 def _watched(
     anatomy: Anatomy, batch: Batch, sites: Sequence[Site], side: Run, switches: Sequence[tuple[Site, Edit]] = ()
 ) -> _Watched:
-    """switches act behind the places that are traced: a dropped block's own nodes get no gradient."""
+    """One run of a batch with its activations, attention patterns and metric recorded. switches: edits registered after
+    the recording ones, so that the activations of a dropped block get no gradient."""
     seen = _Watched()
 
     def look_at(look: Look) -> Tensor:
@@ -104,7 +105,8 @@ def _watched(
 
 
 def _all_slopes(run: _Watched, keep: bool) -> dict[Site | int, Tensor]:
-    """Derivatives of the metric by site and by block's pattern; zero where the dropped block left no way."""
+    """Derivatives of the metric by site and by block's pattern; zero where dropping a block removed every path to the
+    metric."""
     names: list[Site | int] = [*run.values, *run.patterns]
     places = [*run.values.values(), *run.patterns.values()]
     gradients = torch.autograd.grad(run.metric.sum(), places, retain_graph=keep, allow_unused=True)

@@ -42,7 +42,7 @@ class Localiser(ABC):
 
     @classmethod
     def method(cls) -> str:
-        """The name on the shelf: that of the file."""
+        """The localiser's name: that of its file."""
         return cls.__module__.rpartition(".")[2]
 
     def check(self, questions: Sequence[Question]) -> None:

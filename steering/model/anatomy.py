@@ -1,6 +1,5 @@
-"""Anatomy: a Layout that was proved on the model in hand, and everything else that only a family's own code knows:
-its norms, its activations, its windows, how logits come out of the last block. The rest of the package asks here.
-"""
+"""Anatomy: a Layout proved on the loaded model, and everything else that depends on the model's family: its norms,
+activation functions, sliding windows, and how logits follow from the last block. The rest of the package asks here."""
 
 import weakref
 from collections.abc import Iterator, Sequence
@@ -132,7 +131,8 @@ _ACTIVATIONS = (nn.ReLU, nn.SiLU, nn.GELU, nn.Tanh, nn.Sigmoid)
 
 @dataclass(frozen=True, eq=False)
 class _Proved:
-    """What a proof was about, held weakly: whoever lets a model go gets its memory back."""
+    """The model and modules that a proof was about, held by weak references, so that a model can be freed from
+    memory."""
 
     family: Family
     parts: tuple["weakref.ref[nn.Module]", ...]

@@ -1,5 +1,6 @@
-"""One thread at a time attaches plans to a model. Hooks belong to the model, so a plan attached in one thread steers
-what every thread runs, and two threads that each attach their own would steer each other's answers twice over."""
+"""Only one thread at a time may have plans attached to a model. Hooks belong to the model and not to a thread, so a
+plan attached in one thread would also steer forward passes of another thread, and two attached plans would both act in
+both."""
 
 import threading
 import weakref

@@ -1,6 +1,6 @@
-"""Where a checkpoint of a model has places for biases: asked of its class, which builds itself from the configuration
-as it does for everybody who loads the checkpoint. A bias without a place is dropped on loading, with a notice at most.
-"""
+"""Which biases a checkpoint of a model can store. The model's class is asked: it is built from changed configurations,
+as it would be on loading. A bias that the configuration has no place for would be dropped on loading, at most with a
+warning."""
 
 import json
 from collections.abc import Iterable, Mapping

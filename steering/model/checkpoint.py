@@ -1,7 +1,6 @@
-"""Whether a checkpoint is what its configuration says: no file outside its folder, no code or kernel that it chooses
-itself, every tensor there, of the right shape. transformers fills a missing tensor at random and says so in a warning;
-a capture of such a model is noise under the name of the checkpoint.
-"""
+"""Checks that a checkpoint agrees with its configuration: no file outside its folder, no code or kernel of its own
+choice, every tensor present and of the right shape. transformers fills a missing tensor with random numbers and only
+warns; a capture of such a model would be noise under the checkpoint's name."""
 
 import json
 import re

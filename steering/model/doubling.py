@@ -1,8 +1,8 @@
 """Doubling: each row of a forward pass runs twice, and the caller sees one.
 
-The first half of the rows is steered, the second is what the base model would have answered. Everything that the
-caller gets back (hidden states, attentions, router logits) is of the first half, and the logits are what `combine`
-makes of both. Only the cache keeps both halves, so callers that reorder it (beams) are refused.
+The first half of the doubled batch is steered, the second half is not. The caller receives the hidden states,
+attentions and router logits of the first half, and as logits the result of `combine` on both. Only the cache keeps both
+halves, so generation that reorders the cache (beam search) is refused.
 """
 
 import inspect

@@ -1,8 +1,9 @@
-"""While plans are attached, every call of `model.generate` is watched: only it knows where the prompt ends.
+"""Watches every call of `model.generate` while plans are attached, since only `generate` knows where the prompt ends.
 
-`generate` is given the prompt, runs it with or without a cache, in one pass or in chunks, and expands it into beams;
-its forward passes see none of that. So the methods of the one model object are wrapped while the block runs, and what
-stood there before (a caller's own wrapper, that of an outer block) is called through and put back.
+`generate` receives the prompt, runs it with or without a cache, in one pass or in chunks, and repeats it for beams; the
+forward passes do not show which tokens were the prompt. So methods of this one model object are wrapped while the block
+runs. A wrapper that was there before (the caller's, or that of an outer block) is called inside and restored
+afterwards.
 """
 
 import functools

@@ -1,7 +1,7 @@
-"""What is read only when it is asked for: attention patterns, what each head writes, and routers of experts.
+"""Attention patterns, the output of each head, and router logits, computed only on request.
 
-None of these is a Site: a pattern has no fixed width, a result is z through a matrix (d_model for every head, so many
-times the room of z), and a router decides instead of adding. Each reading is proved when it is made.
+None of these is a Site: a pattern's width depends on the text, a head's output is z times a matrix (d_model for every
+head, much larger than z), and router logits are not part of the residual stream. Each is checked when it is computed.
 """
 
 from collections.abc import Iterator, Sequence

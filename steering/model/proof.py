@@ -1,9 +1,10 @@
-"""The proof: a family's row is a claim, and a wrong one cannot pass.
+"""The proof of a layout: checks on the loaded model that the modules named in its family's row are what the row claims.
 
 On a few random tokens, in every block: resid_mid = resid_pre + attn_out, resid_post = resid_pre + attn_out + mlp_out,
-attn_out = z W_O (+ bias), mlp_out = mlp_post W_down (+ bias), each through the norm that stands between where the row
-says so, resid_post.b = resid_pre.(b+1); vectors are as wide as sites say; `embed` turns tokens into vectors; and a site
-that claims to be writable must change the logits. The model is left as it was: training flags, random numbers, grads.
+attn_out = z W_O (+ bias), mlp_out = mlp_post W_down (+ bias), each through the norm between them where the row says so,
+and resid_post.b = resid_pre.(b+1). Vectors must have the widths that sites declare, `embed` must turn tokens into
+vectors, and editing a writable site must change the logits. Training flags, random state and gradients of the model are
+unchanged afterwards.
 """
 
 from collections.abc import Callable, Iterator

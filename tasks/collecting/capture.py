@@ -1,5 +1,5 @@
-"""Capture: the recipe's texts through the model into an activation store. Resumes where it was stopped; a finished
-capture is recognised by the digest of what was asked, and costs no forward pass."""
+"""Capture: run the recipe's texts through the model and write activations to a store. Continues an interrupted capture;
+a finished one is recognised by the digest of its request and costs no forward pass."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -60,7 +60,8 @@ def published(recipe: Collectable, home: Home) -> CaptureReference | None:
 
 
 def collection_of(recipe: Collectable, home: Home, region_bytes: int | None = None) -> Collection:
-    """Model loaded, texts tokenised, store laid out (or opened, when this capture was begun before).
+    """The collection of a recipe: model loaded, texts tokenised, store created (or opened, when this capture was begun
+    before).
 
     Raises StoreError when the disk cannot hold the capture.
     """
@@ -73,9 +74,9 @@ def collection_of(recipe: Collectable, home: Home, region_bytes: int | None = No
 
 
 def collection_at(recipe: Collectable, home: Home, url: str) -> Collection:
-    """The same for a worker: the store was laid out by somebody else.
+    """The same for a worker, whose store was created by `plan_task` in another process.
 
-    Raises Mismatch when model, texts or settings here are not those that it was laid out for.
+    Raises Mismatch when the model, texts or settings of this process differ from those that the store was created for.
     """
     anatomy, texts, capture = _prepared(recipe, home)
     store = ActivationStore.open(url)
@@ -125,7 +126,8 @@ def selection_of(recipe: Collectable) -> Rows:
 
 
 def asked_of(recipe: Collectable, prompts: str, sites: Sequence[Site]) -> Capture:
-    """What was asked, complete enough that two runs with one digest give the same rows. prompts: the texts' digest."""
+    """The full description of a capture: two captures with the same digest have the same rows. prompts: the texts'
+    digest."""
     pool = {} if recipe.capture.pool is None else {"pool": recipe.capture.pool}  # older captures know no such field
     return Capture(
         {
@@ -165,7 +167,8 @@ def publish_capture(
 
 
 def asked_again(artifact: Artifact, asked: Capture) -> Capture:
-    """What a published capture was asked for, when that is asked again; later versions may have added fields.
+    """The description that a published capture is stored under, for collecting it again. Fields that later versions of
+    trimtab added are left out.
 
     Raises Mismatch naming what differs.
     """

@@ -1,5 +1,5 @@
-"""Regions of a capture through the model into its store, in a bounded pipeline: while one region is hashed, written and
-committed by a second thread, the model runs the next. At most two regions are in memory, however many there are."""
+"""Runs regions of a capture through the model and writes them to its store. While a second thread hashes, writes and
+commits one region, the model runs the next, so at most two regions are in memory."""
 
 import threading
 from collections.abc import Callable, Sequence
@@ -26,7 +26,8 @@ _FORWARD = threading.Lock()  # hooks sit on the model, which threads share: one 
 
 @dataclass(frozen=True, eq=False)
 class Collection:
-    """What a collection works with: where rows go, the model, the texts, and which of their tokens are kept."""
+    """Everything needed to collect regions. store: where rows are written. selection: which tokens' rows are
+    captured."""
 
     store: ActivationStore
     anatomy: Anatomy
@@ -79,8 +80,8 @@ def _run(work: Collection, regions: Sequence[Region], commit: Callable[[RegionBu
 
 
 class Committer:
-    """Commits buffers on a thread of its own, one at a time. `commit` waits for the one before, and raises its error;
-    so does leaving the `with`."""
+    """Commits buffers on a thread of its own, one at a time. `commit` waits for the previous commit and raises its
+    error; leaving the `with` block does the same for the last one."""
 
     def __init__(self, commit: Callable[[RegionBuffer], object]) -> None:
         self._commit = commit

@@ -1,5 +1,5 @@
-"""More prompts: what an earlier capture holds is copied, not computed. Rows added to the end of a data file make a
-capture of its own, a new version of the name, whose first regions are those of the version before, bit for bit."""
+"""Copies regions from an earlier capture in place of computing them. When rows are added to the end of a data file, the
+capture is a new version of the name whose first regions equal those of the version before, bit for bit."""
 
 import numpy as np
 
@@ -53,7 +53,7 @@ def _copy(old: ActivationStore, work: Collection) -> int:
 
 
 def _copied(old: ActivationStore, store: ActivationStore, region: Region, digest: np.ndarray) -> bool:
-    """One region, when the rows that are read are those that were written."""
+    """Copy one region, if the digest of the rows that are read equals the recorded one."""
     fork = store.fork()
     with fork.region_writer(region) as writer:
         for site in store.sites:

@@ -1,4 +1,4 @@
-"""What came of a round of shares that ran somewhere else."""
+"""The result of shares of a capture that ran on other workers."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,10 +12,10 @@ STAGE = "capturing activations, in shares"
 
 
 def outcome(futures: Sequence[Any]) -> tuple[int, Exception | None]:
-    """The sum of what the shares returned, and the first loss: a worker that was killed, or could not be reached.
+    """The sum of what the shares returned, and the first failure of a worker (killed, or not reachable).
 
-    Raises what a share raised because of what was asked of it (a value that does not fit, a full disk): a second try
-    would end the same way.
+    Raises a share's own error when it would occur again on every attempt (a value that the dtype cannot hold, a full
+    disk).
     """
     total, lost = 0, None
     for number, future in enumerate(futures):

@@ -1,5 +1,5 @@
-"""Texts on disk: a recipe's examples are tokenised once, and read back region by region. Memory does not grow with
-their number; nothing is left behind when the process ends, however it ends."""
+"""Texts on disk: a recipe's examples are tokenised once and read back region by region, so memory does not grow with
+their number. The files have no name, so they are gone when the process ends, also when it is killed."""
 
 import hashlib
 from collections.abc import Iterable, Iterator
@@ -101,7 +101,8 @@ def _blocks(texts: Iterable[Text]) -> Iterator[list[Text]]:
 
 
 def index_of(texts: list[Text], selection: Rows) -> TokenIndex:
-    """What every row and text of a capture is. A pooled row stands for many tokens, so it has no id or position."""
+    """The token index of a capture: for every row its text, token id, position and role. A pooled row is a mean over
+    tokens, so it has no id or position (-1)."""
     token_indices = [selection.tokens(text.tokens).numpy() for text in texts]
     prompts = {
         "label": np.array([text.example.label for text in texts]),
