@@ -35,7 +35,7 @@ def searched(verdict: Verdict) -> Section:
         "the site was chosen from these, all on the selection split; the effects below are measured on another. "
         "Every placebo was searched in the same way."
     )
-    forecasts = note(FORECASTS) if len({bool(s.pairs) for s in verdict.search}) > 1 else None
+    forecasts = note(FORECASTS) if _mixed(places) else None
     nothing = note("No search was run: the site was given.")
     body = [lead, forecasts, charts or note("No candidate names a block to draw it at."), listing]
     title = f"Where it acts: effect by {'head' if heads and not places else 'block'}"
@@ -46,11 +46,15 @@ def _known(point: SitePoint) -> str:
     return f"measured on {plural(point.pairs, 'pair')}" if point.pairs else "forecast"
 
 
+def _mixed(places: Sequence[search.Candidate]) -> bool:
+    """True when the chart by block shows both forecasts and measurements."""
+    return len({bool(one.point.pairs) for one in places}) > 1
+
+
 def _points(places: Sequence[search.Candidate]) -> Html | None:
     kinds = search.series(places)
     names = [(f"s{n % search.SERIES_COLOURS}", kind) for n, kind in enumerate(kinds)] if len(kinds) > 1 else []
-    present = {bool(c.point.pairs) for c in places}
-    how = [("measured", "measured"), ("forecast", "forecast")] if len(present) > 1 else []
+    how = [("measured", "measured"), ("forecast", "forecast")] if _mixed(places) else []
     return legend([*names, *how]) if names or how else None
 
 
@@ -215,7 +219,7 @@ def _removed(result: AblationResult) -> Html:
     """The chart of the shares, or a sentence where there is no share to draw."""
     if finite([result.removed, *result.random_removed]):
         return ablation.removed(result)
-    return note("No share was measured: asking in words gains nothing here, so there is no gain to remove.")
+    return note("No share is given: the gain from asking cannot be told from 0, so there is no gain to remove.")
 
 
 def _ablation_table(result: AblationResult) -> Html:

@@ -237,6 +237,8 @@ def test_forecasts_are_told_from_measurements() -> None:
     assert section.count('class="dot hollow"') == 2 * (len(measured) - count)
     assert "need not be the highest" in section and '<i class="forecast">' in section
     assert "need not be the highest" not in part(verdict_page(data, {}), "search")
+    cells = [{**vars(one), "pairs": n % 2} for n, one in enumerate(heads())]
+    assert "Hollow" not in part(verdict_page({**data, "search": cells}, {}), "search"), "a grid has no points"
 
 
 def test_an_ablation_that_had_nothing_to_remove_says_so() -> None:
