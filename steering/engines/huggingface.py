@@ -29,13 +29,11 @@ WAIT = 0.05  # seconds between looks at whether the engine still runs
 @dataclass(frozen=True)
 class EngineSettings:
     """page: tokens of one page of the cache. pages: in the cache (None: as many as memory allows). pass_tokens: most
-    tokens of one pass; longer prompts run in chunks. sampled: each request may name its own temperature, top_k and
-    top_p. seed: of sampling."""
+    tokens of one pass; longer prompts run in chunks. seed: of sampling."""
 
     page: int = PAGE
     pages: int | None = 1024
     pass_tokens: int = PASS_TOKENS
-    sampled: bool = False
     seed: int | None = None
 
 
@@ -45,7 +43,6 @@ class Answer:
 
     request: str
     ids: tuple[int, ...]
-    finished: bool
     error: str | None = None
 
 
@@ -59,11 +56,12 @@ class SteeredBatching:
         self._packing = Packing(self._anatomy)
         self._manager: Any = None
         self._numbers = itertools.count()
+        self._finished: dict[str, Answer] = {}
         self._proved = False
 
     @contextmanager
     def running(self, generation: GenerationConfig | None = None) -> Iterator["SteeredBatching"]:
-        """Requests are taken and answered while the block runs; those that are not done when it ends are dropped."""
+        """Requests are taken and answered while the block runs; when it ends, it waits for those that are not done."""
         self._prove()
         with self._started(generation or self._model.generation_config):
             yield self
@@ -107,46 +105,45 @@ class SteeredBatching:
         prompt: Sequence[int],
         plan: SteeringPlan | None = None,
         max_new_tokens: int = 20,
-        sampling: Mapping[str, float] = {},
-        streaming: bool = False,
     ) -> str:
-        """Queue a prompt's token ids; its id comes back. sampling: temperature, top_k, top_p of this request.
+        """Queue a prompt's token ids; its id comes back. `running` says how all requests are sampled.
 
         Raises CannotPack, BadPlan or BadSite when the plan cannot act here, before anything is queued."""
         request = f"request-{next(self._numbers)}"
         if plan is not None:
             self._admit(plan)
             self._packing.steer(request, plan)
-        self._manager.add_request(
-            list(prompt), request_id=request, max_new_tokens=max_new_tokens, streaming=streaming, **sampling
-        )
+        queued = self._manager.add_request(list(prompt), request_id=request, max_new_tokens=max_new_tokens)
+        if queued is None:
+            self._packing.forget(request)
+            raise CannotPack("the engine takes no more requests: it has stopped or is about to")
         return request
 
     def cancel(self, request: str) -> None:
-        """Nobody waits for this answer any more."""
+        """Nobody waits for this answer any more; it never comes."""
         self._manager.cancel_request(request)
         self._packing.forget(request)
 
     def answers(self, requests: Sequence[str]) -> dict[str, Answer]:
-        """Wait for all of these. Raises RuntimeError when the engine stopped."""
-        done: dict[str, Answer] = {}
-        while not set(requests) <= set(done):
+        """Wait for all of these; each is given once. Answers to others that come meanwhile are held for their turn.
+
+        Raises CannotPack when the engine stopped."""
+        while not set(requests) <= set(self._finished):
             answer = self.next_answer()
-            if answer is not None and answer.finished:
-                done[answer.request] = answer
-        return {request: done[request] for request in requests}
+            if answer is not None:
+                self._finished[answer.request] = answer
+        return {request: self._finished.pop(request) for request in requests}
 
     def next_answer(self) -> Answer | None:
-        """The next piece of any answer; None when none came for a moment. Raises CannotPack when the engine stopped."""
+        """The next answer; None when none came for a moment. Raises CannotPack when the engine stopped."""
         output = self._manager.get_result(timeout=WAIT)
         if output is None:
             fatal = self._manager.background_thread_status.fatal_error
-            if fatal is not None:
-                raise CannotPack(f"the engine stopped: {fatal}")
+            if fatal is not None or not self._manager.is_running():
+                raise CannotPack(f"the engine stopped: {fatal or 'it no longer runs'}")
             return None
-        if output.is_finished():
-            self._packing.forget(output.request_id)
-        return Answer(output.request_id, tuple(output.generated_tokens), output.is_finished(), output.error)
+        self._packing.forget(output.request_id)
+        return Answer(output.request_id, tuple(output.generated_tokens), output.error)
 
     def _admit(self, plan: SteeringPlan) -> None:
         if not self._packing.needs_hooks(plan):
@@ -178,7 +175,6 @@ class SteeredBatching:
             page_size=settings.page,
             num_blocks=settings.pages,
             max_batch_tokens=settings.pass_tokens,
-            per_request_processors=settings.sampled,
             seed=settings.seed,
             allow_block_sharing=False,  # blocks are known by their tokens, not by the plan that wrote them
             use_cuda_graph=False,  # a replayed graph runs no hook

@@ -1,7 +1,7 @@
 """hf: a folder in the form of a Hugging Face model repository, for the Hub or a disk.
 
 `plan.safetensors` is trimtab's own file (everything that the plan is), `config.json` names the format and the base
-model, `README.md` is the model card. `SteeringPlan.from_pretrained` reads it. Nothing in it is ever executed.
+model, `README.md` is the model card. `Hf().read(folder)` reads it. Nothing in it is ever executed.
 """
 
 import json

@@ -119,3 +119,21 @@ def test_hooks_are_gone_and_attention_is_as_it_was(build_tiny):
     before = (model.config._attn_implementation, alone(model, PROMPTS[0], None))
     batched(model, mixed(model))
     assert (model.config._attn_implementation, alone(model, PROMPTS[0], None)) == before
+
+
+def test_answers_may_be_asked_for_in_any_order(build_tiny):
+    model = build_tiny("llama")
+    with SteeredBatching(model, SMALL).running(GREEDY) as engine:
+        requests = [engine.add(prompt, None, NEW) for prompt in PROMPTS]
+        one_by_one = [engine.answers([request])[request] for request in reversed(requests)]
+    assert [list(answer.ids) for answer in one_by_one] == [alone(model, p, None) for p in reversed(PROMPTS)]
+
+
+def test_a_cancelled_request_leaves_the_others_alone(build_tiny):
+    model = build_tiny("llama")
+    steering = plan(model, 1)
+    with SteeredBatching(model, SMALL).running(GREEDY) as engine:
+        engine.cancel(engine.add(PROMPTS[2], plan(model, 2), 400))
+        request = engine.add(PROMPTS[0], steering, NEW)
+        answer = engine.answers([request])[request]
+    assert list(answer.ids) == alone(model, PROMPTS[0], steering)
