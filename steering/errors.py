@@ -76,5 +76,9 @@ class BadFile(SteeringError):
     """A file that is not what its format says, or that holds what a plan cannot say."""
 
 
+class BadExpression(SteeringError):
+    """A text or JSON that says nothing about how to steer: names, factors and bounds that cannot be read."""
+
+
 class CannotPack(SteeringError):
     """A plan that cannot act in passes that pack many requests, or an engine that cannot go on."""
