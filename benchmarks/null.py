@@ -22,7 +22,6 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 from trimtab.steering import load_model
 from trimtab.steering.fitters.mean_difference import MeanDifference
 from trimtab.steering.judge.candidates import RowRefit, by_site
-from trimtab.steering.judge.effect import AnswerPair
 from trimtab.steering.judge.judge import judge
 from trimtab.steering.judge.judge_input import JudgeInput, Texts
 from trimtab.steering.judge.placebo import PlaceboCounts
@@ -35,6 +34,7 @@ from trimtab.steering.model.tokens import Tokens, tokenize
 from trimtab.steering.moves.add import Add
 from trimtab.steering.plans.intervention import Intervention
 from trimtab.steering.plans.plan import SteeringPlan
+from trimtab.steering.running.answer_pair import AnswerPair
 from trimtab.steering.running.contrast import Contrast
 from trimtab.steering.running.writing import Decoding
 

@@ -27,11 +27,12 @@ from trimtab.steering.features.detection import detect, sentence_scores
 from trimtab.steering.features.matching import matched_cosines
 from trimtab.steering.features.snmf import SNMF, explained_variance, fit_snmf, transform
 from trimtab.steering.features.streaming import fit_streaming
-from trimtab.steering.judge.effect import AnswerPair, Margins
+from trimtab.steering.judge.effect import Margins
 from trimtab.steering.model.tokens import PromptFormat, tokenize
 from trimtab.steering.price.calibration import Calibration
 from trimtab.steering.price.dose import Dosing, dose_on
 from trimtab.steering.price.result import Dose
+from trimtab.steering.running.answer_pair import AnswerPair
 from trimtab.steering.running.scorer import Scorer
 from trimtab.steering.running.writing import Decoding, generate
 from trimtab.steering.statistics import Interval

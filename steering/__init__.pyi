@@ -37,7 +37,6 @@ from trimtab.steering.gates.linear import Linear as Linear
 from trimtab.steering.gates.ramp import Ramp as Ramp
 from trimtab.steering.governing.governor import Governor as Governor
 from trimtab.steering.governing.governor import Ledger as Ledger
-from trimtab.steering.judge.effect import AnswerPair as AnswerPair
 from trimtab.steering.judge.judge import dosed_plan as dosed_plan
 from trimtab.steering.judge.judge_input import JudgeInput as JudgeInput
 from trimtab.steering.judge.judge_input import Texts as Texts
@@ -82,6 +81,7 @@ from trimtab.steering.price.price import price_plan as price_plan
 from trimtab.steering.price.result import KL as KL
 from trimtab.steering.price.result import Dose as Dose
 from trimtab.steering.price.result import Price as Price
+from trimtab.steering.running.answer_pair import AnswerPair as AnswerPair
 from trimtab.steering.running.contrast import Contrast as Contrast
 from trimtab.steering.running.contrast import Pair as Pair
 from trimtab.steering.running.reading import Captured as Captured

@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Float
 
-from trimtab.steering.judge.effect import AnswerPair, Behaved, Margins, margins
+from trimtab.steering.judge.effect import Behaved, Margins, margins
 from trimtab.steering.judge.judge_input import JudgeInput
 from trimtab.steering.judge.search import Search
 from trimtab.steering.judge.settings import JudgeSettings
@@ -21,6 +21,7 @@ from trimtab.steering.price.kl import kl_at
 from trimtab.steering.price.price import PricedOn, price_with
 from trimtab.steering.price.result import Dose, Price
 from trimtab.steering.price.rollouts import roll_out
+from trimtab.steering.running.answer_pair import AnswerPair
 from trimtab.steering.running.scorer import Scorer
 from trimtab.steering.running.writing import Decoding
 

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from trimtab.steering.errors import SteeringError
-from trimtab.steering.judge.effect import AnswerPair, margins, prompt_groups
+from trimtab.steering.judge.effect import margins, prompt_groups
 from trimtab.steering.judge.placebo import displacement
 from trimtab.steering.judge.verdict import AblationResult
 from trimtab.steering.model.anatomy import Anatomy
@@ -24,6 +24,7 @@ from trimtab.steering.moves.ablate import Ablate
 from trimtab.steering.plans.intervention import Intervention
 from trimtab.steering.plans.plan import SteeringPlan
 from trimtab.steering.price.kl import base_from_steered, divergences
+from trimtab.steering.running.answer_pair import AnswerPair
 from trimtab.steering.running.contrast import Contrast
 from trimtab.steering.running.scorer import Scorer
 from trimtab.steering.statistics import BOOTSTRAP, Bootstrap, mean_interval

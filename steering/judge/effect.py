@@ -15,33 +15,10 @@ from jaxtyping import Float
 
 from trimtab.steering.errors import SteeringError
 from trimtab.steering.judge.verdict import Effect
-from trimtab.steering.model.tokens import Tokens
 from trimtab.steering.plans.plan import SteeringPlan
+from trimtab.steering.running.answer_pair import AnswerPair
 from trimtab.steering.running.scorer import Scorer
 from trimtab.steering.statistics import BOOTSTRAP, Bootstrap, Interval, mean_interval, paired_difference
-
-
-@dataclass(frozen=True, eq=False)
-class AnswerPair:
-    """A wanted and an unwanted completion: of one prompt, or of two that have nothing to do with each other."""
-
-    positive: Tokens
-    negative: Tokens
-
-    @property
-    def prompts(self) -> tuple[bytes, bytes]:
-        """What tells the prompts of both sides from others."""
-        return self.positive.prompt.ids.tobytes(), self.negative.prompt.ids.tobytes()
-
-    @property
-    def paired(self) -> bool:
-        """Whether both sides answer one prompt."""
-        first, second = self.prompts
-        return first == second
-
-    def shortened(self, tokens: int | None) -> "AnswerPair":
-        """Both completions cut to their first `tokens` tokens (None: as they are)."""
-        return self if tokens is None else AnswerPair(_first(self.positive, tokens), _first(self.negative, tokens))
 
 
 def margins(scorer: Scorer, pairs: Sequence[AnswerPair], plan: SteeringPlan | None = None) -> Float[np.ndarray, "n"]:
@@ -125,8 +102,3 @@ class Behaved:
             behaviour_base=float(self.base.mean()),
             behaviour_steered=float(self.steered.mean()),
         )
-
-
-def _first(text: Tokens, tokens: int) -> Tokens:
-    end = text.prompt_length + tokens
-    return Tokens(text.ids[:end], text.prompt_length, text.roles[:end], text.special[:end])

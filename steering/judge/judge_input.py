@@ -9,12 +9,12 @@ from trimtab.steering.errors import SteeringError
 from trimtab.steering.judge.answering import ExamQuestion
 from trimtab.steering.judge.behaviour import BehaviourScorer
 from trimtab.steering.judge.candidates import Candidates, Refit
-from trimtab.steering.judge.effect import AnswerPair
 from trimtab.steering.judge.settings import JudgeSettings
 from trimtab.steering.model.tokens import Tokens
 from trimtab.steering.plans.plan import SteeringPlan
 from trimtab.steering.price.calibration import check_budget
 from trimtab.steering.price.price import CapabilityItem
+from trimtab.steering.running.answer_pair import AnswerPair
 from trimtab.steering.running.contrast import Contrast
 
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from trimtab.steering.judge.effect import AnswerPair
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.divergence import kl_divergence
 from trimtab.steering.plans.plan import SteeringPlan
+from trimtab.steering.running.answer_pair import AnswerPair
 from trimtab.steering.running.scorer import Forced, Scorer
 
 STORED_BYTES = 256 * 2**20  # base logits of the pairs are stored up to this size, and made anew for each plan beyond

@@ -15,7 +15,6 @@ import numpy as np
 from jaxtyping import Float
 
 from trimtab.steering.judge.candidates import Candidates
-from trimtab.steering.judge.effect import AnswerPair
 from trimtab.steering.judge.probe import Probe
 from trimtab.steering.judge.settings import SearchSettings
 from trimtab.steering.judge.verdict import SitePoint
@@ -23,6 +22,7 @@ from trimtab.steering.plans.plan import SteeringPlan
 from trimtab.steering.price.pulls import Labels
 from trimtab.steering.price.response import Forecast, responses
 from trimtab.steering.price.strength import find_strength
+from trimtab.steering.running.answer_pair import AnswerPair
 from trimtab.steering.running.progress import Progress
 from trimtab.steering.running.scorer import Scorer
 

@@ -6,21 +6,20 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from trimtab.steering.causal.gradients import traced
 from trimtab.steering.causal.patching import columns_of
-from trimtab.steering.errors import SteeringError
 from trimtab.steering.model.anatomy import Anatomy
-from trimtab.steering.model.batching import batches, pad_right
+from trimtab.steering.model.batching import batches
 from trimtab.steering.model.frozen import frozen
 from trimtab.steering.model.site import Site
-from trimtab.steering.model.span import Positions, Span
+from trimtab.steering.model.span import Span
 from trimtab.steering.model.tokens import Tokens
 from trimtab.steering.moves.add import Add
 from trimtab.steering.moves.base import Move, Turn
 from trimtab.steering.moves.gated import ungated
 from trimtab.steering.plans.intervention import Intervention
+from trimtab.steering.running.padded_texts import PaddedTexts, check_completions, completion_logprobs
 
 PASS_TOKENS = 512  # of one forward pass whose graph is kept
 _STEP = 1e-3  # strength over which a turn is differentiated
@@ -48,8 +47,8 @@ class Pull:
     """One backward pass over a batch. number: 0 for the given completions, k for the labels drawn k-th."""
 
     def __init__(self, batch: "_Batch", number: int, values: Mapping[Site, Tensor], slopes: Mapping[Site, Tensor]):
-        self.texts, self.number = batch.texts, number
-        self._positions, self._values, self._slopes = batch.positions, values, slopes
+        self.texts, self.number = batch.numbers, number
+        self._positions, self._values, self._slopes = batch.padded.positions, values, slopes
         self._sums: dict[Place, Tensor] = {}
 
     def summed(self, anatomy: Anatomy, place: Place) -> Float[Tensor, "b d"]:
@@ -83,39 +82,19 @@ def _tangent(move: Move, h: Float[Tensor, "b s d"]) -> Float[Tensor, "b s d"]:
 
 @dataclass(frozen=True, eq=False)
 class _Batch:
-    """texts: their numbers. ids: `[b s]`, padded behind. positions: of the tokens. rows: the texts."""
+    """numbers: of its texts among all. padded: the texts."""
 
-    texts: Sequence[int]
-    ids: Tensor
-    positions: Positions
-    rows: Sequence[Tokens]
-
-    @classmethod
-    def of(cls, texts: Sequence[Tokens], numbers: Sequence[int], device: torch.device) -> "_Batch":
-        rows = [texts[k] for k in numbers]
-        ids = pad_right(rows, device)
-        place = torch.arange(ids.shape[1]).expand(ids.shape)
-        lengths, prompts = (torch.tensor([n(row) for row in rows]) for n in (len, lambda row: row.prompt_length))
-        return cls(numbers, ids, Positions(torch.where(place < lengths[:, None], place, -1), prompts), rows)
-
-    def logprobs(self, model: PreTrainedModel) -> list[Float[Tensor, "n v"]]:
-        """Per row, log-probabilities at the positions that write its completion."""
-        first = min(row.prompt_length for row in self.rows) - 1
-        logits = model(input_ids=self.ids, use_cache=False, logits_to_keep=self.ids.shape[1] - first).logits
-        ends = [(row.prompt_length - 1 - first, len(row) - 1 - first) for row in self.rows]
-        return [logits[k, start:end].float().log_softmax(-1) for k, (start, end) in enumerate(ends)]
+    numbers: Sequence[int]
+    padded: PaddedTexts
 
 
 def pulls(anatomy: Anatomy, texts: Sequence[Tokens], sites: Sequence[Site], labels: Labels) -> Iterator[Pull]:
     """Every backward pass over the texts: per batch, that of the completions and those of drawn labels. sites: whole
     ones. Raises SteeringError for a text without a completion."""
-    empty = sum(len(text) == text.prompt_length for text in texts)
-    if empty or not texts:
-        raise SteeringError(f"{empty} of {len(texts)} texts have no completion; nothing is scored in them")
-    device = anatomy.device
+    check_completions(texts)
     streams = [labels.stream(k) for k in range(len(texts))]
     for numbers in batches([len(text) for text in texts], PASS_TOKENS):
-        batch = _Batch.of(texts, numbers, device)
+        batch = _Batch(numbers, PaddedTexts.of([texts[k] for k in numbers], anatomy.device))
         yield from _pulled(anatomy, batch, sites, [streams[k] for k in numbers], labels.draws)
 
 
@@ -124,8 +103,8 @@ def _pulled(
 ) -> list[Pull]:
     """One forward pass, and its backward passes."""
     with frozen(anatomy.model), traced(anatomy, sites) as values:
-        rows = batch.logprobs(anatomy.model)
-        targets = [_completions(rows, batch.rows), *(_drawn(rows, streams) for _ in range(draws))]
+        rows = batch.padded.logprobs(anatomy.model)
+        targets = [_completions(rows, batch.padded.texts), *(_drawn(rows, streams) for _ in range(draws))]
         ends = [values[site] for site in sites]
         slopes = [torch.autograd.grad(y, ends, retain_graph=k < draws) for k, y in enumerate(targets)]
     detached = {site: values[site].detach() for site in sites}
@@ -134,8 +113,7 @@ def _pulled(
 
 def _completions(rows: Sequence[Float[Tensor, "n v"]], texts: Sequence[Tokens]) -> Tensor:
     """Sum over rows (which do not see each other) of the completion's mean log-probability."""
-    ids = [torch.from_numpy(text.ids[text.prompt_length :]).to(rows[0].device) for text in texts]
-    return torch.stack([row.gather(-1, y[:, None]).mean() for row, y in zip(rows, ids, strict=True)]).sum()
+    return torch.stack([of_text.mean() for of_text in completion_logprobs(rows, texts)]).sum()
 
 
 def _drawn(rows: Sequence[Float[Tensor, "n v"]], streams: Sequence[torch.Generator]) -> Tensor:

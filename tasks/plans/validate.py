@@ -10,7 +10,6 @@ from trimtab.steering.fitters import FITTERS
 from trimtab.steering.judge.answering import ExamQuestion
 from trimtab.steering.judge.behaviour import BehaviourScorer, Brevity, Language, Lexicon
 from trimtab.steering.judge.candidates import Candidates, RowRefit, by_site
-from trimtab.steering.judge.effect import AnswerPair
 from trimtab.steering.judge.judge import dosed_plan, judge
 from trimtab.steering.judge.judge_input import JudgeInput, Texts
 from trimtab.steering.judge.placebo import PlaceboCounts
@@ -19,6 +18,7 @@ from trimtab.steering.judge.settings import AblationChoice, DoseSettings, JudgeS
 from trimtab.steering.model.tokens import PromptFormat, tokenize
 from trimtab.steering.plans.plan import SteeringPlan
 from trimtab.steering.price.price import CapabilityItem
+from trimtab.steering.running.answer_pair import AnswerPair
 from trimtab.steering.running.scorer import Scorer
 from trimtab.steering.running.writing import Decoding
 from trimtab.store import ActivationStore

@@ -11,13 +11,13 @@ from trimtab.steering.judge.direction_ablation import (
     ablation_plan,
     residual_direction,
 )
-from trimtab.steering.judge.effect import AnswerPair
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.hooks import hooked
 from trimtab.steering.model.site import Site
 from trimtab.steering.moves.add import Add
 from trimtab.steering.plans.intervention import Intervention
 from trimtab.steering.plans.plan import SteeringPlan
+from trimtab.steering.running.answer_pair import AnswerPair
 from trimtab.steering.running.contrast import Contrast, Pair
 from trimtab.steering.running.scorer import Scorer
 

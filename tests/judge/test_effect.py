@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from trimtab.steering.errors import SteeringError
-from trimtab.steering.judge.effect import AnswerPair, Behaved, Margins, margins, prompt_groups
+from trimtab.steering.judge.effect import Behaved, Margins, margins, prompt_groups
+from trimtab.steering.running.answer_pair import AnswerPair
 from trimtab.steering.running.scorer import Scorer
 
 

@@ -12,7 +12,6 @@ from trimtab.steering.fitters.mean_difference import MeanDifference
 from trimtab.steering.judge.answering import AnsweringSettings, ExamQuestion
 from trimtab.steering.judge.behaviour import Lexicon
 from trimtab.steering.judge.candidates import RowRefit, by_site
-from trimtab.steering.judge.effect import AnswerPair
 from trimtab.steering.judge.judge import dosed_plan, judge
 from trimtab.steering.judge.judge_input import JudgeInput, Texts
 from trimtab.steering.judge.placebo import PlaceboCounts
@@ -24,6 +23,7 @@ from trimtab.steering.model.tokens import Tokens
 from trimtab.steering.price.kl import divergences, steered_from_base
 from trimtab.steering.price.price import CapabilityItem
 from trimtab.steering.price.rollouts import roll_out
+from trimtab.steering.running.answer_pair import AnswerPair
 from trimtab.steering.running.contrast import Contrast, Pair
 from trimtab.steering.running.scorer import Scorer
 from trimtab.steering.running.writing import Decoding

@@ -9,7 +9,6 @@ from scipy.stats import binom, kstest
 
 from trimtab.steering.fitters.mean_difference import MeanDifference
 from trimtab.steering.judge.candidates import Candidates, RowRefit
-from trimtab.steering.judge.effect import AnswerPair
 from trimtab.steering.judge.placebo import PlaceboCounts, placebos
 from trimtab.steering.judge.search import Search, best_forecasts, best_point, glanced
 from trimtab.steering.judge.settings import SearchSettings
@@ -20,6 +19,7 @@ from trimtab.steering.moves.add import Add
 from trimtab.steering.plans.intervention import Intervention
 from trimtab.steering.plans.plan import SteeringPlan
 from trimtab.steering.price.response import Forecast, LinearResponse
+from trimtab.steering.running.answer_pair import AnswerPair
 from trimtab.steering.running.contrast import Contrast
 from trimtab.steering.running.scorer import Scorer
 from trimtab.steering.statistics import rank_p_value
