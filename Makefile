@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO_HOME ?= .trimtab
 
-.PHONY: demo test lint typecheck links unit ways-to-call test-formats docs install clean
+.PHONY: demo test lint typecheck links unit ways-to-call test-hostile test-formats docs install clean
 
 demo: $(VENV)/.installed
 	$(BIN)/trimtab --home $(DEMO_HOME) run recipes/cheerful.yaml
@@ -41,6 +41,10 @@ unit: $(VENV)/.installed
 # Measures every way to call a model under a plan, and writes what it found to docs/ways-to-call.md.
 ways-to-call: $(VENV)/.installed
 	TRIMTAB_WRITE_DOCS=1 $(BIN)/pytest -q tests/laws/test_ways_to_call.py
+
+# 1,000 hostile or broken requests, with sound ones between them that must get their solo answers.
+test-hostile: $(VENV)/.installed
+	TRIMTAB_HOSTILE=1000 $(BIN)/pytest -q tests/serving/test_refusals.py -k hostile
 
 # Our exported files in llama.cpp, lm-eval, brainpatch and steering-vectors themselves. Needs npm and g++.
 test-formats: $(VENV)/.installed

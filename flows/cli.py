@@ -48,6 +48,8 @@ COMMANDS = {
     "run": Command("run", "Run a recipe: collect, fit, price, judge, publish, report.", model=True),
     "collect": Command("collect", "Only collect a recipe's activations.", model=True),
     "steer": Command("steer", "Answer prompts with and without a published plan.", model=True),
+    "serve": Command("serve", "An OpenAI-compatible server with a plan for each request.", model=True),
+    "chat": Command("serve", "Talk to the steered model in the terminal.", model=True),
     "features": Command("features", "List a feature set, or write its browser page."),
     "rank": Command("heads", "Rank a model's heads by what they do for a task.", model=True),
     "ablate": Command("heads", "Test a ranking's top heads beside random sets of heads.", model=True),

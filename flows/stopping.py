@@ -7,6 +7,7 @@ process below this one to stop, leaves the main thread a moment to tell a Prefec
 
 import contextlib
 import os
+import select
 import signal
 import sys
 import threading
@@ -19,6 +20,7 @@ GRACE = 2.5  # seconds from the signal to the end
 LINE = "interrupted: nothing half-written is visible; the same command goes on where it stopped"
 SHOW_CURSOR = "\x1b[?25h"
 _received: list[int] = []
+_orderly: list[float] = []  # seconds that a command takes to stop by itself
 _told = threading.Event()
 
 
@@ -30,6 +32,12 @@ def stop_on_signals() -> None:
         signal.signal(number, _interrupt)
     signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
     threading.Thread(target=_watch, args=(reading,), name="signals", daemon=True).start()
+
+
+def stops_by_itself(seconds: float) -> None:
+    """From now on a signal is left to the command's own handler, which ends it within so many seconds; a second signal,
+    or the end of that time, ends it at once."""
+    _orderly.append(seconds)
 
 
 def stopped_by() -> int | None:
@@ -54,6 +62,8 @@ def _watch(reading: int) -> None:
     ending = set(_signals())
     while (number := os.read(reading, 1)[0]) not in ending:
         pass
+    if _orderly:
+        _wait_for_second(reading, ending, _orderly[-1])
     _received.append(number)
     _tell()
     _told.set()
@@ -62,6 +72,14 @@ def _watch(reading: int) -> None:
     time.sleep(GRACE)
     send(KILL, [*below, *descendants()])
     os._exit(128 + number)
+
+
+def _wait_for_second(reading: int, ending: set[int], seconds: float) -> None:
+    """Until another signal comes, or the time is over."""
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0:
+        if select.select([reading], [], [], left)[0] and os.read(reading, 1)[0] in ending:
+            return
 
 
 def _tell() -> None:

@@ -13,8 +13,10 @@ from typing import Any
 
 import torch
 from transformers import ContinuousBatchingConfig, GenerationConfig, PreTrainedModel
+from transformers.generation import GenerationMode
 
 from trimtab.steering.engines.packing import Packing
+from trimtab.steering.engines.writing import Writer, Writers
 from trimtab.steering.errors import CannotPack, UnsupportedModel
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.hooks import passes_watched
@@ -55,9 +57,16 @@ class SteeredBatching:
         self._anatomy = Anatomy.of(model)
         self._packing = Packing(self._anatomy)
         self._manager: Any = None
+        self._writers = Writers(self.cancel, self._packing.overflown)
         self._numbers = itertools.count()
         self._finished: dict[str, Answer] = {}
         self._proved = False
+
+    @property
+    def capacity(self) -> int | None:
+        """Tokens that the longest request may have, prompt and answer; None when memory alone limits them."""
+        pages = self._settings.pages
+        return None if pages is None else max(pages * 3 // 4 * self._settings.page, self._settings.page)
 
     @contextmanager
     def running(self, generation: GenerationConfig | None = None) -> Iterator["SteeredBatching"]:
@@ -77,6 +86,8 @@ class SteeredBatching:
             stack.callback(manager.destroy)
             stack.callback(manager.stop, block=True, keep_for_next_session=False)
             self._manager = manager
+            if config.get_generation_mode() is GenerationMode.GREEDY_SEARCH:
+                manager.logit_processor = self._writers  # a writer chooses for each request
             manager.start()
             yield
 
@@ -105,24 +116,32 @@ class SteeredBatching:
         prompt: Sequence[int],
         plan: SteeringPlan | None = None,
         max_new_tokens: int = 20,
+        writer: Writer | None = None,
     ) -> str:
-        """Queue a prompt's token ids; its id comes back. `running` says how all requests are sampled.
+        """Queue a prompt's token ids; its id comes back. `running` says how requests without a writer are sampled.
 
+        writer: chooses the request's tokens and ends it; such a request has no `Answer`. Its engine runs greedily.
         Raises CannotPack, BadPlan or BadSite when the plan cannot act here, before anything is queued."""
         request = f"request-{next(self._numbers)}"
         if plan is not None:
             self._admit(plan)
             self._packing.steer(request, plan)
+        if writer is not None:
+            self._writers[request] = writer
         queued = self._manager.add_request(list(prompt), request_id=request, max_new_tokens=max_new_tokens)
         if queued is None:
-            self._packing.forget(request)
+            self._forget(request)
             raise CannotPack("the engine takes no more requests: it has stopped or is about to")
         return request
 
     def cancel(self, request: str) -> None:
         """Nobody waits for this answer any more; it never comes."""
         self._manager.cancel_request(request)
+        self._forget(request)
+
+    def _forget(self, request: str) -> Writer | None:
         self._packing.forget(request)
+        return self._writers.pop(request)
 
     def answers(self, requests: Sequence[str]) -> dict[str, Answer]:
         """Wait for all of these; each is given once. Answers to others that come meanwhile are held for their turn.
@@ -140,9 +159,14 @@ class SteeredBatching:
         if output is None:
             fatal = self._manager.background_thread_status.fatal_error
             if fatal is not None or not self._manager.is_running():
-                raise CannotPack(f"the engine stopped: {fatal or 'it no longer runs'}")
+                reason = f"the engine stopped: {fatal or 'it no longer runs'}"
+                self._writers.fail_all(reason)
+                raise CannotPack(reason)
             return None
-        self._packing.forget(output.request_id)
+        writer = self._forget(output.request_id)
+        if writer is not None:
+            writer.fail(output.error or "the engine ended the answer before its writer did")
+            return None
         return Answer(output.request_id, tuple(output.generated_tokens), output.error)
 
     def _admit(self, plan: SteeringPlan) -> None:
@@ -162,11 +186,14 @@ class SteeredBatching:
         ends = arguments["cu_seq_lens_q"].tolist()
         positions = arguments["position_ids"][0]
         tokens = arguments["input_ids"].shape[1]
-        segments = []
+        segments, writing = [], []
         for k, scheduled in enumerate(self._manager.batch_processor.inputs_and_outputs.requests_in_batch):
             state, start, end = scheduled.state, ends[k], ends[k + 1]
             prompt = state._true_initial_tokens or len(state.initial_tokens)
             segments.append(Segment(state.request_id, end - start, int(positions[start]), prompt))
+            if scheduled.has_new_token:
+                writing.append(state.request_id)
+        self._writers.rows = writing
         self._packing.begin(segments, tokens, positions.device)
 
     def _batching(self) -> ContinuousBatchingConfig:

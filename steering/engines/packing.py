@@ -23,15 +23,18 @@ from trimtab.steering.plans.plan import SteeringPlan
 
 @dataclass(frozen=True, eq=False)
 class _Pass:
-    """One pass. steps: at each site, in order, an intervention with the tokens `[1 s]` that it acts on."""
+    """One pass. segments: whose tokens it holds. steps: at each site, in order, an intervention with the tokens `[1 s]`
+    that it acts on."""
 
+    segments: Sequence[Segment]
     steps: dict[Site, list[tuple[Intervention, Bool[Tensor, "1 s"]]]]
 
 
 class Packing:
     """Steers the packed passes of one model; `plans` holds the plan of each request that has one.
 
-    passes: seen. A request's plan must have been `admit`ted while no pass runs: its sites get their hooks then.
+    passes: seen. overflown: requests whose plan made activations that are not finite. A request's plan must have been
+    `admit`ted while no pass runs: its sites get their hooks then.
     """
 
     def __init__(self, anatomy: Anatomy):
@@ -40,6 +43,7 @@ class Packing:
         self._pass: _Pass | None = None
         self._fired: set[Site] = set()
         self.passes = 0
+        self.overflown: set[str] = set()
 
     @contextmanager
     def attached(self) -> Iterator["Packing"]:
@@ -69,6 +73,7 @@ class Packing:
     def forget(self, request: str) -> None:
         """The request has ended."""
         self._plans.pop(request, None)
+        self.overflown.discard(request)
 
     def begin(self, segments: Sequence[Segment], tokens: int, device: torch.device) -> None:
         """A pass of so many tokens with these segments comes next."""
@@ -79,7 +84,7 @@ class Packing:
                 mask = step.span.mask(positions) & rows
                 if step.strength and bool(mask.any()):
                     steps.setdefault(step.site, []).append((step, mask))
-        self._pass, self._fired = _Pass(steps), set()
+        self._pass, self._fired = _Pass(segments, steps), set()
         self.passes += 1
 
     def _rows(
@@ -100,10 +105,22 @@ class Packing:
                 return h
             self._fired.add(site)
             for step, mask in self._pass.steps.get(site, ()):
-                h = step.applied(h, mask)
+                h = self._finite(h, step.applied(h, mask))
             return h
 
         return edit
+
+    def _finite(self, before: Float[Tensor, "1 s d"], after: Float[Tensor, "1 s d"]) -> Float[Tensor, "1 s d"]:
+        """`after`, without the edits of requests that it makes infinite or nan: attention would carry a nan to every
+        other request of the pass, since 0 times nan is nan. Those requests are in `overflown` then."""
+        finite = torch.isfinite(after).all(-1, keepdim=True)
+        if self._pass is None or bool(finite.all()):
+            return after
+        for segment, start in zip(self._pass.segments, starts(self._pass.segments), strict=True):
+            here = slice(start, start + segment.length)
+            if not bool(finite[0, here].all()):
+                self.overflown.add(segment.text)
+        return torch.where(finite, after, before)
 
     def _ended(self) -> None:
         """A pass ran to its end: every site that was to be steered must have been."""

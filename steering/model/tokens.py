@@ -49,6 +49,12 @@ class Tokens:
         n = self.prompt_length
         return Tokens(self.ids[:n], n, self.roles[:n], self.special[:n])
 
+    @classmethod
+    def of_ids(cls, ids: Sequence[int]) -> "Tokens":
+        """A plain prompt given as token ids."""
+        n = len(ids)
+        return cls(np.asarray(ids, dtype=np.int64), n, np.full(n, Role.TEXT, dtype=np.uint8), np.zeros(n, dtype=bool))
+
     def followed_by(self, ids: Sequence[int]) -> "Tokens":
         """The prompt followed by a completion given as ids (for example one that the model just wrote)."""
         n = self.prompt_length

@@ -19,7 +19,9 @@ def needs_hub(arguments: Sequence[str], home: str | None) -> bool:
 
     Wrong files and references are no errors here: the command itself says what is wrong with them.
     """
-    return any(_is_hub(name) for argument in arguments for name in (_set(argument), _named(argument, home)))
+    served = arguments[1] if len(arguments) > 1 and arguments[0] == "serve" else ""
+    names = (name for argument in arguments for name in (_set(argument), _named(argument, home)))
+    return any(_is_hub(name) for name in (served, *names))
 
 
 def _is_hub(name: object) -> bool:

@@ -121,16 +121,21 @@ def check_length(model: PreTrainedModel, prompts: Sequence[Tokens], answer: int)
 def plan_of(artifact: Artifact, number: int | None) -> tuple[SteeringPlan, ModelRecipe]:
     """A published plan, or feature `number` of a published set, and the recipe that says how prompts
     are put to it. Raises RecipeError."""
+    return steering_of(artifact, number), recipe_of_plan(artifact)
+
+
+def steering_of(artifact: Artifact, number: int | None) -> SteeringPlan:
+    """A published plan, or feature `number` of a published set. Raises RecipeError for any other kind."""
     if artifact.kind == KIND:
         if number is None:
             raise RecipeError(f"{artifact.ref} is a feature set; say which feature, for example {artifact.ref}:17")
-        return FeatureSet.unpack(artifact).plan(number), recipe_of_plan(artifact)
+        return FeatureSet.unpack(artifact).plan(number)
     if number is not None or artifact.kind != "plan":
         expected, kind = ("plan", "plan") if number is None else ("feature set", KIND)
         raise RecipeError(
             f"{artifact.ref} is a {artifact.kind}, not a {expected}; `trimtab ls --kind {kind}` lists them"
         )
-    return SteeringPlan.unpack(artifact), recipe_of_plan(artifact)
+    return SteeringPlan.unpack(artifact)
 
 
 def recipe_of_plan(artifact: Artifact) -> ModelRecipe:
