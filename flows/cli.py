@@ -60,6 +60,7 @@ COMMANDS = {
     "verify": Command("catalog", "Recompute every digest and say what is not as it was published."),
     "promote": Command("catalog", "Let NAME@ALIAS mean a version; the move is recorded."),
     "export": Command("export", "A published plan as a file of another tool."),
+    "import": Command("imports", "Publish another tool's steering file as a plan.", model=True),
     "fold": Command("export", "A checkpoint with the plan in its weights, for any loader.", model=True),
     "delete": Command("housekeeping", "Delete a version that nothing else was made from."),
     "gc": Command("housekeeping", "Free captures never published, and chunks of old snapshots."),

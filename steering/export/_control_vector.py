@@ -15,7 +15,7 @@ from torch import Tensor
 
 from trimtab.steering.errors import BadFile
 from trimtab.steering.export._additions import vector_of
-from trimtab.steering.export.base import written_whole
+from trimtab.steering.whole import written_whole
 
 ARCHITECTURE = "controlvector"
 PREFIX = "direction."
@@ -37,16 +37,29 @@ def write_directions(path: Path, model_type: str, vectors: Mapping[int, Float[Te
 
 def read_directions(path: Path) -> dict[int, Float[Tensor, "d"]]:
     """block -> vector. Raises BadFile when it is no control vector or holds a block below 0."""
-    try:
-        reader = GGUFReader(path)
-        architecture = reader.get_field("general.architecture")
-        name = "" if architecture is None else bytes(architecture.parts[-1]).decode("utf-8", "replace")
-        tensors = {tensor.name: tensor for tensor in reader.tensors}
-    except (OSError, ValueError, KeyError, IndexError, OverflowError) as error:
-        raise BadFile(f"{path} is not a GGUF file: {error}") from error
+    reader = _reader(path)
+    name = _text(reader, "general.architecture")
     if name != ARCHITECTURE:
         raise BadFile(f"{path} holds a '{name or 'nameless'}' model, not a control vector ('{ARCHITECTURE}')")
+    tensors = {tensor.name: tensor for tensor in reader.tensors}
     return {_block(key, path): vector_of(tensor.data, f"{path}: {key}") for key, tensor in tensors.items()}
+
+
+def read_model_hint(path: Path) -> str:
+    """The `model_type` that the file was made for; empty when it does not say."""
+    return _text(_reader(path), f"{ARCHITECTURE}.model_hint")
+
+
+def _reader(path: Path) -> GGUFReader:
+    try:
+        return GGUFReader(path)
+    except (OSError, ValueError, KeyError, IndexError, OverflowError) as error:
+        raise BadFile(f"{path} is not a GGUF file: {error}") from error
+
+
+def _text(reader: GGUFReader, key: str) -> str:
+    field = reader.get_field(key)
+    return "" if field is None else bytes(field.parts[-1]).decode("utf-8", "replace")
 
 
 def _block(key: str, path: Path) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from trimtab.steering.errors import BadFile
-from trimtab.steering.export.base import written_whole
+from trimtab.steering.whole import written_whole
 
 
 def write_tensors(path: Path, fields: Mapping[str, Any]) -> None:

@@ -6,12 +6,9 @@ file is read.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
-from uuid import uuid4
 
 from trimtab.steering.plans.plan import SteeringPlan
 
@@ -43,14 +40,6 @@ class Format(ABC):
     def read(self, path: Path) -> SteeringPlan:
         """The plan that the file holds, at strength 1, for any model that it fits. Raises BadFile."""
 
-
-@contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to; it is renamed when the block ends, so a kill leaves no half of a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{uuid4().hex}.part")
-    try:
-        yield part
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    def model_type(self, path: Path) -> str:
+        """The kind of model that the file says it is for, as transformers spells it; empty when it says none."""
+        return ""

@@ -21,8 +21,9 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from trimtab.steering.errors import BadFile, CannotExport
 from trimtab.steering.export._additions import Additions, additions, fingerprint_of, plan_of, vector_of
-from trimtab.steering.export.base import About, Format, written_whole
+from trimtab.steering.export.base import About, Format
 from trimtab.steering.plans.plan import SteeringPlan
+from trimtab.steering.whole import written_whole
 
 SITES = {"all": "all", "prompt": "prompt", "generated": "continuation"}
 SPANS = {site: span for span, site in SITES.items()}

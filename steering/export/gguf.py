@@ -8,7 +8,7 @@ from pathlib import Path
 
 from trimtab.steering.errors import CannotExport
 from trimtab.steering.export._additions import additions_everywhere, fingerprint_of, plan_everywhere
-from trimtab.steering.export._control_vector import read_directions, write_directions
+from trimtab.steering.export._control_vector import read_directions, read_model_hint, write_directions
 from trimtab.steering.export.base import About, Format
 from trimtab.steering.plans.plan import SteeringPlan
 
@@ -30,3 +30,6 @@ class Gguf(Format):
     def read(self, path: Path) -> SteeringPlan:
         """Also files that start at `direction.0` (EasySteer's do), which llama.cpp itself would reject."""
         return plan_everywhere(read_directions(path))
+
+    def model_type(self, path: Path) -> str:
+        return read_model_hint(path)

@@ -5,14 +5,13 @@ model, `README.md` is the model card. `Hf().read(folder)` reads it. Nothing in i
 """
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 from trimtab.steering.errors import BadFile, CannotExport
 from trimtab.steering.export.base import About, Format
 from trimtab.steering.plans.plan import SteeringPlan
+from trimtab.steering.whole import written_whole
 
 PLAN, CONFIG, CARD = "plan.safetensors", "config.json", "README.md"
 KIND = "trimtab-steering-plan"
@@ -28,16 +27,10 @@ class Hf(Format):
     def write(self, plan: SteeringPlan, path: Path, about: About) -> None:
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise CannotExport(f"{path} exists and is not an empty folder; name a new one, nothing is overwritten")
-        part = path.with_name(f".{path.name}.{uuid4().hex}.part")
-        try:
+        with written_whole(path) as part:
             plan.save(part / PLAN)
             (part / CONFIG).write_text(json.dumps(_config(plan, about), indent=2) + "\n")
             (part / CARD).write_text(about.card or card(about, ""))
-            if path.exists():
-                path.rmdir()
-            part.replace(path)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
 
     def read(self, path: Path) -> SteeringPlan:
         try:

@@ -7,7 +7,7 @@ here is `coeff` 1 there.
 from pathlib import Path
 
 from trimtab.steering.export._additions import additions_everywhere, fingerprint_of, plan_everywhere
-from trimtab.steering.export._control_vector import read_directions, write_directions
+from trimtab.steering.export._control_vector import read_directions, read_model_hint, write_directions
 from trimtab.steering.export.base import About, Format
 from trimtab.steering.plans.plan import SteeringPlan
 
@@ -23,3 +23,6 @@ class Repeng(Format):
 
     def read(self, path: Path) -> SteeringPlan:
         return plan_everywhere(read_directions(path))
+
+    def model_type(self, path: Path) -> str:
+        return read_model_hint(path)

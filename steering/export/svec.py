@@ -13,8 +13,9 @@ import numpy as np
 
 from trimtab.steering.errors import BadFile
 from trimtab.steering.export._additions import additions_everywhere, fingerprint_of, plan_everywhere, vector_of
-from trimtab.steering.export.base import About, Format, written_whole
+from trimtab.steering.export.base import About, Format
 from trimtab.steering.plans.plan import SteeringPlan
+from trimtab.steering.whole import written_whole
 
 
 class Svec(Format):

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol
-from uuid import uuid4
 
 import numpy as np
 import torch
@@ -25,6 +24,7 @@ from trimtab.steering.model.anatomy import Fingerprint
 from trimtab.steering.model.site import Site
 from trimtab.steering.moves import MOVES, Move
 from trimtab.steering.plans.intervention import Intervention
+from trimtab.steering.whole import written_whole
 
 FORMAT = 1
 NETWORK = "network"
@@ -49,18 +49,12 @@ class Packed:
     header: Mapping[str, Any]
 
     def save(self, path: str | Path) -> None:
-        """One safetensors file with the header in its metadata. It is written beside and renamed, so that it is never
-        half-written, and of two writers of one name one wins whole."""
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        part = target.with_name(f"{target.name}.{uuid4().hex}.part")
+        """One safetensors file with the header in its metadata. It is never half-written."""
         # Not ascontiguousarray: it turns a number into an array of one.
         arrays = {name: np.asarray(array, order="C") for name, array in self.arrays.items()}
-        try:
-            save_file(arrays, part, metadata={"trimtab": json.dumps(self.header, sort_keys=True, allow_nan=False)})
-            part.replace(target)
-        finally:
-            part.unlink(missing_ok=True)
+        header = json.dumps(self.header, sort_keys=True, allow_nan=False)
+        with written_whole(Path(path)) as part:
+            save_file(arrays, part, metadata={"trimtab": header})
 
     @classmethod
     def load(cls, path: str | Path) -> "Packed":

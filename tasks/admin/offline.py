@@ -3,6 +3,7 @@ offline switch only then; so this file imports nothing heavy."""
 
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from trimtab.store import Catalog, StoreError
@@ -15,13 +16,14 @@ HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 
 
 def needs_hub(arguments: Sequence[str], home: str | None) -> bool:
-    """True when a recipe, a `--set model=...` or an artifact among the arguments names a hub id.
+    """True when a recipe, a `--set model=...`, a `--model ...` or an artifact among the arguments names a hub id.
 
     Wrong files and references are no errors here: the command itself says what is wrong with them.
     """
     served = arguments[1] if len(arguments) > 1 and arguments[0] == "serve" else ""
+    following = [value for option, value in pairwise(arguments) if option == "--model"]
     names = (name for argument in arguments for name in (_set(argument), _named(argument, home)))
-    return any(_is_hub(name) for name in (served, *names))
+    return any(_is_hub(name) for name in (served, *following, *names))
 
 
 def _is_hub(name: object) -> bool:
@@ -30,7 +32,7 @@ def _is_hub(name: object) -> bool:
 
 def _set(argument: str) -> str:
     key, _, value = argument.partition("=")
-    return value if key in ("model", "model.id") else ""
+    return value if key in ("model", "model.id", "--model") else ""
 
 
 def _named(argument: str, home: str | None) -> object:

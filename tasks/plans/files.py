@@ -1,15 +1,14 @@
 """Files: a published plan as a file of another tool, or folded into a checkpoint that any loader reads."""
 
-import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 from trimtab.steering.export import FORMATS, About
 from trimtab.steering.export.hf import card
 from trimtab.steering.plans.fold import fold
 from trimtab.steering.plans.plan import SteeringPlan
+from trimtab.steering.whole import written_whole
 from trimtab.store import Artifact
 from trimtab.tasks.errors import RecipeError
 from trimtab.tasks.home import Home
@@ -61,15 +60,9 @@ def fold_plan(ref: str, home: Home, folder: Path, leaving: Leaving = Leaving()) 
         raise RecipeError(f"{folder} exists and is not an empty folder; nothing is overwritten: name a new one")
     model, tokenizer = model_of(recipe_of_plan(artifact).model)
     folded = fold(leaving.of(plan), model)
-    part = folder.with_name(f".{folder.name}.{uuid4().hex}.part")
-    try:
+    with written_whole(folder) as part:
         folded.save_pretrained(part)
         tokenizer.save_pretrained(part)
-        if folder.exists():
-            folder.rmdir()
-        part.replace(folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     return artifact.ref
 
 

@@ -14,6 +14,7 @@ from trimtab.tasks.recipes.behaviour import BehaviourRecipe
 from trimtab.tasks.recipes.condition import ConditionRecipe
 from trimtab.tasks.recipes.features import FeaturesRecipe
 from trimtab.tasks.recipes.heads import HeadRecipe
+from trimtab.tasks.recipes.imported import ImportedRecipe
 from trimtab.tasks.recipes.problems import problem_lines
 from trimtab.tasks.recipes.yaml import Document, override, read_document
 
@@ -27,6 +28,7 @@ KINDS: dict[str, type[Recipe]] = {
     "heads": HeadRecipe,
 }
 SIGNS = {"condition": "condition", "features": "features", "task": "heads"}  # keys that tell the kind of a file
+IMPORTED = "imported"  # the kind of a version's record that is no recipe file's
 Collectable = BehaviourRecipe | FeaturesRecipe  # the kinds that collect activations
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -109,7 +111,18 @@ def make_recipe(values: object, folder: str | os.PathLike[str] = ".") -> Recipe:
     """A recipe from values, such as `recipe.to_json()`. The data files' rows are not looked at. Raises RecipeError."""
     if not isinstance(values, Mapping):
         raise RecipeError("recipe: this was not made from a recipe")
+    if values.get("kind") == IMPORTED:
+        return make_imported(values, folder)
     return validated(Document(dict(values), "recipe"), Path(folder))
+
+
+def make_imported(values: Mapping[str, Any], folder: str | os.PathLike[str] = ".") -> ImportedRecipe:
+    """The record of an imported plan, which no recipe file can be. Raises RecipeError."""
+    document = Document(dict(values), IMPORTED)
+    try:
+        return ImportedRecipe.model_validate_json(document.json(), context={"folder": str(folder)})
+    except ValidationError as error:
+        raise RecipeError(problem_lines(error, ImportedRecipe, document)) from None
 
 
 def validated(document: Document, folder: Path) -> Recipe:
