@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 from trimtab.steering.errors import BadFile, BadPlan, BadSite
 from trimtab.steering.export import FORMATS, read_file
 from trimtab.steering.model.anatomy import Anatomy
+from trimtab.steering.model.families import FAMILIES
 from trimtab.steering.plans.plan import SteeringPlan
 from trimtab.tasks.errors import RecipeError
 from trimtab.tasks.home import Home
@@ -39,9 +40,11 @@ def import_plan(path: Path, model: str, name: str, home: Home, format_name: str 
 
 
 def _fitted(plan: SteeringPlan, anatomy: Anatomy, path: Path, model_type: str) -> SteeringPlan:
-    """The plan with the model's fingerprint, unless it has one. Raises BadFile when it does not fit the model."""
+    """The plan with the model's fingerprint, unless it has one. Raises BadFile when it does not fit the model.
+
+    model_type: what the file says it is for; words that name no family (EasySteer writes `qwen`) say nothing."""
     here = anatomy.fingerprint
-    if model_type and model_type != here.model_type:
+    if model_type in FAMILIES and model_type not in (here.model_type, anatomy.model.config.model_type):
         raise BadFile(
             f"{path} says it is for a {model_type}, and the model is a {here.model_type}: a vector of one family means "
             f"nothing in another; name the model it was made on (--model)"

@@ -1,6 +1,7 @@
 """`trimtab import`: every format comes back as a published plan that steers alike, or there is one line that says why
 not and nothing is published."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,13 @@ def test_what_does_not_fit_is_one_line_and_nothing_is_published(case, build_tiny
     done = inside("import", str(path), "--model", str(folder), "--as", "theirs", home=tmp_path / "home")
     assert done.code == 2 and said in done.stderr and len(done.stderr.strip().splitlines()) == 1
     assert not (tmp_path / "home").exists()
+
+
+def test_a_word_that_names_no_family_refuses_nothing(build_tiny, folder, tmp_path):
+    plan = plan_on(build_tiny("llama"))
+    path = written("repeng", replace(plan, model=replace(plan.model, model_type="qwen")), tmp_path)  # as EasySteer does
+    done = inside("import", str(path), "--model", str(folder), "--as", "theirs", home=tmp_path / "home")
+    assert done.code == 0, done.stderr
 
 
 @pytest.mark.parametrize(
