@@ -60,7 +60,7 @@ class SteeredBatching:
         self._writers = Writers(self.cancel, self._packing.overflown)
         self._numbers = itertools.count()
         self._finished: dict[str, Answer] = {}
-        self._proved = False
+        self._proved = self._greedy = False
 
     @property
     def capacity(self) -> int | None:
@@ -86,7 +86,8 @@ class SteeredBatching:
             stack.callback(manager.destroy)
             stack.callback(manager.stop, block=True, keep_for_next_session=False)
             self._manager = manager
-            if config.get_generation_mode() is GenerationMode.GREEDY_SEARCH:
+            self._greedy = config.get_generation_mode() is GenerationMode.GREEDY_SEARCH
+            if self._greedy:
                 manager.logit_processor = self._writers  # a writer chooses for each request
             manager.start()
             yield
@@ -122,6 +123,8 @@ class SteeredBatching:
 
         writer: chooses the request's tokens and ends it; such a request has no `Answer`. Its engine runs greedily.
         Raises CannotPack, BadPlan or BadSite when the plan cannot act here, before anything is queued."""
+        if writer is not None and not self._greedy:
+            raise CannotPack("the engine samples all requests alike, so a writer cannot choose; run it greedily")
         request = f"request-{next(self._numbers)}"
         if plan is not None:
             self._admit(plan)

@@ -5,7 +5,9 @@ import contextlib
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -22,6 +24,8 @@ from trimtab.tasks.serving.lanes import Bench, Row, packable, started
 from trimtab.tasks.serving.metrics import Metrics
 from trimtab.tasks.serving.plans import Plans, Resolved
 from trimtab.tasks.serving.settings import Refused, Serving
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -193,7 +197,14 @@ class Service:
         if plan is None or not job.nats or answer.measured:
             return
         work = (answer.rows, plan, job.decoding.sampling)
-        await asyncio.wrap_future(self._measuring.thread.submit(self._measuring.measure, *work))
+        await self._in_time(self._measuring.thread.submit(self._measuring.measure, *work))
+
+    async def _in_time(self, work: Future[T]) -> T:
+        """Its result. Raises Refused when the time is over; what has begun goes on unseen."""
+        try:
+            return await asyncio.wait_for(asyncio.wrap_future(work), self.serving.limits.seconds)
+        except TimeoutError:
+            raise Refused(f"not measured within {self.serving.limits.seconds:g} s", 504, "timeout") from None
 
     async def _dose(self, answer: Answer) -> None:
         """Scale the plan to the KL that was asked for, on these very prompts."""
@@ -205,7 +216,7 @@ class Service:
             settings = SteerSettings(kl=job.steering.asked.kl, max_new_tokens=32, temperature=job.decoding.temperature)
             work = (plan, list(job.prompts), settings)
             try:
-                self._doses[key] = await asyncio.wrap_future(self._dosing.thread.submit(self._dosing.dose, *work))
+                self._doses[key] = await self._in_time(self._dosing.thread.submit(self._dosing.dose, *work))
             except SteeringError as error:
                 raise Refused(str(error)) from None
             while len(self._doses) > 1024:

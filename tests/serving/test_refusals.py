@@ -2,12 +2,14 @@
 
 import asyncio
 import os
+import time
 
 import pytest
 
-from tests.serving.conftest import asked
+from tests.serving.conftest import Client, asked
 from tests.serving.hostile import hostile
-from trimtab.tasks.serving.settings import Limits
+from trimtab.tasks.serving.service import Service
+from trimtab.tasks.serving.settings import Limits, Serving
 
 MANY = int(os.environ.get("TRIMTAB_HOSTILE", "60"))
 
@@ -95,6 +97,27 @@ def test_hostile_requests_leave_the_others_alone(client):
         assert all(response.status_code not in (500, 503) for response in responses), [r.text for r in responses]
         assert [response.json()["choices"] for response in responses[-3:]] == wanted
     assert client.get("/health").json() == {"status": "ok"}
+
+
+def test_an_engine_that_died_says_so(tiny, home, loop, monkeypatch):
+    """The request that ran fails, those that come are refused, and `/health` tells who watches."""
+    model = type(tiny[0])(tiny[0].config).eval()
+    service = Service(model, tiny[1], home, Serving("tiny"))
+    client = Client(service)
+    client._loop = loop
+    assert client.get("/ready").status_code == 200
+
+    def die(*arguments: object) -> None:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(service._continuous.engine._packing, "begin", die)
+    failed = client.run(asked())[0]
+    assert failed.status_code == 500 and "out of memory" in failed.json()["error"]["message"]
+    end = time.monotonic() + 10
+    while client.get("/health").status_code == 200 and time.monotonic() < end:
+        time.sleep(0.05)
+    assert client.run(asked())[0].status_code == client.get("/health").status_code == 503
+    service.stop()
 
 
 def test_metrics_count(client):

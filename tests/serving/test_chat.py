@@ -1,0 +1,35 @@
+"""`trimtab chat`: a conversation whose turns are remembered, with the nats of each answer."""
+
+import pytest
+
+from tests.serving.conftest import plan
+from tests.serving.test_answers import model_alone
+from trimtab.steering.errors import SteeringError
+from trimtab.steering.running.writing import Decoding
+from trimtab.tasks.plans.talk import Talk
+
+
+@pytest.fixture
+def talk(tiny) -> Talk:
+    return Talk(model_alone(tiny[0]), tiny[1], plan(1), "1 cheerful@1", Decoding(6, 0.0))
+
+
+def test_turns_are_remembered_until_told_to_forget(talk):
+    first = talk.say("Hello there.")
+    second = talk.say("Hello there.")
+    assert [turn["role"] for turn in talk.turns] == ["user", "assistant"] * 2
+    talk.forget()
+    assert talk.say("Hello there.") == first != second
+    assert first.nats > 0 and first.tokens == 6
+
+
+def test_the_strength_changes_between_turns(talk):
+    talk.strengthen(0)
+    assert talk.say("Hello there.").nats == 0
+    with pytest.raises(ValueError):
+        talk.strengthen(float("nan"))
+
+
+def test_a_name_that_is_none_is_refused(home):
+    with pytest.raises(SteeringError, match="empty"):
+        Talk.begin(" ", home, 1.0, 6, 0.0, 0)
