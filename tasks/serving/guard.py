@@ -15,8 +15,9 @@ OPEN = ("/", "/health", "/ready")  # paths that need no key
 
 
 def error_body(message: str, kind: str, status: int) -> dict[str, Any]:
-    """An error as OpenAI's clients read it."""
-    return {"error": {"message": message, "type": kind, "param": None, "code": status}}
+    """An error as OpenAI's clients read it. Half surrogates, which a message may quote and UTF-8 lacks, are escaped."""
+    said = message.encode("utf-8", "backslashreplace").decode()
+    return {"error": {"message": said, "type": kind, "param": None, "code": status}}
 
 
 class Guard:

@@ -1,6 +1,7 @@
 """What is refused, in one line and with the right status; hostile requests leave the others' answers alone."""
 
 import asyncio
+import json
 import os
 import time
 
@@ -30,6 +31,7 @@ MANY = int(os.environ.get("TRIMTAB_HOSTILE", "60"))
         ({"max_tokens": 65}, 400, "at most 64"),
         ({"n": 5}, 400, "at most 4"),
         ({"model": "gpt"}, 404, "no model"),
+        ({"model": "\ud800"}, 404, "no model"),
         ({"messages": []}, 400, "messages"),
         ({"messages": [{"role": "user", "content": "word " * 600}]}, 400, "tokens"),
         ({"stop": [""]}, 400, "stop"),
@@ -37,10 +39,12 @@ MANY = int(os.environ.get("TRIMTAB_HOSTILE", "60"))
     ],
 )
 def test_what_is_refused(client, fields, status, says):
-    response = client.run(asked(**fields))[0]
+    path, body = asked(**fields)[1], json.dumps(asked(**fields)[2]["json"])
+    response = client.post(path, content=body, headers={"content-type": "application/json"})
     error = response.json()["error"]
     assert response.status_code == status and says in error["message"] and "\n" not in error["message"], response.text
-    assert client.run(asked(stream=True, **fields))[0].status_code == status
+    body = json.dumps(asked(stream=True, **fields)[2]["json"])
+    assert client.post(path, content=body).status_code == status
 
 
 def test_a_body_has_a_size(client):
