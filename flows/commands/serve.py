@@ -38,7 +38,7 @@ def serve(
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:1.")] = "cpu",
 ) -> None:
-    """Serve a model through OpenAI's interface; each request may name a plan (`steering`)."""
+    """An OpenAI-compatible server with a plan for each request, which its `steering` field names."""
     keys = tuple(key or filter(None, os.environ.get("TRIMTAB_API_KEYS", "").split(",")))
     if host not in LOOPBACK and not keys:
         raise RecipeError(f"--host {host}: others could reach the server; give an --api-key, or serve on 127.0.0.1")
@@ -71,7 +71,7 @@ def chat(
     temperature: Annotated[float, typer.Option(min=0.0, max=10.0, help="0: greedy.")] = 0.7,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1)] = 0,
 ) -> None:
-    """Talk to the steered model; an empty line ends, `/strength 2` changes it, `/new` begins anew."""
+    """Talk to the steered model in the terminal; an empty line ends, `/strength 2` changes it, `/new` begins anew."""
     talk = Talk.begin(ref, Home.at(ctx.obj), strength, tokens, temperature, seed)
     echo(f"{talk.label}; /strength NUMBER, /new, an empty line ends", err=True)
     while line := _line():
