@@ -1,5 +1,6 @@
 """The main job on the real model: a home, its README commands and its Python, run as they are printed."""
 
+import io
 import subprocess
 import sys
 
@@ -45,6 +46,7 @@ def test_the_readme_commands_work(real_home, tmp_path, monkeypatch, capsys):
     lines = reading_commands()
     assert len(lines) >= 10
     for arguments in lines:
+        monkeypatch.setattr("sys.stdin", io.StringIO("/strength 2\n/new\n\n"))  # said to `chat`
         assert main(arguments) == 0, (arguments, capsys.readouterr().err)
 
 
