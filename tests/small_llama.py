@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
+from trimtab.steering.model.embedded import embedded_folder
 from trimtab.steering.model.site import Site
 from trimtab.steering.model.span import Span
 from trimtab.steering.model.tokens import Tokens
@@ -13,6 +14,23 @@ from trimtab.steering.plans.intervention import Intervention
 from trimtab.steering.plans.plan import SteeringPlan
 
 VOCAB, WIDTH, BLOCKS = 61, 32, 3
+SPEAKING = 48  # width of the model that speaks
+
+
+def speaking_llama(positions: int = 2048) -> tuple[LlamaForCausalLM, PreTrainedTokenizerBase]:
+    """A random Llama of 4 blocks that speaks the embedded model's tokens, and their tokenizer."""
+    tokenizer = AutoTokenizer.from_pretrained(embedded_folder())
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=SPEAKING, intermediate_size=64, num_hidden_layers=4,
+        num_attention_heads=4, num_key_value_heads=2, bos_token_id=1, eos_token_id=2, pad_token_id=2,
+        max_position_embeddings=positions,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(config).eval()
+    for parameter in model.parameters():
+        if parameter.ndim >= 2:
+            parameter.data.normal_(0, 1.5 * parameter.shape[-1] ** -0.5)
+    return model, tokenizer
 
 
 @pytest.fixture(scope="session")

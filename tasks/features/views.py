@@ -19,6 +19,11 @@ def split_ref(ref: str) -> tuple[str, int | None]:
     return (found[1], int(found[2])) if found else (ref, None)
 
 
+def pinned(artifact: Artifact, number: int | None) -> str:
+    """The version, with the feature's number when there is one: what `split_ref` takes apart."""
+    return artifact.ref if number is None else f"{artifact.ref}:{number}"
+
+
 def feature_set(home: Home, ref: str) -> tuple[Artifact, FeatureSet]:
     """A published set. Raises StoreError, RecipeError when the version is something else."""
     artifact = home.catalog.get(ref)

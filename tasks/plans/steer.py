@@ -19,7 +19,7 @@ from trimtab.steering.running.scorer import Scorer
 from trimtab.steering.running.writing import Decoding, generate
 from trimtab.store import Artifact
 from trimtab.tasks.errors import RecipeError
-from trimtab.tasks.features.views import split_ref
+from trimtab.tasks.features.views import pinned, split_ref
 from trimtab.tasks.home import Home
 from trimtab.tasks.models import model_of
 from trimtab.tasks.recipes.base import ModelRecipe
@@ -103,8 +103,9 @@ def steer_prompts(ref: str, prompts: Sequence[str], home: Home, settings: SteerS
     for prompt, text, unsteered in zip(prompts, tokens, base, strict=True):
         steered = _answer(model, text, plan.scaled(strength), settings)
         answers.append(_shown(tokenizer, prompt, unsteered, steered))
-    shown = artifact.ref if number is None else f"{artifact.ref}:{number}"
-    return Steering(shown, artifact.digest, strength, tuple(answers), settings.decoding.sampling.kl_temperature)
+    return Steering(
+        pinned(artifact, number), artifact.digest, strength, tuple(answers), settings.decoding.sampling.kl_temperature
+    )
 
 
 def check_length(model: PreTrainedModel, prompts: Sequence[Tokens], answer: int) -> None:

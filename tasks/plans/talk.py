@@ -1,21 +1,24 @@
 """A conversation with the steered model."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import reduce
+from operator import add
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from trimtab.steering.engines.expression import Steering
+from trimtab.steering.engines.expression import Steering, Term
 from trimtab.steering.errors import BadExpression
-from trimtab.steering.model.tokens import CHAT, tokenize
+from trimtab.steering.model.tokens import PromptFormat, tokenize
 from trimtab.steering.plans.plan import SteeringPlan
 from trimtab.steering.price.kl import divergences, steered_from_base
 from trimtab.steering.running.scorer import Scorer
 from trimtab.steering.running.writing import Decoding, generate
-from trimtab.tasks.features.views import split_ref
+from trimtab.tasks.features.views import pinned, split_ref
 from trimtab.tasks.home import Home
 from trimtab.tasks.models import model_of
 from trimtab.tasks.plans.steer import check_length, plan_of
+from trimtab.tasks.recipes.base import ModelRecipe
 
 
 @dataclass(frozen=True)
@@ -29,14 +32,15 @@ class Reply:
 
 @dataclass
 class Talk:
-    """model, tokenizer: of the first plan's recipe. plan: at its published strength. label: its pinned versions.
-    strength: times that. turns: messages so far."""
+    """model, tokenizer, form: of the first plan's recipe, always a chat. plan: at its published strength. label: its
+    pinned versions. strength: times that. turns: messages so far."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     plan: SteeringPlan
     label: str
     decoding: Decoding
+    form: PromptFormat
     strength: float = 1.0
     turns: list[dict[str, str]] = field(default_factory=list)
 
@@ -46,20 +50,12 @@ class Talk:
         terms = Steering.parse(expression).terms
         if not terms:
             raise BadExpression("PLAN is empty; name a plan, for example cheerful@prod")
-        parts, spec = [], None
-        for term in terms:
-            name, feature = split_ref(term.ref)
-            artifact = home.catalog.get(name)
-            plan, recipe = plan_of(artifact, feature)
-            spec = spec or recipe.model
-            parts.append((plan.scaled(term.factor), f"{term.factor:g} {artifact.ref}"))
-        assert spec is not None
-        model, tokenizer = model_of(spec)
-        total = parts[0][0]
-        for plan, _ in parts[1:]:
-            total = total + plan
-        label = " + ".join(label for _, label in parts)
-        talk = cls(model, tokenizer, total, label, Decoding(tokens, temperature, seed))
+        parts = [_read(term, home) for term in terms]
+        recipe = parts[0].recipe
+        model, tokenizer = model_of(recipe.model)
+        plan, label = reduce(add, (part.plan for part in parts)), " + ".join(part.label for part in parts)
+        form = replace(recipe.form, chat=True)
+        talk = cls(model, tokenizer, plan, label, Decoding(tokens, temperature, seed), form)
         talk.strengthen(strength)
         return talk
 
@@ -76,7 +72,7 @@ class Talk:
     def say(self, text: str) -> Reply:
         """The answer to the next turn. Raises RecipeError when the conversation is too long for the model."""
         turns = [*self.turns, {"role": "user", "content": text}]
-        prompt = tokenize(self.tokenizer, turns, form=CHAT)
+        prompt = tokenize(self.tokenizer, turns, form=self.form)
         check_length(self.model, [prompt], self.decoding.max_new_tokens)
         plan = self.plan.scaled(self.strength)
         ids = generate(self.model, [prompt], plan, self.decoding)[0]
@@ -85,3 +81,19 @@ class Talk:
         answer = str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
         self.turns = [*turns, {"role": "assistant", "content": answer}]
         return Reply(answer, float(nats.sum()), len(ids))
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """plan: of one term, times its factor. label: its pinned version with the factor. recipe: that made it."""
+
+    plan: SteeringPlan
+    label: str
+    recipe: ModelRecipe
+
+
+def _read(term: Term, home: Home) -> _Part:
+    name, feature = split_ref(term.ref)
+    artifact = home.catalog.get(name)
+    plan, recipe = plan_of(artifact, feature)
+    return _Part(plan.scaled(term.factor), str(Term(pinned(artifact, feature), term.factor)), recipe)

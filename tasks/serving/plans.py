@@ -7,15 +7,17 @@ those that run keep the plan they began with. While the catalog cannot be read, 
 import threading
 import time
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 
-from trimtab.steering.engines.expression import Steering
+from trimtab.steering.engines.expression import Steering, Term
 from trimtab.steering.errors import SteeringError
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.plans.plan import SteeringPlan
 from trimtab.store import StoreError
 from trimtab.store.errors import Invalid, NotFound
 from trimtab.tasks.errors import RecipeError
-from trimtab.tasks.features.views import split_ref
+from trimtab.tasks.features.views import pinned, split_ref
 from trimtab.tasks.home import Home
 from trimtab.tasks.plans.steer import steering_of
 from trimtab.tasks.serving.settings import Refused, Serving
@@ -42,7 +44,7 @@ class Resolved:
     @property
     def label(self) -> str:
         """The pinned versions with their factors, as an expression."""
-        return " + ".join(part.ref if factor == 1 else f"{factor:g} {part.ref}" for part, factor in self.parts)
+        return " + ".join(str(Term(part.ref, factor)) for part, factor in self.parts)
 
     @property
     def digests(self) -> str:
@@ -111,21 +113,18 @@ class Plans:
     def _looked_up(self, ref: str, before: Published | None, now: float) -> Published:
         name, feature = split_ref(ref)
         artifact = self._home.catalog.get(name)
-        pinned = artifact.ref if feature is None else f"{artifact.ref}:{feature}"
-        if before is not None and (before.ref, before.digest) == (pinned, artifact.digest):
-            return Published(pinned, artifact.digest, before.plan, now)
+        version = pinned(artifact, feature)
+        if before is not None and (before.ref, before.digest) == (version, artifact.digest):
+            return Published(version, artifact.digest, before.plan, now)
         plan = steering_of(artifact, feature)
         plan.check(self._anatomy)
-        return Published(pinned, artifact.digest, plan, now)
+        return Published(version, artifact.digest, plan, now)
 
     def _sum(self, parts: tuple[tuple[Published, float], ...]) -> SteeringPlan:
         """One object for equal sums, so that an engine runs the rows of equal requests together."""
         key = tuple((f"{part.ref} {part.digest}", factor) for part, factor in parts)
         if key not in self._sums:
-            total = parts[0][0].plan.scaled(parts[0][1])
-            for part, factor in parts[1:]:
-                total = total + part.plan.scaled(factor)
             if len(self._sums) >= 256:
                 self._sums.pop(next(iter(self._sums)))
-            self._sums[key] = total
+            self._sums[key] = reduce(add, (part.plan.scaled(factor) for part, factor in parts))
         return self._sums[key]

@@ -58,7 +58,6 @@ class Shape:
                 "tokens": [token.text for token in said],
                 "token_logprobs": [token.logprob for token in said],
                 "top_logprobs": [dict(token.tops) for token in said],
-                "text_offset": [],
             }
         return {
             "content": [

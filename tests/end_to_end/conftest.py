@@ -9,11 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import torch
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from small_llama import speaking_llama
 
 from trimtab.flows.cli import main
-from trimtab.steering.model.embedded import embedded_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = ["judge.placebos.random=2", "judge.placebos.covariance=1", "judge.placebos.shuffled=1", "judge.prompts=3"]
@@ -62,23 +60,7 @@ def settings(overrides: list[str]) -> list[str]:
 def tiny_folder(tmp_path_factory) -> Path:
     """A random Llama of 4 blocks that speaks the embedded model's tokens."""
     folder = tmp_path_factory.mktemp("model") / "tiny"
-    tokenizer = AutoTokenizer.from_pretrained(embedded_folder())
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=48,
-        intermediate_size=64,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        bos_token_id=1,
-        eos_token_id=2,
-        pad_token_id=2,
-    )
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(config)
-    for parameter in model.parameters():
-        if parameter.ndim >= 2:
-            parameter.data.normal_(0, 1.5 * parameter.shape[-1] ** -0.5)
+    model, tokenizer = speaking_llama()
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

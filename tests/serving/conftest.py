@@ -7,10 +7,9 @@ from collections.abc import Iterator
 import httpx
 import pytest
 import torch
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from small_llama import SPEAKING, speaking_llama
 
 from trimtab.steering.gates.first import First
-from trimtab.steering.model.embedded import embedded_folder
 from trimtab.steering.moves.add import Add
 from trimtab.steering.moves.gated import Gated
 from trimtab.steering.plans.intervention import Intervention
@@ -20,11 +19,9 @@ from trimtab.tasks.serving.app import app_of
 from trimtab.tasks.serving.service import Service
 from trimtab.tasks.serving.settings import Limits, Serving
 
-WIDTH = 48
-
 
 def plan(seed: int, gated: bool = False, span: str = "all") -> SteeringPlan:
-    move = Add(torch.randn(WIDTH, generator=torch.Generator().manual_seed(seed)))
+    move = Add(torch.randn(SPEAKING, generator=torch.Generator().manual_seed(seed)))
     move = Gated(move, First(4)) if gated else move
     return SteeringPlan((Intervention("resid_post.1", move, span, 3.0),))
 
@@ -37,25 +34,7 @@ def publish(home: Home, name: str, of: SteeringPlan) -> str:
 @pytest.fixture(scope="session")
 def tiny():
     """(model, tokenizer)"""
-    tokenizer = AutoTokenizer.from_pretrained(embedded_folder())
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=WIDTH,
-        intermediate_size=64,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=512,
-        bos_token_id=1,
-        eos_token_id=2,
-        pad_token_id=2,
-    )
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(config).eval()
-    for parameter in model.parameters():
-        if parameter.ndim >= 2:
-            parameter.data.mul_(8)
-    return model, tokenizer
+    return speaking_llama(positions=512)
 
 
 @pytest.fixture(scope="session")

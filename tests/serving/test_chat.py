@@ -5,13 +5,14 @@ import pytest
 from tests.serving.conftest import plan
 from tests.serving.test_answers import model_alone
 from trimtab.steering.errors import SteeringError
+from trimtab.steering.model.tokens import CHAT, PromptFormat
 from trimtab.steering.running.writing import Decoding
 from trimtab.tasks.plans.talk import Talk
 
 
 @pytest.fixture
 def talk(tiny) -> Talk:
-    return Talk(model_alone(tiny[0]), tiny[1], plan(1), "1 cheerful@1", Decoding(6, 0.0))
+    return Talk(model_alone(tiny[0]), tiny[1], plan(1), "cheerful@1", Decoding(6, 0.0), CHAT)
 
 
 def test_turns_are_remembered_until_told_to_forget(talk):
@@ -28,6 +29,13 @@ def test_the_strength_changes_between_turns(talk):
     assert talk.say("Hello there.").nats == 0
     with pytest.raises(ValueError):
         talk.strengthen(float("nan"))
+
+
+def test_the_system_message_of_the_recipe_is_said(talk):
+    plain = talk.say("Hello there.")
+    talk.forget()
+    talk.form = PromptFormat(system="Answer in rhymes.")
+    assert talk.say("Hello there.").text != plain.text
 
 
 def test_a_name_that_is_none_is_refused(home):
