@@ -103,7 +103,7 @@ def print_curves(curves: Sequence[ToggleCurve]) -> None:
     for curve in curves:
         low, high = curve.interval
         cells = [f"{m:+.2f} [{a:+.2f}, {b:+.2f}]" for m, a, b in zip(curve.mean, low, high, strict=True)]
-        print(f"| {curve.score} (expected {EXPECTED[curve.score]}) | {' | '.join(cells)} | {curve.held.tolist()} |")
+        print(f"| {curve.score} (expected {EXPECTED[curve.score]}) | {' | '.join(cells)} | {curve.counts.tolist()} |")
 
 
 def agreement(anatomy: Anatomy, questions: Sequence[Question], args: argparse.Namespace) -> None:

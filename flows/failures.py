@@ -62,9 +62,9 @@ def _reported(error: BaseException) -> str:
 
 def _texts(error: BaseException | None) -> Iterator[str]:
     """The error and what it came from, outermost first: `module.Class: message`."""
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
+    causes: set[int] = set()
+    while error is not None and id(error) not in causes:
+        causes.add(id(error))
         module = type(error).__module__
         yield f"{'' if module == 'builtins' else module + '.'}{type(error).__name__}: {error}"
         error = error.__cause__ or error.__context__

@@ -17,8 +17,8 @@ def nearest(word: str, options: Iterable[str]) -> str | None:
 class UnknownName(SteeringError):
     """A name that is not on the shelf; the message lists the nearest right ones."""
 
-    def __init__(self, what: str, name: str, known: Iterable[str]):
-        options = sorted(known)
+    def __init__(self, what: str, name: str, names: Iterable[str]):
+        options = sorted(names)
         near = nearest(name, options)
         hint = f"did you mean '{near}'? " if near else ""
         super().__init__(f"unknown {what} '{name}': {hint}known: {', '.join(options) or 'none'}")

@@ -21,9 +21,9 @@ class DataError(RecipeError):
     """A data file that cannot be used; lines begin with `file:line:`."""
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
+def did_you_mean(word: str, names: Iterable[str]) -> str:
     """`; did you mean 'dtype'?`, or the known words when none is near."""
-    options = sorted(known)
+    options = sorted(names)
     near = nearest(word, options)
     return f"; did you mean '{near}'?" if near else f"; known: {', '.join(options) or 'none'}"
 

@@ -65,8 +65,8 @@ def split(
     """The vector as a sum of two parts: what the reader's row space contains, and the rest, which it maps to 0. reader:
     `y = x @ reader`. cutoff: singular values below this share of the largest count as 0."""
     left, sizes, _ = torch.linalg.svd(reader.double(), full_matrices=False)
-    seen = left[:, sizes > cutoff * sizes[0]]
-    row = (seen @ (seen.T @ vector.double())).float()
+    axes = left[:, sizes > cutoff * sizes[0]]
+    row = (axes @ (axes.T @ vector.double())).float()
     return row, vector - row
 
 
@@ -140,6 +140,6 @@ def _along(anatomy: Anatomy, questions: Sequence[Question], site: Site, unit: Te
 def _last_rows(anatomy: Anatomy, questions: Sequence[Question], site: Site, side: Run) -> Tensor:
     from_batches = []
     for batch in question_batches(questions, anatomy.device):
-        seen, _ = activations(anatomy, batch, [site], side)
-        from_batches.append(seen[site][torch.arange(batch.rows), batch.last].float())
+        rows, _ = activations(anatomy, batch, [site], side)
+        from_batches.append(rows[site][torch.arange(batch.rows), batch.last].float())
     return torch.cat(from_batches)

@@ -76,10 +76,10 @@ class ReferenceRuns:
         rows: dict[Site, list[Tensor]] = {site: [torch.empty(0)] * len(questions) for site in sites}
         device = anatomy.device
         for batch in question_batches(questions, device):
-            seen, _ = activations(anatomy, batch, sites)
+            outputs, _ = activations(anatomy, batch, sites)
             for k, number in enumerate(batch.numbers):
                 for site in sites:
-                    rows[site][number] = seen[site][k, : questions[number].length].float()
+                    rows[site][number] = outputs[site][k, : questions[number].length].float()
         first = {site: torch.stack([r[0] for r in rows[site]]).double().mean(0).float() for site in sites}
         rest = {site: torch.cat([r[1:] for r in rows[site]]).double().mean(0).float() for site in sites}
         return cls(rows, first, rest, tuple(question.length for question in questions))

@@ -87,21 +87,21 @@ class HeadsGain:
 def judge_heads(
     calibration: Calibration,
     questions: Sequence[Question],
-    chosen: Sequence[Unit],
+    heads: Sequence[Unit],
     universe: Sequence[Unit],
     budget: float,
     random: int = 19,
 ) -> tuple[SteeringPlan, HeadsGain]:
-    """The scale plan of the heads `chosen`, dosed to `budget` nats on the calibration's prompts, with its gain on the
+    """The scale plan of these `heads`, dosed to `budget` nats on the calibration's prompts, with its gain on the
     questions and the gain of layer-matched random heads dosed to the same KL."""
     anatomy = Anatomy.of(calibration.scorer.model)
     base = plan_metric(anatomy, questions, None)
-    plan, dose = dose_on(calibration, head_plan(anatomy, _sites(chosen)), budget, Dosing())
+    plan, dose = dose_on(calibration, head_plan(anatomy, _sites(heads)), budget, Dosing())
     gain = plan_metric(anatomy, questions, plan) - base
     beside, unreached = [], 0
-    for heads in matched_sets(universe, chosen, random):
+    for others in matched_sets(universe, heads, random):
         how = Dosing(guess=dose.strength or 1)
-        placebo, placebo_dose = dose_on(calibration, head_plan(anatomy, _sites(heads)), budget, how)
+        placebo, placebo_dose = dose_on(calibration, head_plan(anatomy, _sites(others)), budget, how)
         if placebo_dose.reachable:
             beside.append(plan_metric(anatomy, questions, placebo) - base)
         unreached += not placebo_dose.reachable

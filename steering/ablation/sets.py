@@ -11,16 +11,16 @@ from trimtab.steering.errors import BadRanking
 FEWEST = 19  # below, no rank among random sets can reach p = 0.05
 
 
-def matched_sets(universe: Sequence[Unit], chosen: Sequence[Unit], count: int, seed: int = 0) -> list[tuple[Unit, ...]]:
-    """`count` random sets with as many units per block and kind as `chosen`, drawn from the rest of the universe.
+def matched_sets(universe: Sequence[Unit], units: Sequence[Unit], count: int, seed: int = 0) -> list[tuple[Unit, ...]]:
+    """`count` random sets with as many units per block and kind as `units`, drawn from the rest of the universe.
 
     When a block has too few other units, all of them are used and the rest is drawn from the nearest blocks. Raises
     BadRanking when the universe has no more other units of a kind than a set needs, since all random sets would be the
     same.
     """
-    names = {unit.name for unit in chosen}
+    names = {unit.name for unit in units}
     rest = [unit for unit in universe if unit.name not in names]
-    per_block = Counter((unit.kind, unit.block) for unit in chosen)
+    per_block = Counter((unit.kind, unit.block) for unit in units)
     for kind in {kind for kind, _ in per_block}:
         need = sum(n for (k, _), n in per_block.items() if k == kind)
         have = sum(unit.kind == kind for unit in rest)

@@ -104,7 +104,7 @@ class SetVerdict:
 def judge_set(
     ablator: Ablator,
     questions: Sequence[Question],
-    chosen: Sequence[Unit],
+    units: Sequence[Unit],
     universe: Sequence[Unit],
     standard: Standard = Standard(),
     company: Sequence[Unit] = (),
@@ -115,8 +115,8 @@ def judge_set(
     Raises BadQuestion when ablating the whole universe does not lower the metric (no share exists then), BadRanking
     when the universe is too small for random sets.
     """
-    random = matched_sets(universe, chosen, standard.random, standard.seed) if standard.random else []
-    whole, empty, without, alone = _measured(ablator, questions, [chosen, *random], universe)
+    random = matched_sets(universe, units, standard.random, standard.seed) if standard.random else []
+    whole, empty, without, alone = _measured(ablator, questions, [units, *random], universe)
     total = float((whole - empty).mean())
     if total <= 0:
         raise BadQuestion(
@@ -125,9 +125,9 @@ def judge_set(
         )
     groups = prompts_of(questions)
     sides = [_side(effects, whole - empty, standard, groups) for effects in (whole - without, alone - empty)]
-    partners = partners_of(ablator, questions, chosen, company, total, standard) if len(company) else ()
+    partners = partners_of(ablator, questions, units, company, total, standard) if len(company) else ()
     verdict = SetVerdict(
-        units=tuple(unit.name for unit in chosen),
+        units=tuple(unit.name for unit in units),
         universe=len(universe),
         operator=str(ablator.operator),
         metric=metric_name(questions),
@@ -156,7 +156,7 @@ def _measured(
 def partners_of(
     ablator: Ablator,
     questions: Sequence[Question],
-    chosen: Sequence[Unit],
+    units: Sequence[Unit],
     company: Sequence[Unit],
     total: float,
     standard: Standard,
@@ -164,8 +164,8 @@ def partners_of(
     """Units whose loss together with the set exceeds the sum of both single losses, by the standard for a necessary
     set: such a unit does the set's work when the set is ablated, and the reverse. Largest first. total: nats lost when
     all units are ablated."""
-    others = [unit for unit in company if unit.name not in _names(chosen)]
-    sets = [[], list(chosen), *[[unit] for unit in others], *[[*chosen, unit] for unit in others]]
+    others = [unit for unit in company if unit.name not in _names(units)]
+    sets = [[], list(units), *[[unit] for unit in others], *[[*units, unit] for unit in others]]
     metrics = ablator.metrics(questions, sets)
     lost = metrics[0] - metrics[1:]
     single = np.maximum(lost, 0)  # what is gained without an interfering unit is no work of another

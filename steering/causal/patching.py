@@ -41,11 +41,11 @@ def activations(
     anatomy: Anatomy, batch: Batch, sites: Sequence[Site], side: Run = "clean"
 ) -> tuple[dict[Site, Float[Tensor, "b s d"]], Float[Tensor, "n v"]]:
     """Activations at whole sites, and the logits, of a run over the clean or the corrupted prompts."""
-    seen: dict[Site, Tensor] = {}
-    reads = [(site, lambda h, site=site: seen.__setitem__(site, h.detach())) for site in sites]
+    values: dict[Site, Tensor] = {}
+    reads = [(site, lambda h, site=site: values.__setitem__(site, h.detach())) for site in sites]
     with torch.no_grad(), hooked(anatomy, reads=reads):
         logits = batch.logits(anatomy.model, side)
-    return seen, logits
+    return values, logits
 
 
 def patched(

@@ -23,7 +23,7 @@ from transformers import PreTrainedModel
 from trimtab.steering.conditions.fit_gate import Rates, rates_of, threshold_for
 from trimtab.steering.conditions.prompts import Labelled, Splits, readings
 from trimtab.steering.errors import SteeringError
-from trimtab.steering.gates.base import Gate, Schedule, Seen
+from trimtab.steering.gates.base import Gate, GateInput, Schedule
 from trimtab.steering.gates.controlled import Controlled, Network
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.batching import pad_left
@@ -108,8 +108,8 @@ class _Given(Schedule):
 
     rows: Float[Tensor, "b"]
 
-    def factor(self, seen: Seen) -> Float[Tensor, "b s"]:
-        return self.rows[:, None].expand(seen.age.shape)
+    def factor(self, inputs: GateInput) -> Float[Tensor, "b s"]:
+        return self.rows[:, None].expand(inputs.age.shape)
 
 
 def train_controller(

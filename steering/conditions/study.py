@@ -60,12 +60,12 @@ class Study:
 
 @dataclass(frozen=True)
 class Comparison:
-    """contenders: results on the report prompts, the published conditional plan last. asked, achieved: mean KL of the
+    """contenders: results on the report prompts, the published conditional plan last. target, achieved: mean KL of the
     conditional plan and of the plan that was matched to it, nats per generated token over all answers. reachable:
-    whether some strength costs what was asked."""
+    whether some strength costs the target."""
 
     contenders: Sequence[Selective]
-    asked: float
+    target: float
     achieved: float
     reachable: bool
 

@@ -37,8 +37,8 @@ def _svd(data: Data, seed: int, into: Tensor) -> None:
     axes = leading_axes(data, -(-into.shape[1] // 2))
     draw, k = np.random.default_rng(seed), into.shape[1]
     for where, rows in data:
-        seen = rows @ axes
-        both = torch.stack([seen, -seen], dim=2).flatten(1)[:, :k]  # +1, -1, +2, -2, ...
+        projections = rows @ axes
+        both = torch.stack([projections, -projections], dim=2).flatten(1)[:, :k]  # +1, -1, +2, -2, ...
         into[where, : both.shape[1]] = both.clamp_min(0).to(into.device)
         if both.shape[1] < k:  # more features than there are signed axes
             rest = into[where, both.shape[1] :]

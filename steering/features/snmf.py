@@ -191,13 +191,13 @@ class _Run:
         inner = features.T @ features
         parts, floor, along = split(inner), FLOOR / math.sqrt(self.data.n), 0.0
         for where, rows in self.data:
-            seen = rows @ features
+            inner_products = rows @ features
             g = self.current[where].to(rows.device) / lengths
             for _ in range(self.settings.inner):
-                g = updated_activations(g, seen, parts, floor)
+                g = updated_activations(g, inner_products, parts, floor)
             cross += rows.T @ g
             gram += g.T @ g
-            along += float(seen.mul_(g).sum(dtype=torch.float64))
+            along += float(inner_products.mul_(g).sum(dtype=torch.float64))
             target[where] = g.to(target.device)
         loss = self.data.total - 2 * along + float((inner.double() * gram).sum())
         return cross, gram, max(loss, 0.0) / self.data.total
@@ -266,10 +266,10 @@ def transform(
     parts, activations = split(inner), []
     for block in as_rows(rows).split(8192):
         size = block.norm(dim=1, keepdim=True).clamp_min(1e-30)
-        seen = (block / size) @ unit
-        g = (seen @ inverse).clamp_min(0) + 1e-3 * seen.clamp_min(0) + FLOOR
+        inner_products = (block / size) @ unit
+        g = (inner_products @ inverse).clamp_min(0) + 1e-3 * inner_products.clamp_min(0) + FLOOR
         for _ in range(steps):
-            g = updated_activations(g, seen, parts)
+            g = updated_activations(g, inner_products, parts)
         activations.append(g * size / scale)
     return torch.cat(activations)
 

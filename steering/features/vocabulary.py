@@ -33,8 +33,8 @@ def residual_directions(anatomy: Anatomy, site: Site, directions: Float[Tensor, 
 def vocabulary_effects(anatomy: Anatomy, residual: Float[Tensor, "k d_model"]) -> Float[Tensor, "k v"]:
     """`[n v]` logits that each direction adds, minus their mean over the vocabulary. They are known up to one positive
     factor per direction, because the final norm's scale depends on the rest of the residual."""
-    seen = _through(anatomy, anatomy.final_norm, residual / residual.norm(dim=1, keepdim=True).clamp_min(1e-30))
-    logits = seen @ anatomy.unembedding.detach().float().cpu().T
+    images = _through(anatomy, anatomy.final_norm, residual / residual.norm(dim=1, keepdim=True).clamp_min(1e-30))
+    logits = images @ anatomy.unembedding.detach().float().cpu().T
     return logits - logits.mean(1, keepdim=True)
 
 

@@ -47,8 +47,8 @@ class Lead:
 
 def leads_of(steps: Sequence[Intervention], contrast: Contrast) -> list[Lead]:
     """The sites at which a massive coordinate leads a fitted vector. Moves that are not vectors have none."""
-    found = (_lead(step, contrast) for step in steps)
-    return [lead for lead in found if lead is not None]
+    leads = (_lead(step, contrast) for step in steps)
+    return [lead for lead in leads if lead is not None]
 
 
 def warning_of(method: str, leads: Sequence[Lead]) -> str:
@@ -79,12 +79,12 @@ def _lead(step: Intervention, contrast: Contrast) -> Lead | None:
 def _without(coordinate: int, positive: Float[Tensor, "n d"], negative: Float[Tensor, "m d"]) -> float:
     """How far apart the classes lie along the mean difference without one coordinate: taken from one half of the rows
     and measured on the other, both ways, since a difference of few rows follows their noise."""
-    found = []
+    distances = []
     for half in (0, 1):
         gap = positive[half::2].mean(0) - negative[half::2].mean(0)
         gap[coordinate] = 0
-        found.append(_apart(gap, positive[1 - half :: 2], negative[1 - half :: 2]))
-    return sum(found) / 2
+        distances.append(_apart(gap, positive[1 - half :: 2], negative[1 - half :: 2]))
+    return sum(distances) / 2
 
 
 def _apart(direction: Float[Tensor, "d"], positive: Float[Tensor, "n d"], negative: Float[Tensor, "m d"]) -> float:

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from trimtab.steering.gates.base import Joined, Seen
+from trimtab.steering.gates.base import GateInput, Joined
 
 
 @dataclass(frozen=True, eq=False)
 class AnyOf(Joined):
     """`factor = max(first, second)`: logical or of gates."""
 
-    def factor(self, seen: Seen) -> Float[Tensor, "b s"]:
-        return self.first.factor(seen).maximum(self.second.factor(seen))
+    def factor(self, inputs: GateInput) -> Float[Tensor, "b s"]:
+        return self.first.factor(inputs).maximum(self.second.factor(inputs))

@@ -3,7 +3,7 @@
 0 is closed and leaves the token as it is to the bit; 1 is open. A gate sees the activations of the **clean** prompt,
 read in a pass of their own before anything is steered: its decision depends neither on the plan nor on which block
 it acts at, so any block may be read. Every row of a batch decides for itself. Gates are frozen; what must last through
-an answer is kept in `Seen.memory`, which belongs to the session.
+an answer is kept in `GateInput.memory`, which belongs to the session.
 """
 
 from abc import ABC, abstractmethod
@@ -61,7 +61,7 @@ class History:
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
+class GateInput:
     """What a gate may look at in one forward pass.
 
     age: `[b s]`, tokens of the answer written before the one that this position writes: 0 at the last prompt token,
@@ -96,7 +96,7 @@ class Gate(ABC):
         """How wide the vectors must be at the sites that it reads."""
 
     @abstractmethod
-    def factor(self, seen: Seen) -> Float[Tensor, "b s"]:
+    def factor(self, inputs: GateInput) -> Float[Tensor, "b s"]:
         """What the strength is multiplied by: 0 closed, 1 open."""
 
 
@@ -173,27 +173,27 @@ class Scored(Gate):
     def widths(self) -> tuple[tuple[Site, int], ...]:
         return ((self.place, self.width),)
 
-    def factor(self, seen: Seen) -> Float[Tensor, "b s"]:
-        on_prompt = self._margin(seen.prompt[self.reads[0]]) > 0
+    def factor(self, inputs: GateInput) -> Float[Tensor, "b s"]:
+        on_prompt = self._margin(inputs.prompt[self.reads[0]]) > 0
         if self.hold == "answer":
-            return on_prompt[:, None].expand(seen.age.shape).float()
-        return self._token_by_token(on_prompt, self._margin(seen.stream[self.place]), seen).float()
+            return on_prompt[:, None].expand(inputs.age.shape).float()
+        return self._token_by_token(on_prompt, self._margin(inputs.stream[self.place]), inputs).float()
 
     def _margin(self, h: Tensor) -> Tensor:
         above = self.score(h) - self.threshold
         return -above if self.below else above
 
-    def _token_by_token(self, on_prompt: Tensor, margin: Tensor, seen: Seen) -> Tensor:
+    def _token_by_token(self, on_prompt: Tensor, margin: Tensor, inputs: GateInput) -> Tensor:
         """In order: each token's decision depends on the one before, also of the pass before."""
-        history = seen.memory.setdefault(self, History())
-        state = history.before(seen.column, on_prompt)
+        history = inputs.memory.setdefault(self, History())
+        state = history.before(inputs.column, on_prompt)
         columns = []
         for k in range(margin.shape[1]):
             slack = torch.where(state, self.slack, 0.0)
-            state = torch.where(seen.age[:, k] > 0, margin[:, k] > -slack, on_prompt)
+            state = torch.where(inputs.age[:, k] > 0, margin[:, k] > -slack, on_prompt)
             columns.append(state)
         states = torch.stack(columns, dim=1)
-        history.keep(seen.column, states)
+        history.keep(inputs.column, states)
         return states
 
 
@@ -220,7 +220,7 @@ class Joined(Gate):
 def check_vector(what: str, vector: Tensor) -> None:
     """Raises BadGate when a field is not one finite float32 vector that is not zero."""
     if not isinstance(vector, Tensor) or vector.dtype != torch.float32 or vector.ndim != 1:
-        got = f"{vector.dtype} {list(vector.shape)}" if isinstance(vector, Tensor) else type(vector).__name__
-        raise BadGate(f"{what} is {got}; a gate reads along one float32 vector [d]")
+        kind = f"{vector.dtype} {list(vector.shape)}" if isinstance(vector, Tensor) else type(vector).__name__
+        raise BadGate(f"{what} is {kind}; a gate reads along one float32 vector [d]")
     if not bool(torch.isfinite(vector).all()) or not bool(vector.any()):
         raise BadGate(f"{what} is zero or not finite, so every prompt would score alike; fit it on other rows")

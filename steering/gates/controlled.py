@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from trimtab.steering.errors import BadGate
-from trimtab.steering.gates.base import Gate, Reading, Seen
+from trimtab.steering.gates.base import Gate, GateInput, Reading
 from trimtab.steering.model.site import Site
 
 
@@ -84,11 +84,11 @@ class Controlled(Gate):
     def widths(self) -> tuple[tuple[Site, int], ...]:
         return tuple((site, self.network.width // len(self.sites)) for site in self.sites)
 
-    def factor(self, seen: Seen) -> Float[Tensor, "b s"]:
-        if self.network not in seen.memory:  # one run of the network serves all of its interventions and passes
-            joined = torch.cat([seen.prompt[reading] for reading in self.reads], dim=-1)
+    def factor(self, inputs: GateInput) -> Float[Tensor, "b s"]:
+        if self.network not in inputs.memory:  # one run of the network serves all of its interventions and passes
+            joined = torch.cat([inputs.prompt[reading] for reading in self.reads], dim=-1)
             scale, weights = self.network.scale_and_weights(joined)
-            seen.memory[self.network] = torch.cat([scale[:, None], weights], dim=1)
-        outputs = seen.memory[self.network]
+            inputs.memory[self.network] = torch.cat([scale[:, None], weights], dim=1)
+        outputs = inputs.memory[self.network]
         scale = torch.where(outputs[:, 0] > self.closed, outputs[:, 0], 0.0)
-        return (scale * outputs[:, 1 + self.output])[:, None].expand(seen.age.shape)
+        return (scale * outputs[:, 1 + self.output])[:, None].expand(inputs.age.shape)

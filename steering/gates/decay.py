@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from trimtab.steering.errors import BadGate
-from trimtab.steering.gates.base import Schedule, Seen
+from trimtab.steering.gates.base import GateInput, Schedule
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,5 +20,5 @@ class Decay(Schedule):
         if not (self.half_life > 0 and math.isfinite(self.half_life)):
             raise BadGate(f"a half-life of {self.half_life} tokens is none; give a number above 0")
 
-    def factor(self, seen: Seen) -> Float[Tensor, "b s"]:
-        return 2.0 ** (-seen.age.clamp(min=0).float() / self.half_life)
+    def factor(self, inputs: GateInput) -> Float[Tensor, "b s"]:
+        return 2.0 ** (-inputs.age.clamp(min=0).float() / self.half_life)

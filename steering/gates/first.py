@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from trimtab.steering.errors import BadGate
-from trimtab.steering.gates.base import Schedule, Seen
+from trimtab.steering.gates.base import GateInput, Schedule
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,5 +19,5 @@ class First(Schedule):
         if self.tokens < 1:
             raise BadGate(f"a schedule of {self.tokens} tokens never opens; give 1 or more")
 
-    def factor(self, seen: Seen) -> Float[Tensor, "b s"]:
-        return (seen.age < self.tokens).float()
+    def factor(self, inputs: GateInput) -> Float[Tensor, "b s"]:
+        return (inputs.age < self.tokens).float()

@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from trimtab.steering.errors import BadGate
-from trimtab.steering.gates.base import Schedule, Seen
+from trimtab.steering.gates.base import GateInput, Schedule
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,5 +20,5 @@ class Ramp(Schedule):
         if self.tokens < 1:
             raise BadGate(f"a ramp over {self.tokens} tokens is none; give 1 or more")
 
-    def factor(self, seen: Seen) -> Float[Tensor, "b s"]:
-        return ((seen.age + 1).float() / self.tokens).clamp(0, 1)
+    def factor(self, inputs: GateInput) -> Float[Tensor, "b s"]:
+        return ((inputs.age + 1).float() / self.tokens).clamp(0, 1)

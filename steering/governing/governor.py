@@ -48,15 +48,15 @@ class Governor:
 class Entry:
     """What the governor did at one position, for every row of the batch; tensors `[b]`, on the CPU.
 
-    answer: number of the batch of answers, from 0. length: columns of text (with padding) before the token. asked: KL
-    divergence of the plan without a bound, nats. spent: KL divergence of the mixture, nats. share: weight t of the
+    answer: number of the batch of answers, from 0. length: columns of text (with padding) before the token. uncapped:
+    KL divergence of the plan without a bound, nats. spent: KL divergence of the mixture, nats. share: weight t of the
     steered distribution, 1 where the governor did not act. acted: rows whose distribution was changed. writes: rows
     whose answer got a token here; the others are still in their prompt or have ended, and their KL counts as 0.
     """
 
     answer: int
     length: int
-    asked: Float[Tensor, "b"]
+    uncapped: Float[Tensor, "b"]
     spent: Float[Tensor, "b"]
     share: Float[Tensor, "b"]
     acted: Bool[Tensor, "b"]
@@ -65,7 +65,7 @@ class Entry:
     @classmethod
     def of(cls, mixed: Mixed, answer: int, length: int, writes: Tensor) -> "Entry":
         """An entry from the result of mixing; rows that write no token of an answer count as 0 nats and share 1."""
-        uncapped, spent = (torch.where(writes, nats, 0.0).cpu() for nats in (mixed.asked, mixed.spent))
+        uncapped, spent = (torch.where(writes, nats, 0.0).cpu() for nats in (mixed.uncapped, mixed.spent))
         share = torch.where(writes & mixed.acted, mixed.share, 1.0)
         return cls(answer, length, uncapped, spent, share.cpu(), (mixed.acted & writes).cpu(), writes.cpu())
 
@@ -83,7 +83,7 @@ class Ledger:
 
     @property
     def asked(self) -> list[Float[Tensor, "b"]]:
-        return [entry.asked for entry in self.entries]
+        return [entry.uncapped for entry in self.entries]
 
     @property
     def spent(self) -> list[Float[Tensor, "b"]]:

@@ -33,12 +33,12 @@ GONE = 60.0  # subtracted from the log-probability of a token to remove it: e^-6
 
 @dataclass(frozen=True, eq=False)
 class Mixed:
-    """logits: `[n v]` within the budget, in the steered logits' dtype. Per row `[n]`, float64: asked, KL(steered ||
-    base) in nats, inf where only the base forbids a token; spent, KL(mixed || base) in nats; share, the t of the path.
-    acted: `[n]`, False where the steered logits are within the budget and are returned bit for bit."""
+    """logits: `[n v]` within the budget, in the steered logits' dtype. Per row `[n]`, float64: uncapped, KL(steered
+    || base) in nats, inf where only the base forbids a token; spent, KL(mixed || base) in nats; share, the t of the
+    path. acted: `[n]`, False where the steered logits are within the budget and are returned bit for bit."""
 
     logits: Float[Tensor, "n v"]
-    asked: Float[Tensor, "n"]
+    uncapped: Float[Tensor, "n"]
     spent: Float[Tensor, "n"]
     share: Float[Tensor, "n"]
     acted: Bool[Tensor, "n"]
@@ -63,7 +63,7 @@ def govern(base: Float[Tensor, "n v"], steered: Float[Tensor, "n v"], budget: Fl
         spent = path.cost(logits)
     over = path.acted & ~(spent <= budget)
     logits = torch.where(over[:, None], base.to(steered.dtype), logits)
-    return Mixed(logits, path.asked, torch.where(over, 0.0, spent), torch.where(over, 0.0, share), path.acted)
+    return Mixed(logits, path.uncapped, torch.where(over, 0.0, spent), torch.where(over, 0.0, share), path.acted)
 
 
 def largest_share(path: "Path", budget: Float[Tensor, "n"]) -> Float[Tensor, "n"]:
@@ -96,7 +96,7 @@ class Path:
     steered: Tensor
     start: Tensor
     end: Tensor
-    asked: Tensor
+    uncapped: Tensor
     acted: Tensor
     allowed: Tensor | None = None
 

@@ -29,13 +29,13 @@ EXPECTED = {"facilitation": "below 0", "interference": "above 0", "irrelevance":
 @dataclass(frozen=True, eq=False)
 class ToggleCurve:
     """One role's curve. sizes: how many heads were toggled. difference: `[sizes questions]` log-probability of the
-    answer with the heads off minus with them on, nats per token, mean over seeds. held: `[seeds]` heads with a score of
-    0.5 or more: beyond that size the curve says nothing about the role."""
+    answer with the heads off minus with them on, nats per token, mean over seeds. counts: `[seeds]` heads with a score
+    of 0.5 or more: beyond that size the curve says nothing about the role."""
 
     score: str
     sizes: tuple[int, ...]
     difference: np.ndarray
-    held: np.ndarray
+    counts: np.ndarray
 
     @property
     def mean(self) -> np.ndarray:

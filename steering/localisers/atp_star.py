@@ -88,20 +88,20 @@ def _watched(
 ) -> _Watched:
     """One run of a batch with its activations, attention patterns and metric recorded. switches: edits registered after
     the recording ones, so that the activations of a dropped block get no gradient."""
-    seen = _Watched()
+    run = _Watched()
 
     def look_at(look: Look) -> Tensor:
-        seen.looks[look.block] = look
+        run.looks[look.block] = look
         pattern = look.pattern
-        seen.patterns[look.block] = pattern.view_as(pattern) if pattern.requires_grad else pattern.detach().clone()
+        run.patterns[look.block] = pattern.view_as(pattern) if pattern.requires_grad else pattern.detach().clone()
         if torch.is_grad_enabled():
-            seen.patterns[look.block].requires_grad_()
-        return seen.patterns[look.block]
+            run.patterns[look.block].requires_grad_()
+        return run.patterns[look.block]
 
     with attending(anatomy, look_at), traced(anatomy, sites) as activations, hooked(anatomy, edits=switches):
-        seen.metric = batch.metric(batch.logits(anatomy.model, side))
-    seen.values = activations
-    return seen
+        run.metric = batch.metric(batch.logits(anatomy.model, side))
+    run.values = activations
+    return run
 
 
 def _all_slopes(run: _Watched, keep: bool) -> dict[Site | int, Tensor]:

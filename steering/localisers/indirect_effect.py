@@ -64,10 +64,10 @@ def mean_outputs(anatomy: Anatomy, questions: Sequence[Question], budget: int = 
     sites, device = whole_sites(heads(anatomy)), anatomy.device
     sums = {site: torch.zeros(1, 1, anatomy.width(site), device=device) for site in sites}
     for batch in question_batches(questions, device, budget):
-        seen, _ = activations(anatomy, batch, sites)
+        outputs, _ = activations(anatomy, batch, sites)
         rows = torch.arange(batch.rows, device=device)
         for site in sites:
-            sums[site] += seen[site][rows, batch.last].float().sum(0)
+            sums[site] += outputs[site][rows, batch.last].float().sum(0)
     return {site: total / len(questions) for site, total in sums.items()}
 
 

@@ -54,12 +54,12 @@ class Successor(Localiser):
 def _own_maps(anatomy: Anatomy, tokens: Int[Tensor, "n"], answers: Int[Tensor, "a"]) -> Float[Tensor, "heads n a"]:
     """Each head's logits of the answers, when block l reads what the first MLP made of the given token alone."""
     early: dict[str, Tensor] = {}
-    seen: dict[int, Tensor] = {}
+    outputs: dict[int, Tensor] = {}
     sites = anatomy.sites(["resid_pre"], range(1, anatomy.n_layers))
     edits = [(Site("attn_out", 0), torch.zeros_like), *((site, lambda h: early["mlp"]) for site in sites)]
 
     def keep(block: int) -> Read:
-        return lambda z: seen.__setitem__(block, z)
+        return lambda z: outputs.__setitem__(block, z)
 
     reads: list[tuple[Site, Read]] = [(Site("mlp_out", 0), lambda h: early.__setitem__("mlp", h))]
     reads += [(site, keep(site.block or 0)) for site in anatomy.sites(["z"])]
@@ -67,7 +67,7 @@ def _own_maps(anatomy: Anatomy, tokens: Int[Tensor, "n"], answers: Int[Tensor, "
         anatomy.base(input_ids=tokens[:, None], use_cache=False)
     unembed = anatomy.unembedding[answers]
     with torch.no_grad():
-        writes = torch.cat([_writes(anatomy, block, seen[block][:, 0]) for block in range(anatomy.n_layers)])
+        writes = torch.cat([_writes(anatomy, block, outputs[block][:, 0]) for block in range(anatomy.n_layers)])
         return (anatomy.final_norm(writes) @ unembed.T).float()
 
 

@@ -58,11 +58,11 @@ def attending(anatomy: Anatomy, change: Change) -> Iterator[None]:
     """
     _check(anatomy)
     config = anatomy.text_config
-    before, seen = config._attn_implementation, [0]
+    before, calls = config._attn_implementation, [0]
     blocks = {id(m): k for k, block in enumerate(anatomy.blocks) for m in block.modules()}
 
     def counted(module: nn.Module, look: Look) -> Tensor | None:
-        seen[0] += 1
+        calls[0] += 1
         return change(look)
 
     _STACK.append((blocks, counted))
@@ -72,7 +72,7 @@ def attending(anatomy: Anatomy, change: Change) -> Iterator[None]:
     finally:
         config._attn_implementation = before
         _STACK.pop()
-    if not seen[0]:
+    if not calls[0]:
         raise SilentNoOp("attention was changed around a block in which the model never ran, so nothing happened")
 
 

@@ -118,11 +118,11 @@ class _Shape(threading.local):
 def _watcher(shape: _Shape, watch: Watch | None) -> Callable[..., Any]:
     def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         names = ("input_ids",)
-        seen = {**dict(zip(names, args, strict=False)), **kwargs}
-        inputs = seen["input_ids"] if seen.get("input_ids") is not None else seen["inputs_embeds"]
+        arguments = {**dict(zip(names, args, strict=False)), **kwargs}
+        inputs = arguments["input_ids"] if arguments.get("input_ids") is not None else arguments["inputs_embeds"]
         shape.batch, shape.tokens = inputs.shape[:2]
         if watch is not None:
-            watch(seen)
+            watch(arguments)
 
     return hook
 

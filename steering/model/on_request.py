@@ -104,11 +104,11 @@ def _routed(anatomy: Anatomy, many: int) -> list[int]:
 
 def _rows(anatomy: Anatomy, ids: Tensor, sites: Sequence[Site]) -> dict[Site, Tensor]:
     """`[s d]` per site."""
-    seen: dict[Site, Tensor] = {}
-    reads = [(site, lambda h, site=site: seen.__setitem__(site, h[0])) for site in sites]
+    rows: dict[Site, Tensor] = {}
+    reads = [(site, lambda h, site=site: rows.__setitem__(site, h[0])) for site in sites]
     with hooked(anatomy, reads=reads):
         anatomy.base(input_ids=ids, use_cache=False)
-    return seen
+    return rows
 
 
 @contextmanager

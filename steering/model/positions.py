@@ -40,7 +40,7 @@ class PositionTracker:
     """
 
     def __init__(self, prompt_lengths: Sequence[int] | None = None):
-        self.given = None if prompt_lengths is None else torch.as_tensor(list(prompt_lengths))
+        self.prompt_lengths = None if prompt_lengths is None else torch.as_tensor(list(prompt_lengths))
         self._texts: weakref.WeakKeyDictionary[Any, TextState] = weakref.WeakKeyDictionary()
         self.whole = 0
 
@@ -77,18 +77,19 @@ class PositionTracker:
         b, s = inputs.shape[:2]
         past = past_length(arguments.get("past_key_values"))
         real = _real(arguments.get("attention_mask"), mask, b, past, s).to(inputs.device)
-        if text.columns is None and self.given is None:
+        if text.columns is None and self.prompt_lengths is None:
             return Positions(_index(real)[:, past:], real.sum(1)), False
         return Positions(_index(real)[:, past:], self._prompt_length(real, text.columns)), True
 
     def _prompt_length(self, real: Tensor, columns: int | None) -> Tensor:
         rows = real.shape[0]
-        if self.given is None:
+        if self.prompt_lengths is None:
             to_come = max(0, (columns or 0) - real.shape[1])  # of a prompt in chunks; padding comes first
             return real[:, :columns].sum(1) + to_come
-        if rows % len(self.given):
-            raise BadSpan(f"prompt_lengths names {len(self.given)} rows but the batch has {rows}; give one per row")
-        return self.given.to(real.device).repeat_interleave(rows // len(self.given))
+        lengths = self.prompt_lengths
+        if rows % len(lengths):
+            raise BadSpan(f"prompt_lengths names {len(lengths)} rows but the batch has {rows}; give one per row")
+        return lengths.to(real.device).repeat_interleave(rows // len(lengths))
 
 
 def past_length(cache: Any) -> int:

@@ -32,10 +32,10 @@ def prove(layout: Layout) -> None:
         raise _refuted(layout, f"'{layout.family.embed}' is not the module that turns tokens into vectors")
     # no_grad, not inference_mode: what a forward pass caches (rotary tables) must still be good for training
     with torch.no_grad(), torch.compiler.set_stance("force_eager"), _evaluating(layout.model):
-        seen = _read_everything(layout)
-        _prove_widths(layout, seen)
+        values = _read_everything(layout)
+        _prove_widths(layout, values)
         for block in range(layout.n_layers):
-            _prove_sums(layout, block, seen)
+            _prove_sums(layout, block, values)
         _prove_writable(layout)
 
 
@@ -77,22 +77,22 @@ def _inputs(layout: Layout, rows: int, tokens: int) -> dict[str, Tensor | bool]:
 def _read_everything(layout: Layout) -> dict[Site, Tensor]:
     points = [p for p in readable_points(layout) if p != "embed"]
     sites = layout.sites(points)
-    seen: dict[Site, Tensor] = {}
+    values: dict[Site, Tensor] = {}
 
     def keep(site: Site) -> Callable[[Tensor], None]:
-        return lambda h: seen.__setitem__(site, h)
+        return lambda h: values.__setitem__(site, h)
 
     with hooked(layout, reads=[(site, keep(site)) for site in sites]):
         layout.base(**_inputs(layout, *SUMS))
-    missing = [str(site) for site in sites if site not in seen]
+    missing = [str(site) for site in sites if site not in values]
     if missing:
         raise _refuted(layout, f"{', '.join(missing[:4])} never ran")
-    return seen
+    return values
 
 
-def _prove_sums(layout: Layout, block: int, seen: dict[Site, Tensor]) -> None:
+def _prove_sums(layout: Layout, block: int, values: dict[Site, Tensor]) -> None:
     def at(point: str, b: int = block) -> Tensor:
-        return seen[Site(point, b)]  # type: ignore[arg-type]
+        return values[Site(point, b)]  # type: ignore[arg-type]
 
     total = at("resid_pre") + at("attn_out") + at("mlp_out")
     _same(layout, at("resid_post"), total, f"resid_post.{block} = resid_pre + attn_out + mlp_out")
@@ -100,24 +100,24 @@ def _prove_sums(layout: Layout, block: int, seen: dict[Site, Tensor]) -> None:
         _same(layout, at("resid_mid"), at("resid_pre") + at("attn_out"), f"resid_mid.{block} = resid_pre + attn_out")
     if block + 1 < layout.n_layers:
         _same(layout, at("resid_pre", block + 1), at("resid_post"), f"resid_pre.{block + 1} = resid_post.{block}")
-    _prove_projection(layout, seen, Site("z", block), Site("attn_out", block))
+    _prove_projection(layout, values, Site("z", block), Site("attn_out", block))
     if layout.family.down_proj is not None:
-        _prove_projection(layout, seen, Site("mlp_post", block), Site("mlp_out", block))
+        _prove_projection(layout, values, Site("mlp_post", block), Site("mlp_out", block))
 
 
-def _prove_widths(layout: Layout, seen: dict[Site, Tensor]) -> None:
+def _prove_widths(layout: Layout, values: dict[Site, Tensor]) -> None:
     """Heads and neurons are slices of these vectors: as many numbers must pass as the site claims."""
-    for site, h in seen.items():
+    for site, h in values.items():
         if h.shape[-1] != layout.width(site):
             raise _refuted(layout, f"{site} is {h.shape[-1]} wide where {layout.width(site)} are claimed")
 
 
-def _prove_projection(layout: Layout, seen: dict[Site, Tensor], source: Site, added: Site) -> None:
+def _prove_projection(layout: Layout, values: dict[Site, Tensor], source: Site, added: Site) -> None:
     """What is added is what the projection makes of its input, through the norm behind it in post-norm families."""
-    want = _projected(layout.place(source).module, seen[source])
-    if layout.family.post_norm and want.shape == seen[added].shape:
-        want = layout.place(added).module(want.to(seen[added].dtype))
-    _same(layout, seen[added], want, f"{added} = {source} W + b")
+    want = _projected(layout.place(source).module, values[source])
+    if layout.family.post_norm and want.shape == values[added].shape:
+        want = layout.place(added).module(want.to(values[added].dtype))
+    _same(layout, values[added], want, f"{added} = {source} W + b")
 
 
 def _projected(projection: nn.Module, x: Tensor) -> Tensor:

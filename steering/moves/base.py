@@ -121,8 +121,8 @@ def check_finite(what: str, tensor: Tensor | None) -> None:
     if tensor is None:
         return
     if not isinstance(tensor, Tensor) or tensor.dtype != torch.float32:
-        got = getattr(tensor, "dtype", type(tensor).__name__)
-        raise BadMove(f"{what} is {got}, but moves hold float32 tensors, so that a packed plan is the same; cast it")
+        kind = getattr(tensor, "dtype", type(tensor).__name__)
+        raise BadMove(f"{what} is {kind}, but moves hold float32 tensors, so that a packed plan is the same; cast it")
     bad = tensor.numel() - int(torch.isfinite(tensor).sum())
     if bad:
         raise BadMove(

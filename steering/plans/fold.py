@@ -184,8 +184,8 @@ def _read(path: str, model: PreTrainedModel) -> _Linear:
             f"adapter first, load quantised weights in full)"
         )
     weight = out_weight(module).detach().double()
-    held: Tensor | None = module.bias  # type: ignore[assignment]
-    bias = torch.zeros_like(weight[0]) if held is None else held.detach().double()
+    stored: Tensor | None = module.bias  # type: ignore[assignment]
+    bias = torch.zeros_like(weight[0]) if stored is None else stored.detach().double()
     return _Linear(weight, bias)
 
 

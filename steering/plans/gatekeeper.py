@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from trimtab.steering.errors import BadPlan
-from trimtab.steering.gates.base import Gate, History, Reading, Seen
+from trimtab.steering.gates.base import Gate, GateInput, History, Reading
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.generation import Generation, wrapped
 from trimtab.steering.model.hooks import Read, StopForward, hooked
@@ -29,14 +29,14 @@ PADDING_AGE = -(10**6)
 
 
 class _Thread(threading.local):
-    """The gates in one thread's passes. reading: True while the clean prompt is read, when nothing may be edited. seen:
-    what gates may look at in the present pass. factors: those that were asked in it already."""
+    """The gates in one thread's passes. reading: True while the clean prompt is read, when nothing may be edited.
+    inputs: what gates may look at in the present pass. factors: those that were asked in it already."""
 
     def __init__(self) -> None:
-        self.reading, self.seen, self.factors = False, None, {}
+        self.reading, self.inputs, self.factors = False, None, {}
 
     reading: bool
-    seen: Seen | None
+    inputs: GateInput | None
     factors: dict[Gate, Tensor]
 
 
@@ -65,8 +65,8 @@ class Gatekeeper:
 
         def listener(site: Site) -> Read:
             def read(h: Tensor) -> None:
-                if not self.reading and self._thread.seen is not None:
-                    self._thread.seen.stream[site] = h.float()  # type: ignore[index]
+                if not self.reading and self._thread.inputs is not None:
+                    self._thread.inputs.stream[site] = h.float()  # type: ignore[index]
 
             return read
 
@@ -85,8 +85,8 @@ class Gatekeeper:
             text.readings = self._read(arguments, positions)
         else:
             text.readings = self._read(*_whole(generation, positions, past))
-        seen = Seen(_age(positions), text.readings, {}, text.memory, past)
-        self._thread.seen, self._thread.factors = seen, {}
+        inputs = GateInput(_age(positions), text.readings, {}, text.memory, past)
+        self._thread.inputs, self._thread.factors = inputs, {}
 
     def follow(self, generation: Generation, cache: Any) -> None:
         """Have the gates' memory reordered whenever beams reorder the generation's cache."""
@@ -105,10 +105,10 @@ class Gatekeeper:
         if not isinstance(move, Gated):
             return None
         thread = self._thread
-        if thread.seen is None:
+        if thread.inputs is None:
             raise BadPlan("a gated plan was reached before its prompt was read; call the model, not its parts")
         if move.gate not in thread.factors:
-            thread.factors[move.gate] = move.gate.factor(thread.seen)
+            thread.factors[move.gate] = move.gate.factor(thread.inputs)
         return thread.factors[move.gate]
 
     def _read(self, arguments: Mapping[str, Any], positions: Positions) -> dict[Reading, Tensor]:

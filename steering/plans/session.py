@@ -27,11 +27,11 @@ NEED_PROMPT_LENGTH = ("prompt", "generated", "answer", "last")  # spans that dif
 
 class _Thread(threading.local):
     """What one thread runs. generations: its calls of `generate`, the innermost last. text: that of the present pass.
-    seen: the base model's hooks ran in the present call of the model."""
+    reached: the base model's hooks ran in the present call of the model."""
 
     def __init__(self) -> None:
         self.generations: list[Generation] = []
-        self.text, self.seen = TextState(), True
+        self.text, self.reached = TextState(), True
 
     @property
     def generation(self) -> Generation | None:
@@ -128,10 +128,10 @@ class Session:
 
     def _call_began(self) -> None:
         """Of the model, whose base model is yet to run; a gate's reading calls the base model alone."""
-        self._thread.seen = self._gates.reading
+        self._thread.reached = self._gates.reading
 
     def _call_ended(self) -> None:
-        if not self._thread.seen:
+        if not self._thread.reached:
             with self._lock:
                 self._firing.unseen()
 
@@ -140,7 +140,7 @@ class Session:
         if self._gates.reading:
             return
         thread, here, generation = self._thread, self._edits.here, self._thread.generation
-        thread.seen, here.fired = True, []
+        thread.reached, here.fired = True, []
         with self._lock:  # torch.compile leaves a function with a lock alone; traced, `here` would stay as it was
             self._firing.began()
         _check_packing(arguments)
@@ -188,7 +188,7 @@ class Session:
             self._gates.follow(generation, cache)
 
     def _warn(self) -> None:
-        whole = 0 if self._tracker.given is not None else self._tracker.whole
+        whole = 0 if self._tracker.prompt_lengths is not None else self._tracker.whole
         if self._edits.steps and not self.forwards:
             warnings.warn("the model ran no pass while the plan was attached, so nothing was steered", stacklevel=6)
         elif self._need_prompt_length and whole:

@@ -98,8 +98,8 @@ def run_tree(roots: Sequence[Node], texts: Sequence[Tokens], device: torch.devic
 
 def _descend(past: Past | None, nodes: list[Node], how: tuple[Sequence[Tokens], torch.device, Pass]) -> None:
     texts, device, run = how
-    for chosen in batches([node.stop - node.start for node in nodes], TOKEN_BUDGET):
-        batch = [nodes[k] for k in chosen]
+    for numbers in batches([node.stop - node.start for node in nodes], TOKEN_BUDGET):
+        batch = [nodes[k] for k in numbers]
         arguments, mask = _arguments(past, batch, texts, device)
         run(batch, arguments)
         parents = [node for node in batch if node.children]

@@ -80,10 +80,10 @@ Sink = Callable[[Site, PassRows, Tensor], None]  # a site, which rows, and the r
 
 @dataclass(frozen=True)
 class TokenCounts:
-    """computed: tokens run through the model. given: tokens of the texts; shared beginnings make the first smaller."""
+    """computed: tokens run through the model. total: tokens of the texts; shared beginnings make the first smaller."""
 
     computed: int
-    given: int
+    total: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +115,7 @@ def capture(
 
     counts = stream(anatomy, texts, places, rows, collect, share)
     per_text = {site: [_joined(parts) for parts in texts_of_site] for site, texts_of_site in pieces.items()}
-    return Captured(counts.computed, counts.given, per_text)
+    return Captured(counts.computed, counts.total, per_text)
 
 
 def stream(
@@ -132,11 +132,11 @@ def stream(
     """
     for site in sites:
         anatomy.check(site)
-    given = sum(len(text) for text in texts)
+    total = sum(len(text) for text in texts)
     roots = prefix_tree(texts) if share and anatomy.can_share_prefixes else []
-    computed = tokens_in(roots) if roots else given
-    if computed > WORTH_SHARING * given:
-        roots, computed = [], given
+    computed = tokens_in(roots) if roots else total
+    if computed > WORTH_SHARING * total:
+        roots, computed = [], total
     tokens = [rows.tokens(text).numpy() for text in texts]
     sink = sink if rows.pool is None else Pooling(sink, [len(index) for index in tokens])
     reader = Reader(anatomy, tuple(sites), tokens, sink, Copies(anatomy.device))
@@ -147,7 +147,7 @@ def stream(
         ids = pad_right([texts[i] for i in batch], anatomy.device)
         reader.run(whole, {"input_ids": ids, "use_cache": False})
     reader.hand_over(behind=0)
-    return TokenCounts(computed, given)
+    return TokenCounts(computed, total)
 
 
 @dataclass(frozen=True, eq=False)

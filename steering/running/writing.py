@@ -76,11 +76,11 @@ def decode(
     rows: Sequence[Tokens],
     draw: Draw,
     limit: int,
-    seen: Callable[[Tensor], object] = lambda logits: None,
+    observe: Callable[[Tensor], object] = lambda logits: None,
 ) -> list[list[int]]:
     """Token ids written after each row's prompt, all rows in one batch, until each has ended or has `limit` tokens.
-    seen: called with the logits `[b v]` of every step, before any processor. A governed model stays within its budget
-    behind the draw's processors."""
+    observe: called with the logits `[b v]` of every step, before any processor. A governed model stays within its
+    budget behind the draw's processors."""
     anatomy = Anatomy.of(model)
     device, ends = anatomy.device, anatomy.end_tokens
     padded = pad_left([row.ids[: row.prompt_length] for row in rows], device)
@@ -92,7 +92,7 @@ def decode(
         steps = _Steps(model, padded)
         for _ in range(limit):
             logits = steps.logits()
-            seen(logits)
+            observe(logits)
             token = draw(process(steps.text, logits.float()))
             for k, t in enumerate(token.tolist()):
                 open_rows[k] = open_rows[k] and t not in ends

@@ -46,19 +46,19 @@ def lineage(catalog: Catalog, ref: str) -> LineageNode:
     return _node(view, view.get(ref), {})
 
 
-def _node(view: View, artifact: Artifact, seen: dict[str, LineageNode]) -> LineageNode:
-    if artifact.ref not in seen:
-        seen[artifact.ref] = LineageNode(
+def _node(view: View, artifact: Artifact, nodes: dict[str, LineageNode]) -> LineageNode:
+    if artifact.ref not in nodes:
+        nodes[artifact.ref] = LineageNode(
             artifact.ref, artifact.kind, artifact.digest, "is its own ancestor: this was forged"
         )
-        children = [_parent(view, parent, seen) for parent in dict.fromkeys(artifact.parents)]
+        children = [_parent(view, parent, nodes) for parent in dict.fromkeys(artifact.parents)]
         children += _sources(artifact) if artifact.kind == "capture" else []
         note = str(artifact.header.get("location", "")) if artifact.kind == "capture" else artifact.created
-        seen[artifact.ref] = LineageNode(artifact.ref, artifact.kind, artifact.digest, note, tuple(children))
-    return seen[artifact.ref]
+        nodes[artifact.ref] = LineageNode(artifact.ref, artifact.kind, artifact.digest, note, tuple(children))
+    return nodes[artifact.ref]
 
 
-def _parent(view: View, parent: Parent, seen: dict[str, LineageNode]) -> LineageNode:
+def _parent(view: View, parent: Parent, nodes: dict[str, LineageNode]) -> LineageNode:
     try:
         artifact = view.get(parent.ref)
     except NotFound:
@@ -69,7 +69,7 @@ def _parent(view: View, parent: Parent, seen: dict[str, LineageNode]) -> Lineage
         return LineageNode(
             parent.ref, artifact.kind, parent.digest, f"has digest {artifact.digest[:12]} now: it was changed"
         )
-    return _node(view, artifact, seen)
+    return _node(view, artifact, nodes)
 
 
 def _sources(artifact: Artifact) -> list[LineageNode]:

@@ -166,14 +166,14 @@ def publish_capture(
     return CaptureReference(artifact.ref, artifact.digest, False, store.location.url, store.snapshot_id, *tokens)
 
 
-def asked_again(artifact: Artifact, asked: Capture) -> Capture:
+def asked_again(artifact: Artifact, capture: Capture) -> Capture:
     """The description that a published capture is stored under, for collecting it again. Fields that later versions of
     trimtab added are left out.
 
     Raises Mismatch naming what differs.
     """
     before = Capture(artifact.header["capture"])
-    lines = before.differences(Capture({name: asked.fields.get(name) for name in before.fields}))
+    lines = before.differences(Capture({name: capture.fields.get(name) for name in before.fields}))
     if lines:
         raise Mismatch(
             f"{artifact.ref} cannot be collected again as it was ({'; '.join(lines)}; 'here' is what was published): "

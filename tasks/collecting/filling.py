@@ -74,7 +74,7 @@ def _run(work: Collection, regions: Sequence[Region], commit: Callable[[RegionBu
                 into = _Into(buffer, region.row_start + np.cumsum(rows) - rows, sites[-1], progress)
                 counted = stream(work.anatomy, texts, sites, work.selection, into)
             committer.commit(buffer)
-            computed, text_tokens, done = computed + counted.computed, text_tokens + counted.given, done + len(texts)
+            computed, text_tokens, done = computed + counted.computed, text_tokens + counted.total, done + len(texts)
     report(STAGE, done, len(work.texts))
     return TokenCounts(computed, text_tokens)
 

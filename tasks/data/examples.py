@@ -150,7 +150,7 @@ class KnownQuestion:
 def neutral_texts(file: DataFile | None) -> tuple[str, ...]:
     """Text that has nothing to do with the behaviour: `{text}` per line. None: the packaged file. Raises DataError."""
     path = _file(file, "neutral.jsonl")
-    rows = [(where, text_of(given, "text", where)) for where, given in _checked(path, ("text",))]
+    rows = [(where, text_of(row, "text", where)) for where, row in _checked(path, ("text",))]
     for where, text in rows:
         if len(text.split()) < 2 and len(text) < WORD:
             raise DataError(
@@ -163,16 +163,16 @@ def neutral_texts(file: DataFile | None) -> tuple[str, ...]:
 def capability_items(file: DataFile | None) -> tuple[Item, ...]:
     """`{question, correct, incorrect}` per line. None: the packaged file. Raises DataError."""
     path = _file(file, "capability.jsonl")
-    found, keys = [], ("question", "correct", "incorrect")
-    for where, given in _checked(path, keys):
-        item = Item(*(text_of(given, key, where) for key in keys))
+    items, keys = [], ("question", "correct", "incorrect")
+    for where, row in _checked(path, keys):
+        item = Item(*(text_of(row, key, where) for key in keys))
         if item.correct == item.incorrect:
             raise DataError(
                 f"{where}: correct and incorrect are the same text, which is right half of the time whatever the "
                 f"model; change one"
             )
-        found.append(item)
-    return _enough(found, path)
+        items.append(item)
+    return _enough(items, path)
 
 
 def known_questions(file: DataFile | None) -> tuple[KnownQuestion, ...]:
@@ -180,7 +180,7 @@ def known_questions(file: DataFile | None) -> tuple[KnownQuestion, ...]:
     if file is None:
         return ()
     path, keys = _unchanged(file), ("question", "answer")
-    rows = [KnownQuestion(*(text_of(given, key, where) for key in keys)) for where, given in _checked(path, keys)]
+    rows = [KnownQuestion(*(text_of(row, key, where) for key in keys)) for where, row in _checked(path, keys)]
     return _enough(rows, path)
 
 
@@ -188,15 +188,15 @@ def read_lexicon(file: DataFile) -> dict[str, tuple[str, ...]]:
     """`{"positive": [words], "negative": [words]}`; negative may be missing. Raises DataError."""
     path = _unchanged(file)
     try:
-        given = json.loads(path.read_text("utf-8-sig"))
+        lexicon = json.loads(path.read_text("utf-8-sig"))
     except (ValueError, RecursionError):
         raise DataError(
             f'{path}: not JSON in UTF-8; a lexicon is {{"positive": [words], "negative": [words]}}'
         ) from None
-    if not isinstance(given, dict):
+    if not isinstance(lexicon, dict):
         raise DataError(f'{path}: a lexicon is {{"positive": [words], "negative": [words]}}')
-    check_keys(given, ("positive",), ("negative",), str(path))
-    lists = {key: _words(given[key], key, path) if key in given else () for key in ("positive", "negative")}
+    check_keys(lexicon, ("positive",), ("negative",), str(path))
+    lists = {key: _words(lexicon[key], key, path) if key in lexicon else () for key in ("positive", "negative")}
     both = sorted({word.lower() for word in lists["positive"]} & {word.lower() for word in lists["negative"]})
     if both:
         raise DataError(
@@ -214,13 +214,13 @@ def function_words() -> dict[str, list[str]]:
 def _checked(path: Path, keys: tuple[str, ...]) -> Iterator[tuple[str, dict[str, Any]]]:
     """(`file:line`, row) of a judge's file. Raises DataError for other keys, and for a row that came before."""
     lines: dict[str, int] = {}
-    for number, given in read_jsonl(path):
+    for number, row in read_jsonl(path):
         where = f"{path}:{number}"
-        check_keys(given, keys, (), where)
-        before = lines.setdefault(canonical(given), number)
+        check_keys(row, keys, (), where)
+        before = lines.setdefault(canonical(row), number)
         if before != number:
             raise DataError(f"{where}: the same row as line {before}; a repeated row counts twice, remove it")
-        yield where, given
+        yield where, row
 
 
 def _pair_examples(data: Data, number: int, row: PairRow) -> Iterator[Example]:
@@ -267,14 +267,14 @@ def _words(value: object, key: str, path: Path) -> tuple[str, ...]:
     return tuple(value)
 
 
-def _enough(found: list, path: Path) -> tuple:
-    if len(found) < MIN_PER_SPLIT:
-        raise DataError(f"{path}: {len(found)} rows; an interval needs at least {MIN_PER_SPLIT}")
-    return tuple(found)
+def _enough(rows: list, path: Path) -> tuple:
+    if len(rows) < MIN_PER_SPLIT:
+        raise DataError(f"{path}: {len(rows)} rows; an interval needs at least {MIN_PER_SPLIT}")
+    return tuple(rows)
 
 
-def _file(given: DataFile | None, name: str) -> Path:
-    return packaged(name) if given is None else _unchanged(given)
+def _file(file: DataFile | None, name: str) -> Path:
+    return packaged(name) if file is None else _unchanged(file)
 
 
 def _unchanged(file: DataFile) -> Path:

@@ -114,12 +114,12 @@ def read_rows(
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """(number, row) of a `.parquet` file, or of any other as JSONL, under our keys. Raises DataError."""
     if path.suffix.lower() == ".parquet":
-        found = read_parquet(path, name or str(path), None if columns is None else list(columns.values()))
+        rows = read_parquet(path, name or str(path), None if columns is None else list(columns.values()))
     else:
-        found = read_jsonl(path, name)
+        rows = read_jsonl(path, name)
     if columns is None:
-        return found
-    return ((number, _under_our_keys(row, columns, f"{name or path}:{number}")) for number, row in found)
+        return rows
+    return ((number, _under_our_keys(row, columns, f"{name or path}:{number}")) for number, row in rows)
 
 
 def _under_our_keys(row: Mapping[str, Any], columns: Mapping[str, str], where: str) -> dict[str, Any]:
@@ -139,26 +139,26 @@ def read_jsonl(path: Path, name: str | None = None) -> Iterator[tuple[int, dict[
             yield number, _object(text, f"{shown}:{number}")
 
 
-def pair_row(given: Mapping[str, Any], where: str) -> PairRow:
+def pair_row(row: Mapping[str, Any], where: str) -> PairRow:
     """A checked PairRow. where: `file:line`, for messages."""
-    check_keys(given, ("positive", "negative"), ("prompt",), where)
-    prompt = _prompt(given["prompt"], where, "prompt") if "prompt" in given else None
-    row = PairRow(prompt, text_of(given, "positive", where), text_of(given, "negative", where))
-    if row.positive == row.negative:
+    check_keys(row, ("positive", "negative"), ("prompt",), where)
+    prompt = _prompt(row["prompt"], where, "prompt") if "prompt" in row else None
+    pair = PairRow(prompt, text_of(row, "positive", where), text_of(row, "negative", where))
+    if pair.positive == pair.negative:
         raise DataError(f"{where}: positive and negative are the same text, so the pair says nothing; change one")
-    return row
+    return pair
 
 
-def class_row(given: Mapping[str, Any], where: str) -> ClassRow:
+def class_row(row: Mapping[str, Any], where: str) -> ClassRow:
     """A checked ClassRow. The last message of `messages` is the completion when the assistant wrote it."""
-    if "text" in given:
-        check_keys(given, ("text",), (), where)
-        return ClassRow(text_of(given, "text", where))
-    if "messages" in given:
-        check_keys(given, ("messages",), (), where)
-        return _conversation(given["messages"], where)
-    check_keys(given, ("prompt", "completion"), ("text", "messages"), where)
-    return ClassRow(_prompt(given["prompt"], where, "prompt"), text_of(given, "completion", where))
+    if "text" in row:
+        check_keys(row, ("text",), (), where)
+        return ClassRow(text_of(row, "text", where))
+    if "messages" in row:
+        check_keys(row, ("messages",), (), where)
+        return _conversation(row["messages"], where)
+    check_keys(row, ("prompt", "completion"), ("text", "messages"), where)
+    return ClassRow(_prompt(row["prompt"], where, "prompt"), text_of(row, "completion", where))
 
 
 def _rows(
@@ -167,13 +167,13 @@ def _rows(
     parse: Callable[[Mapping[str, Any], str], R],
     columns: Mapping[str, str] | None = None,
 ) -> Iterator[R]:
-    count, seen = 0, Seen()
+    count, lines = 0, Seen()
     problems: list[str] = []
-    for number, given in read_rows(path, shown, columns):
+    for number, record in read_rows(path, shown, columns):
         where = f"{shown}:{number}"
         try:
-            row = parse(given, where)
-            _refuse_repeat(given, seen, number, where)
+            row = parse(record, where)
+            _refuse_repeat(record, lines, number, where)
         except DataError as error:
             problems += error.lines
             if len(problems) >= MAX_PROBLEMS:
@@ -190,8 +190,8 @@ def _rows(
         raise DataError(f"{shown}: {count} rows are too few to fit, choose and report on; give at least {MIN_ROWS}")
 
 
-def _refuse_repeat(given: Mapping[str, Any], seen: Seen, number: int, where: str) -> None:
-    before = seen.before(canonical(given), number)
+def _refuse_repeat(row: Mapping[str, Any], lines: Seen, number: int, where: str) -> None:
+    before = lines.before(canonical(row), number)
     if before is not None:
         raise DataError(f"{where}: the same row as line {before}; a repeated row counts twice, remove it")
 
@@ -238,20 +238,20 @@ def _object(text: str, where: str) -> dict[str, Any]:
     return value
 
 
-def check_keys(given: Mapping[str, Any], needed: Sequence[str], optional: Sequence[str], where: str) -> None:
+def check_keys(row: Mapping[str, Any], needed: Sequence[str], optional: Sequence[str], where: str) -> None:
     """Raises DataError for a key that is neither needed nor optional, and for a needed one that is missing."""
-    known = (*needed, *optional)
-    for key in given:
-        if key not in known:
-            raise DataError(f"{where}: unknown key '{key}'{did_you_mean(key, known)}")
-    missing = [key for key in needed if key not in given]
+    keys = (*needed, *optional)
+    for key in row:
+        if key not in keys:
+            raise DataError(f"{where}: unknown key '{key}'{did_you_mean(key, keys)}")
+    missing = [key for key in needed if key not in row]
     if missing:
         raise DataError(f"{where}: '{missing[0]}' is missing; a row needs {', '.join(needed)}")
 
 
-def text_of(given: Mapping[str, Any], key: str, where: str) -> str:
+def text_of(row: Mapping[str, Any], key: str, where: str) -> str:
     """A text value that is not blank and can be encoded. Raises DataError."""
-    value = given[key]
+    value = row[key]
     if not isinstance(value, str):
         raise DataError(f"{where}: '{key}' must be text, it is {_kind(value)}")
     if not value.strip():

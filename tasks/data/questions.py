@@ -47,12 +47,12 @@ def read_questions(path: Path, name: str | None = None) -> QuestionFile:
     shown = name or str(path)
     problems: list[str] = []
     rows: list[QuestionRow] = []
-    seen: dict[str, str] = {}
+    lines: dict[str, str] = {}
     for number, record in read_jsonl(path, shown):
         where = f"{shown}:{number}"
         try:
             row = question_row(record, where)
-            _refuse_repeat(row, seen)
+            _refuse_repeat(row, lines)
             rows.append(row)
         except DataError as error:
             problems += error.lines
@@ -66,10 +66,10 @@ def read_questions(path: Path, name: str | None = None) -> QuestionFile:
     return QuestionFile(tuple(rows), file_digest(path))
 
 
-def question_row(given: Mapping[str, Any], where: str) -> QuestionRow:
+def question_row(record: Mapping[str, Any], where: str) -> QuestionRow:
     """A checked row. Raises DataError."""
-    check_keys(given, NEEDED, OPTIONAL, where)
-    texts = {key: text_of(given, key, where) for key in (*NEEDED, *OPTIONAL) if key in given}
+    check_keys(record, NEEDED, OPTIONAL, where)
+    texts = {key: text_of(record, key, where) for key in (*NEEDED, *OPTIONAL) if key in record}
     row = QuestionRow(where=where, **texts)
     if row.answer == row.wrong:
         raise DataError(f"{where}: answer and wrong are the same text, so no run can tell them apart; change one")
@@ -113,11 +113,11 @@ def question_of(tokenizer: PreTrainedTokenizerBase, row: QuestionRow) -> Questio
         raise DataError(f"{row.where}: {error}") from None
 
 
-def _refuse_repeat(row: QuestionRow, seen: dict[str, str]) -> None:
+def _refuse_repeat(row: QuestionRow, lines: dict[str, str]) -> None:
     text = canonical([row.prompt, row.answer])
-    if text in seen:
-        raise DataError(f"{row.where}: the same question as {seen[text]}; it would count twice, remove one")
-    seen[text] = row.where
+    if text in lines:
+        raise DataError(f"{row.where}: the same question as {lines[text]}; it would count twice, remove one")
+    lines[text] = row.where
 
 
 def _uneven(rows: Sequence[QuestionRow], shown: str) -> Sequence[str]:

@@ -21,16 +21,16 @@ class Seen:
     def before(self, text: str, place: int) -> int | None:
         """The place of the same text when it came before; otherwise None, and it is noted with this place."""
         digest = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
-        found = self._new.get(digest)
-        for digests, places in self._runs if found is None else ():
+        first = self._new.get(digest)
+        for digests, places in self._runs if first is None else ():
             at = int(np.searchsorted(digests, np.uint64(digest)))
             if at < len(digests) and int(digests[at]) == digest:
                 return int(places[at])
-        if found is None:
+        if first is None:
             self._new[digest] = place
             if len(self._new) >= self._fold:
                 self._fold_up()
-        return found
+        return first
 
     def _fold_up(self) -> None:
         digests = np.fromiter(self._new.keys(), np.uint64, len(self._new))

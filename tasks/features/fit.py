@@ -57,8 +57,10 @@ def _features(recipe: FeaturesRecipe, store: ActivationStore, point: Candidate |
 
 def settings_of(recipe: FeaturesRecipe, point: Candidate | None) -> SNMF:
     """Rank and sparsity as chosen, or as the recipe names them."""
-    asked = recipe.features
-    return asked.settings(point.rank, point.sparsity) if point else asked.settings(asked.rank or 1, asked.sparsity)
+    section = recipe.features
+    if point is None:
+        return section.settings(section.rank or 1, section.sparsity)
+    return section.settings(point.rank, point.sparsity)
 
 
 def read_set(recipe: FeaturesRecipe, store: ActivationStore, factors: Factors, settings: SNMF) -> FeatureSet:
@@ -101,7 +103,7 @@ def token_table(recipe: FeaturesRecipe, store: ActivationStore, tokenizer: PreTr
     return TokenTable(words, text, np.asarray(index.position)[np.concatenate(rows)])
 
 
-def concepts_of(recipe: FeaturesRecipe, store: ActivationStore, found: FeatureSet) -> tuple[Detected, ...]:
+def concepts_of(recipe: FeaturesRecipe, store: ActivationStore, features: FeatureSet) -> tuple[Detected, ...]:
     """The best feature of every concept, and how well it does on sentences that it was not chosen on."""
     if not recipe.data.concepts:
         return ()
@@ -109,20 +111,20 @@ def concepts_of(recipe: FeaturesRecipe, store: ActivationStore, found: FeatureSe
     sentences = sentences_of(recipe.data)
     named = [s for s in sentences if s.concept]
     rows, counts = rows_in(store, recipe.features.site, splits), np.diff(store.index.offsets)
-    scores = sentence_scores(rows, np.concatenate([[0], np.cumsum(counts)]), found.features)
+    scores = sentence_scores(rows, np.concatenate([[0], np.cumsum(counts)]), features.features)
     scores = scores[np.array([bool(s.concept) for s in sentences])]
     return detect(scores, [s.concept for s in named], np.array([s.split == "report" for s in named]))
 
 
-def metrics_of(found: FeatureSet, concepts: tuple[Detected, ...], chosen: Candidate | None) -> dict[str, Any]:
+def metrics_of(features: FeatureSet, concepts: tuple[Detected, ...], point: Candidate | None) -> dict[str, Any]:
     """The numbers people compare versions by."""
-    held = {} if chosen is None else {"held_out": chosen.held_out, "stability": chosen.stability}
+    choice = {} if point is None else {"held_out": point.held_out, "stability": point.stability}
     metrics = {
-        "site": str(found.site),
-        "rank": len(found),
-        "sparsity": found.settings["sparsity"],
-        "explained": found.report["explained"],
-        **held,
+        "site": str(features.site),
+        "rank": len(features),
+        "sparsity": features.settings["sparsity"],
+        "explained": features.report["explained"],
+        **choice,
     }
     if concepts:
         metrics["concepts"] = f"{sum(c.beats_null for c in concepts)} of {len(concepts)} beat their null"

@@ -15,8 +15,8 @@ Json = dict[str, Any]
 
 def split_ref(ref: str) -> tuple[str, int | None]:
     """`concepts@2:17` as (`concepts@2`, 17); no number when there is none."""
-    found = re.fullmatch(r"([^:]+):(\d+)", ref)
-    return (found[1], int(found[2])) if found else (ref, None)
+    match = re.fullmatch(r"([^:]+):(\d+)", ref)
+    return (match[1], int(match[2])) if match else (ref, None)
 
 
 def pinned(artifact: Artifact, number: int | None) -> str:
@@ -38,8 +38,8 @@ def feature_rows(home: Home, ref: str, sort: str = "size", find: str | None = No
     """One row a feature. find: only those whose label, tokens or concepts hold this text. Raises RecipeError."""
     if sort not in SORTS:
         raise RecipeError(f"--sort {sort}: unknown{did_you_mean(sort, SORTS)}")
-    _, found = feature_set(home, ref)
-    rows = [_row(reading, _detected(found, reading.number)) for reading in found.readings]
+    _, features = feature_set(home, ref)
+    rows = [_row(reading, _detected(features, reading.number)) for reading in features.readings]
     if find is not None:
         rows = [row for row in rows if find.lower() in _searched(row)]
     plain = sort in ("label", "number")
@@ -48,30 +48,30 @@ def feature_rows(home: Home, ref: str, sort: str = "size", find: str | None = No
 
 def feature_details(home: Home, ref: str, number: int) -> Json:
     """Everything that was read off one feature, its concepts and its place in the hierarchy. Raises SteeringError."""
-    artifact, found = feature_set(home, ref)
-    found.check(number)
-    reading = found.readings[number].to_json() if found.readings else {"number": number}
-    concepts = _detected(found, number)
-    parents = [b.parent for b in _first_branches(found) if number in b.children]
-    return {"ref": artifact.ref, "site": str(found.site), **reading, "concepts": concepts, "parents": parents}
+    artifact, features = feature_set(home, ref)
+    features.check(number)
+    reading = features.readings[number].to_json() if features.readings else {"number": number}
+    concepts = _detected(features, number)
+    parents = [b.parent for b in _first_branches(features) if number in b.children]
+    return {"ref": artifact.ref, "site": str(features.site), **reading, "concepts": concepts, "parents": parents}
 
 
-def tree_of(found: FeatureSet) -> list[list[Json]]:
+def tree_of(features: FeatureSet) -> list[list[Json]]:
     """Per level, its parents with children (numbers of the level below), weights and shared neurons."""
-    below, levels = found.features, []
-    for level in found.levels:
+    below, levels = features.features, []
+    for level in features.levels:
         levels.append([vars(branch) for branch in branches(level, below)])
         below = level.features
     return levels
 
 
-def _first_branches(found: FeatureSet):
-    return branches(found.levels[0], found.features) if found.levels else ()
+def _first_branches(features: FeatureSet):
+    return branches(features.levels[0], features.features) if features.levels else ()
 
 
-def _detected(found: FeatureSet, number: int) -> list[Json]:
+def _detected(features: FeatureSet, number: int) -> list[Json]:
     """The concepts whose best feature this is."""
-    return [concept for concept in found.report.get("concepts", []) if concept["feature"] == number]
+    return [concept for concept in features.report.get("concepts", []) if concept["feature"] == number]
 
 
 def _searched(row: Json) -> str:

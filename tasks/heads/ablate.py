@@ -133,18 +133,18 @@ def trial_of(recipe: HeadRecipe, ranking: Ranking, settings: AblateSettings) -> 
 
 def measured(trial: HeadTrial, recipe: HeadRecipe, settings: AblateSettings) -> Product:
     """Everything that is measured of the top heads."""
-    chosen = trial.order[: settings.top]
+    top = trial.order[: settings.top]
     _progress(0)
     standard, company = Standard(random=settings.random), trial.order[settings.top : settings.top + settings.company]
-    verdict = judge_set(trial.ablator, trial.questions, chosen, trial.universe, standard, company)
+    verdict = judge_set(trial.ablator, trial.questions, top, trial.universe, standard, company)
     _progress(1)
     drawn = _curves(trial, settings)
     _progress(2)
     alone = one_by_one(trial.ablator, trial.questions, trial.universe) if settings.heads else None
     _progress(3)
-    cost = _off_target(trial, recipe, chosen, settings)
+    cost = _off_target(trial, recipe, top, settings)
     _progress(4)
-    others = _others(trial, recipe, chosen, settings)
+    others = _others(trial, recipe, top, settings)
     _progress(5)
     header = {
         "kind": "ablation",
@@ -181,17 +181,17 @@ def _curves(trial: HeadTrial, settings: AblateSettings) -> tuple[Curve, Curve]:
     return curves(trial.ablator, trial.questions, trial.order, trial.universe, sizes, settings.curve_random)
 
 
-def _off_target(trial: HeadTrial, recipe: HeadRecipe, chosen: Sequence[Unit], settings: AblateSettings):
+def _off_target(trial: HeadTrial, recipe: HeadRecipe, top: Sequence[Unit], settings: AblateSettings):
     if trial.ablator.operator.name in ("resample", "corrupted") or settings.neutral < 2:
         return None  # they have nothing to put into neutral text
     texts = neutral_texts(recipe.neutral)[: settings.neutral]
     tokens = [tokenize(trial.tokenizer, text, form=PromptFormat(chat=False)) for text in texts]
-    beside = matched_sets(trial.universe, chosen, BESIDE)
-    return asdict(off_target(trial.ablator, tokens, [list(chosen), *beside]))
+    beside = matched_sets(trial.universe, top, BESIDE)
+    return asdict(off_target(trial.ablator, tokens, [list(top), *beside]))
 
 
 def _others(
-    trial: HeadTrial, recipe: HeadRecipe, chosen: Sequence[Unit], settings: AblateSettings
+    trial: HeadTrial, recipe: HeadRecipe, top: Sequence[Unit], settings: AblateSettings
 ) -> dict[str, float | None]:
     """Share lost of this task and of the others without the set, None where the model does not do a task at all; each
     task has a reference of its own."""
@@ -200,17 +200,17 @@ def _others(
     names, ablators, tasks = [recipe.task.path], [trial.ablator], [list(trial.questions)]
     for file in recipe.others:
         first, second = recipe.halves(file.path)
-        reference, asked = (questions_of(trial.tokenizer, rows[: settings.questions]) for rows in (first, second))
+        reference, questions = (questions_of(trial.tokenizer, rows[: settings.questions]) for rows in (first, second))
         names.append(file.path)
         ablators.append(Ablator.of(trial.anatomy, settings.operator, reference, trial.universe))
-        tasks.append(asked)
-    found: dict[str, float | None] = {}
-    for name, ablator, asked in zip(names, ablators, tasks, strict=True):
+        tasks.append(questions)
+    losses: dict[str, float | None] = {}
+    for name, ablator, questions in zip(names, ablators, tasks, strict=True):
         try:
-            found[_stem(name)] = float(specificity([ablator], [asked], [list(chosen)])[0, 0])
+            losses[_stem(name)] = float(specificity([ablator], [questions], [list(top)])[0, 0])
         except BadQuestion:
-            found[_stem(name)] = None
-    return found
+            losses[_stem(name)] = None
+    return losses
 
 
 def _curve_json(curve: Curve) -> dict[str, Any]:
@@ -219,11 +219,11 @@ def _curve_json(curve: Curve) -> dict[str, Any]:
     return {"sizes": list(curve.sizes), **{name: [_number(x) for x in values] for name, values in lists.items()}}
 
 
-def _heads_json(found: OneByOne) -> dict[str, Any]:
+def _heads_json(results: OneByOne) -> dict[str, Any]:
     return {
-        "units": list(found.units),
-        **{name: [float(x) for x in getattr(found, name)] for name in ("p", "holm", "bh")},
-        "drop": [float(x) for x in found.drop.mean(0)],
+        "units": list(results.units),
+        **{name: [float(x) for x in getattr(results, name)] for name in ("p", "holm", "bh")},
+        "drop": [float(x) for x in results.drop.mean(0)],
     }
 
 

@@ -77,7 +77,7 @@ def _compared(recipe: ConditionRecipe, condition: Condition) -> tuple[SteeringPl
     conditional, about = _conditional(recipe, condition.study)
     plan = list(conditional.values())[-1]
     comparison = compare(condition.study, conditional, report)
-    matched = {"asked": comparison.asked, "achieved": comparison.achieved, "reachable": comparison.reachable}
+    matched = {"asked": comparison.target, "achieved": comparison.achieved, "reachable": comparison.reachable}
     header = {
         "kind": KIND,
         "condition": recipe.to_json(),

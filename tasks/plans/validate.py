@@ -134,16 +134,16 @@ def decoding_of(recipe: BehaviourRecipe) -> Decoding:
 
 def behaviour_of(recipe: BehaviourRecipe) -> BehaviourScorer | None:
     """The scorer of generated text that the recipe asks for."""
-    asked = recipe.judge.behaviour
-    if asked is None:
+    behaviour = recipe.judge.behaviour
+    if behaviour is None:
         return None
-    if asked.lexicon is not None:
-        words = read_lexicon(asked.lexicon)
+    if behaviour.lexicon is not None:
+        words = read_lexicon(behaviour.lexicon)
         return Lexicon(words["positive"], words["negative"])
-    if asked.language is not None:
-        known = function_words()
-        others = [word for language, found in known.items() if language != asked.language for word in found]
-        return Language(known[asked.language], others)
+    if behaviour.language is not None:
+        lexicons = function_words()
+        others = [word for language, words in lexicons.items() if language != behaviour.language for word in words]
+        return Language(lexicons[behaviour.language], others)
     return Brevity()
 
 

@@ -54,12 +54,12 @@ def _line(verdict: Mapping[str, Any]) -> str:
 
 
 def _map(ranking: Ranking, ablation: Mapping[str, Any] | None) -> Section:
-    chosen = [] if ablation is None else [_place(Site.parse(u)) for u in ablation["verdict"]["units"]]
+    tested_places = [] if ablation is None else [_place(Site.parse(u)) for u in ablation["verdict"]["units"]]
     values = _values(ranking, ranking.values)
-    tested = " Outlined: the heads that were tested." if chosen else ""
+    tested = " Outlined: the heads that were tested." if tested_places else ""
     colours = legend((("for", "above 0"), ("against", "below 0")))
     caption = el("figcaption", {}, colours, f"Full colour is the largest size.{tested}")
-    chart = figure(lambda width: heat.heads(values, width, ranking.method, chosen), caption)
+    chart = figure(lambda width: heat.heads(values, width, ranking.method, tested_places), caption)
     return Section("map", "Heads", "Which heads, by block", [note(ranking.meaning), chart])
 
 

@@ -29,13 +29,13 @@ def headline(verdict: Verdict, reference: str | None) -> Html:
     """The header of the page."""
     said = [el("li", NO_ATTRIBUTES, one) for one in sentences(verdict.sentence)]
     sentence = [el("h1", {}, _title(verdict)), el("ul.verdict", {}, said) if said else None]
-    made = [
+    labelled = [
         ("plan", verdict.plan),
         ("method", verdict.fitter),
         ("site", verdict.site),
         ("version", reference),
     ]
-    facts = [el("span", {}, el("b", {}, f"{name} "), shorten(value, 90)) for name, value in made if value]
+    facts = [el("span", {}, el("b", {}, f"{name} "), shorten(value, 90)) for name, value in labelled if value]
     return el(
         "header",
         {"id": "headline"},
@@ -103,9 +103,10 @@ def _effect(verdict: Verdict) -> Html:
 
 
 def _kl(verdict: Verdict) -> Html:
-    dose, got = verdict.dose, verdict.price.budget.mean
-    asked = f"{number(dose.asked)} asked, {number(dose.achieved)} on the calibration prompts"
-    return _tile("KL spent", centre(got), NATS, f"{bracket(got)} on text it wrote itself, {dose.sampling}", asked)
+    dose, spent = verdict.dose, verdict.price.budget.mean
+    interval = f"{bracket(spent)} on text it wrote itself, {dose.sampling}"
+    calibration = f"{number(dose.asked)} asked, {number(dose.achieved)} on the calibration prompts"
+    return _tile("KL spent", centre(spent), NATS, interval, calibration)
 
 
 def _placebo(verdict: Verdict) -> Html:
@@ -139,35 +140,35 @@ def _ablated(verdict: Verdict) -> Html:
 
 def _warnings(verdict: Verdict) -> Html | None:
     """What a careful reader should know before believing the tiles; nothing when there is nothing."""
-    found = [*verdict.warnings, *_of_price(verdict), *_of_contenders(verdict)]
-    if not found:
+    warnings = [*verdict.warnings, *_of_price(verdict), *_of_contenders(verdict)]
+    if not warnings:
         return None
-    items = [el("li", NO_ATTRIBUTES, one) for one in found]
+    items = [el("li", NO_ATTRIBUTES, one) for one in warnings]
     return el("aside", {"aria-label": "Read with care"}, el("b", {}, "Read with care"), el("ul", {}, items))
 
 
 def _of_price(verdict: Verdict) -> list[str]:
-    dose, got = verdict.dose, verdict.price.budget.mean
-    found = []
+    dose, spent = verdict.dose, verdict.price.budget.mean
+    warnings = []
     if not dose.reachable:
-        found.append(
+        warnings.append(
             f"The budget of {number(dose.asked)} {NATS} could not be reached: the nearest strength spends "
             f"{number(dose.achieved)}. The final norm forgets scale, so KL saturates."
         )
-    if _outside(dose.asked, got):
-        side = "above" if got.low > dose.asked else "below"
-        found.append(
-            f"On held-out text the price is {side} the budget, interval included: {bracket(got)} against "
+    if _outside(dose.asked, spent):
+        side = "above" if spent.low > dose.asked else "below"
+        warnings.append(
+            f"On held-out text the price is {side} the budget, interval included: {bracket(spent)} against "
             f"{number(dose.asked)} {NATS} asked."
         )
-    return found
+    return warnings
 
 
 def _of_contenders(verdict: Verdict) -> list[str]:
-    found = []
+    warnings = []
     drawn = sum(c.kind in RANDOM and c.reachable for c in verdict.contenders)
     if 0 < drawn < RANDOM_FOR_FIVE_PERCENT:
-        found.append(
+        warnings.append(
             f"{plural(drawn, 'random direction')}: the smallest p-value a rank test can give is "
             f"{number(1 / (drawn + 1))}; {RANDOM_FOR_FIVE_PERCENT} are needed for 0.05."
         )
@@ -175,10 +176,10 @@ def _of_contenders(verdict: Verdict) -> list[str]:
     if missed:
         names = shorten(", ".join(missed), 120)
         beaten = "was" if len(missed) == 1 else "were"
-        found.append(
+        warnings.append(
             f"{plural(len(missed), 'contender')} could not be dosed to the budget, and {beaten} not beaten: {names}."
         )
-    return found
+    return warnings
 
 
 def _outside(value: float, interval: Interval) -> bool:

@@ -91,12 +91,12 @@ def _behaviour(contender: Contender) -> Interval:
     return contender.effect.behaviour or contender.effect.margin
 
 
-def _behaviour_figure(order: Sequence[Contender], metric: str, asked: float) -> Child:
+def _behaviour_figure(order: Sequence[Contender], metric: str, budget: float) -> Child:
     scored = [c for c in order if c.effect.behaviour is not None]
     if not scored:
         return None
     title = f"On generated text: {metric}"
-    behaviour = forest.Forest(scored, _behaviour, f"change of {metric}", asked, title)
+    behaviour = forest.Forest(scored, _behaviour, f"change of {metric}", budget, title)
     return [el("h3", NO_ATTRIBUTES, title), figure(lambda width: forest.draw(behaviour, width))]
 
 
@@ -268,8 +268,8 @@ def answered(verdict: Verdict) -> Section:
     """Tokens against accuracy."""
     title, result = "What brevity costs: tokens against accuracy", verdict.answering
     if result is None or not result.points:
-        asked = "No questions with known answers were asked." if result is None else "Too few questions were answered."
-        return Section("answers", "Answers", title, note(asked))
+        reason = "No questions with known answers were asked." if result is None else "Too few questions were answered."
+        return Section("answers", "Answers", title, note(reason))
     lead = note(
         f"The unsteered model answers {result.able} of {result.asked} questions rightly (greedy, at most "
         f"{result.limit} tokens); only these can be lost. A plan earns its tokens when its diamonds stand above the "

@@ -164,8 +164,8 @@ async def _timed(service: Service, pieces: AsyncIterator[Piece]) -> AsyncIterato
 
 
 def _count(service: Service, answer: Answer) -> None:
-    metrics, label = service.metrics, answer.steering.asked.expression or "none"
-    label = label if all(term.factor == 1 for term in answer.steering.asked.terms) else "sum"
+    metrics, label = service.metrics, answer.steering.request.expression or "none"
+    label = label if all(term.factor == 1 for term in answer.steering.request.terms) else "sum"
     metrics.tokens.labels("prompt").inc(sum(map(len, answer.job.prompts)))
     for choice in answer.choices:
         metrics.tokens.labels("answer").inc(len(choice.ids))

@@ -37,7 +37,7 @@ class Published:
 class Resolved:
     """What steers a request. parts: (version, factor) of each term. plan: their sum, None when nothing steers."""
 
-    asked: Steering
+    request: Steering
     parts: tuple[tuple[Published, float], ...] = ()
     plan: SteeringPlan | None = None
 
@@ -53,7 +53,7 @@ class Resolved:
     def scaled(self, strength: float) -> "Resolved":
         """The same, every factor multiplied."""
         parts = tuple((part, factor * strength) for part, factor in self.parts)
-        return Resolved(self.asked, parts, None if self.plan is None else self.plan.scaled(strength))
+        return Resolved(self.request, parts, None if self.plan is None else self.plan.scaled(strength))
 
 
 class Plans:
@@ -65,13 +65,13 @@ class Plans:
         self._sums: dict[tuple[tuple[str, float], ...], SteeringPlan] = {}
         self._lock = threading.Lock()
 
-    def resolve(self, asked: Steering) -> Resolved:
+    def resolve(self, steering: Steering) -> Resolved:
         """The versions that the terms name now. Raises Refused for what cannot be steered by."""
         with self._lock:
-            parts = tuple((self._published(term.ref), term.factor) for term in asked.terms)
+            parts = tuple((self._published(term.ref), term.factor) for term in steering.terms)
             for part, factor in parts:
                 self._check_strength(part, factor)
-            return Resolved(asked, parts, self._sum(parts) if parts else None)
+            return Resolved(steering, parts, self._sum(parts) if parts else None)
 
     def check(self, ref: str) -> None:
         """Raises Refused when a plan cannot be served."""

@@ -92,7 +92,7 @@ def spent(answer: Answer) -> dict[str, Any]:
     return {
         **told,
         "kl_temperature": answer.job.decoding.sampling.kl_temperature,
-        "nats": [_nats(choice, steering.asked.governed) for choice in answer.choices],
+        "nats": [_nats(choice, steering.request.governed) for choice in answer.choices],
     }
 
 

@@ -49,34 +49,34 @@ def run_server(model: ModelSpec, home: Home, serving: Serving, at: Address, read
 
     Raises RecipeError for an address that cannot be taken or a plan that cannot be served, before anything is served.
     """
-    taken = _taken(at)
+    listener = _listening(at)
     body, tokenizer = model_of(model)
     service = Service(body, tokenizer, home, serving)
     try:
         _check_plans(service)
-        host, port = taken.getsockname()[:2]
+        host, port = listener.getsockname()[:2]
         ready(f"http://{f'[{host}]' if ':' in host else host}:{port}")
         config = uvicorn.Config(
             app_of(service), log_level="warning", timeout_graceful_shutdown=GRACE, lifespan="off", access_log=False
         )
-        _Server(config).run(sockets=[taken])
+        _Server(config).run(sockets=[listener])
     finally:
-        taken.close()
+        listener.close()
         service.stop()
 
 
-def _taken(at: Address) -> socket.socket:
+def _listening(at: Address) -> socket.socket:
     try:
         family = socket.getaddrinfo(at.host, at.port, type=socket.SOCK_STREAM)[0]
-        taken = socket.socket(family[0], socket.SOCK_STREAM)
-        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        taken.bind(family[4])
-        taken.listen(512)  # who comes before the server runs waits for it
+        listener = socket.socket(family[0], socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(family[4])
+        listener.listen(512)  # who comes before the server runs waits for it
     except (OSError, OverflowError) as error:
         raise RecipeError(
             f"{at.host}:{at.port} cannot be listened on ({error}); give another --port or --host"
         ) from None
-    return taken
+    return listener
 
 
 def _check_plans(service: Service) -> None:

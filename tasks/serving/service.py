@@ -117,7 +117,7 @@ class Service:
                 with contextlib.suppress(RuntimeError):  # the loop has ended: nobody reads
                     loop.call_soon_threadsafe(pieces.put_nowait, piece)
 
-            if job.steering.asked.kl is not None:
+            if job.steering.request.kl is not None:
                 await self._dose(answer)
             answer.rows = self._rows(job, tell)
             requests: list[str] = []
@@ -163,8 +163,8 @@ class Service:
         return rows
 
     async def _begin(self, answer: Answer) -> list[str]:
-        asked, plan = answer.steering.asked, answer.steering.plan
-        if self._continuous is not None and not asked.governed and packable(plan):
+        steering, plan = answer.steering.request, answer.steering.plan
+        if self._continuous is not None and not steering.governed and packable(plan):
             try:
                 return await asyncio.to_thread(self._continuous.add, answer.rows, plan)
             except CannotPack as error:
@@ -172,8 +172,8 @@ class Service:
             except SteeringError as error:
                 raise Refused(str(error)) from None
         governor = None
-        if asked.governed:
-            governor = Governor(float("inf") if asked.govern is None else asked.govern, asked.govern_total)
+        if steering.governed:
+            governor = Governor(float("inf") if steering.govern is None else steering.govern, steering.govern_total)
         self._static.thread.submit(self._static.write, answer.rows, plan or SteeringPlan(()), governor)
         return []
 
@@ -208,12 +208,12 @@ class Service:
 
     async def _dose(self, answer: Answer) -> None:
         """Scale the plan to the KL that was asked for, on these very prompts."""
-        job = answer.job
+        job, kl = answer.job, answer.job.steering.request.kl
         prompts = tuple(prompt.ids.tobytes() for prompt in job.prompts)
-        key = (job.steering.label, job.steering.digests, job.steering.asked.kl, job.decoding.sampling, prompts)
+        key = (job.steering.label, job.steering.digests, kl, job.decoding.sampling, prompts)
         plan = job.steering.plan
         if key not in self._doses and plan is not None:
-            settings = SteerSettings(kl=job.steering.asked.kl, max_new_tokens=32, temperature=job.decoding.temperature)
+            settings = SteerSettings(kl=kl, max_new_tokens=32, temperature=job.decoding.temperature)
             work = (plan, list(job.prompts), settings)
             try:
                 self._doses[key] = await self._in_time(self._dosing.thread.submit(self._dosing.dose, *work))

@@ -13,7 +13,7 @@ from trimtab.steering.errors import BadGate, BadPlan
 from trimtab.steering.gates import GATES, Gate
 from trimtab.steering.gates.all_of import AllOf
 from trimtab.steering.gates.any_of import AnyOf
-from trimtab.steering.gates.base import Seen
+from trimtab.steering.gates.base import GateInput
 from trimtab.steering.gates.cast import Cast
 from trimtab.steering.gates.controlled import Controlled, Network
 from trimtab.steering.gates.cosine import Cosine
@@ -73,10 +73,10 @@ def clean(model, ids: torch.Tensor, pool: str) -> torch.Tensor:
 
 def at(model, ids: torch.Tensor, site: Site) -> torch.Tensor:
     """`[s d]` at a site. (`hidden_states[-1]` would be after the final norm.)"""
-    seen: list[torch.Tensor] = []
-    with torch.inference_mode(), hooked(Anatomy.of(model), reads=[(site, lambda h: seen.append(h[0].clone()))]):
+    values: list[torch.Tensor] = []
+    with torch.inference_mode(), hooked(Anatomy.of(model), reads=[(site, lambda h: values.append(h[0].clone()))]):
         model(ids[None])
-    return seen[0]
+    return values[0]
 
 
 def opens(model, gate: Gate) -> list[bool]:
@@ -216,28 +216,28 @@ def test_hysteresis_closes_later_than_it_opens():
     gate = Linear(weight=torch.ones(1), site=SITE, threshold=1.0, hold="token", slack=0.5)
     scores = torch.tensor([[0.0, 1.2, 0.7, 0.4, 0.9, 1.1]])
     age = torch.arange(6)[None]
-    seen = Seen(age, {gate.reads[0]: torch.zeros(1, 1)}, {SITE: scores[..., None]}, {})
-    assert gate.factor(seen).tolist() == [[0, 1, 1, 0, 0, 1]]
+    inputs = GateInput(age, {gate.reads[0]: torch.zeros(1, 1)}, {SITE: scores[..., None]}, {})
+    assert gate.factor(inputs).tolist() == [[0, 1, 1, 0, 0, 1]]
     memory: dict = {}
     found = []
     for k in range(6):
-        part = Seen(age[:, k : k + 1], seen.prompt, {SITE: scores[:, k : k + 1, None]}, memory, column=k)
+        part = GateInput(age[:, k : k + 1], inputs.prompt, {SITE: scores[:, k : k + 1, None]}, memory, column=k)
         found.append(float(gate.factor(part)))
     assert found == [0, 1, 1, 0, 0, 1], "the state lasts from pass to pass"
     below = replace(gate, below=True, slack=0.0)
-    assert below.factor(seen).tolist() == [[1, 0, 1, 1, 1, 0]]
+    assert below.factor(inputs).tolist() == [[1, 0, 1, 1, 1, 0]]
 
 
 def test_schedules_and_logic_are_their_formulas():
     age = torch.tensor([[-2, -1, 0, 1, 2, 3, 4]])
-    seen = Seen(age)
-    assert First(2).factor(seen).tolist() == [[1, 1, 1, 1, 0, 0, 0]]
-    assert Ramp(4).factor(seen).tolist() == [[0, 0, 0.25, 0.5, 0.75, 1, 1]]
-    assert Decay(2.0).factor(seen)[0, 2:].tolist() == pytest.approx([1, 2**-0.5, 0.5, 2**-1.5, 0.25])
+    inputs = GateInput(age)
+    assert First(2).factor(inputs).tolist() == [[1, 1, 1, 1, 0, 0, 0]]
+    assert Ramp(4).factor(inputs).tolist() == [[0, 0, 0.25, 0.5, 0.75, 1, 1]]
+    assert Decay(2.0).factor(inputs)[0, 2:].tolist() == pytest.approx([1, 2**-0.5, 0.5, 2**-1.5, 0.25])
     both = AllOf(First(3), Ramp(4))
-    torch.testing.assert_close(both.factor(seen), First(3).factor(seen) * Ramp(4).factor(seen))
+    torch.testing.assert_close(both.factor(inputs), First(3).factor(inputs) * Ramp(4).factor(inputs))
     either = AnyOf(First(2), Ramp(4))
-    torch.testing.assert_close(either.factor(seen), First(2).factor(seen).maximum(Ramp(4).factor(seen)))
+    torch.testing.assert_close(either.factor(inputs), First(2).factor(inputs).maximum(Ramp(4).factor(inputs)))
 
 
 def controlled(model, closed: float = 0.0) -> SteeringPlan:

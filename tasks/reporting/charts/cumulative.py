@@ -44,10 +44,10 @@ def draw(curve: Mapping[str, Any], width: int, label: str) -> Html:
 
 
 def _area(sizes: Sequence[float], low: Sequence[Any], high: Sequence[Any], x: Scale, y: Scale) -> Html | None:
-    kept = [(x(k), y(a), y(b)) for k, a, b in zip(sizes, low, high, strict=True) if a is not None and b is not None]
-    if len(kept) < 2:
+    edges = [(x(k), y(a), y(b)) for k, a, b in zip(sizes, low, high, strict=True) if a is not None and b is not None]
+    if len(edges) < 2:
         return None
-    return polygon([(at, top) for at, _, top in kept] + [(at, bottom) for at, bottom, _ in reversed(kept)], "band")
+    return polygon([(at, top) for at, _, top in edges] + [(at, bottom) for at, bottom, _ in reversed(edges)], "band")
 
 
 def _tip(k: float, curve: Mapping[str, Any], n: int) -> str:

@@ -36,8 +36,8 @@ def draw(verdict: Verdict, width: int) -> Html:
     points = drawable(verdict.curve)
     wide = width > HALF
     frame = framed(width, 360 if wide else 320, (40, LABELS if wide else 16, 46, 52))
-    asked = finite([verdict.dose.asked])
-    x = positive([p.kl for p in points] + asked, frame.left, frame.right)
+    budgets = finite([verdict.dose.asked])
+    x = positive([p.kl for p in points] + budgets, frame.left, frame.right)
     y = linear(bounds(p.margin for p in points) + [0.0], frame.bottom, frame.top)
     lines = sorted(_lines(verdict, points), key=lambda one: (one[1] == "plan", one[0]))
     axes = [
@@ -45,7 +45,7 @@ def draw(verdict: Verdict, width: int) -> Html:
         y_axis(frame, y, f"margin, {NATS}"),
         zero_line(frame, y),
     ]
-    budget = [_budget(frame, x(value), value) for value in asked]
+    budget = [_budget(frame, x(value), value) for value in budgets]
     drawn = [[_line(one, x, y) for one in lines], _names(lines, frame, y) if wide else None]
     return drawing(frame, "Effect against KL for each contender", axes, budget, drawn)
 
@@ -53,14 +53,14 @@ def draw(verdict: Verdict, width: int) -> Html:
 def _names(lines: Sequence[Line], frame: Frame, y: Scale) -> Html:
     """Each line's name beside its end, pushed down where two would overlap; in a crowd, the plan's alone."""
     named = lines if len(lines) <= MOST_NAMES else [one for one in lines if one[1] == "plan"]
-    found, last = [], frame.top - SPACING
+    labels, last = [], frame.top - SPACING
     for name, kind, points in sorted(named, key=lambda one: y(one[2][-1].margin.mean)):
         last = max(y(points[-1].margin.mean), last + SPACING)
         style = "strong" if kind == "plan" else "name"
         shape, radius = (diamond, 5.5) if kind == "plan" else (circle, 4.0)
         dot = shape((frame.right + 12, last), radius, f"dot k-{kind}")
-        found += [dot, text((frame.right + 22, last + 4), shorten(name, 22), style)]
-    return el("g", {}, found)
+        labels += [dot, text((frame.right + 22, last + 4), shorten(name, 22), style)]
+    return el("g", {}, labels)
 
 
 def kinds(verdict: Verdict) -> set[str]:
@@ -106,6 +106,6 @@ def _tip(name: str, point: CurvePoint) -> str:
     )
 
 
-def _budget(frame: Frame, x: float, asked: float) -> Html:
-    label = text((x, frame.top - 5), f"budget {number(asked)}", "flag mid" if x < frame.right - 40 else "flag end")
-    return hover(f"budget asked: {number(asked)} {NATS}", line((x, frame.top), (x, frame.bottom), "budget"), label)
+def _budget(frame: Frame, x: float, nats: float) -> Html:
+    label = text((x, frame.top - 5), f"budget {number(nats)}", "flag mid" if x < frame.right - 40 else "flag end")
+    return hover(f"budget asked: {number(nats)} {NATS}", line((x, frame.top), (x, frame.bottom), "budget"), label)

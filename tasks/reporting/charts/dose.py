@@ -53,6 +53,6 @@ def _strengths(frame: Frame, x: Scale, strengths: list[float]) -> Html:
     return el("g", NO_ATTRIBUTES, base, labels, name)
 
 
-def _budget(frame: Frame, y: float, asked: float) -> Html:
-    label = text((frame.left + 4, y - 6), f"budget {number(asked)}", "flag")
+def _budget(frame: Frame, y: float, nats: float) -> Html:
+    label = text((frame.left + 4, y - 6), f"budget {number(nats)}", "flag")
     return el("g", NO_ATTRIBUTES, line((frame.left, y), (frame.right, y), "budget"), label)

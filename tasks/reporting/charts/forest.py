@@ -34,13 +34,13 @@ OWN_PRICE = 1.25  # an undosed contender whose KL is off the budget by more than
 
 @dataclass(frozen=True)
 class Forest:
-    """contenders: in order. value: which of their effects. axis: its name and unit. asked: the budget in nats
-    per token, to say who was not held to it."""
+    """contenders: in order. value: which of their effects. axis: its name and unit. budget: in nats per
+    token, to say who was not dosed to it."""
 
     contenders: Sequence[Contender]
     value: Callable[[Contender], Interval]
     axis: str
-    asked: float
+    budget: float
     title: str = "Effect of each contender"
 
 
@@ -181,7 +181,7 @@ def _numbers(forest: Forest, row: Row, frame: Frame) -> Html:
 def _spent(forest: Forest, row: Row) -> str:
     """The KL achieved, or the range of it over a packed row."""
     prices = [c.kl for c in row.members]
-    low, high = like(min(prices), forest.asked), like(max(prices), forest.asked)
+    low, high = like(min(prices), forest.budget), like(max(prices), forest.budget)
     return low if low == high else f"{low}–{high}"
 
 
@@ -190,8 +190,8 @@ def _flag(forest: Forest, row: Row) -> str:
     missed = sum(not c.reachable for c in row.members)
     if missed:
         return f"{missed} missed" if len(row.members) > 1 else "unreachable"
-    asked = forest.asked
-    off = any(c.kl_asked is None and not asked / OWN_PRICE <= c.kl <= asked * OWN_PRICE for c in row.members)
+    budget = forest.budget
+    off = any(c.kl_asked is None and not budget / OWN_PRICE <= c.kl <= budget * OWN_PRICE for c in row.members)
     return "own price" if off else ""
 
 

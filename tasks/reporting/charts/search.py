@@ -28,15 +28,15 @@ SERIES_COLOURS = 6
 
 @dataclass(frozen=True)
 class Candidate:
-    """A point of the search with its site read. chosen: the one the plan uses."""
+    """A point of the search with its site read. in_plan: it is the one the plan uses."""
 
     point: SitePoint
     site: Site
-    chosen: bool
+    in_plan: bool
 
     @property
     def tip(self) -> str:
-        mark = " (chosen)" if self.chosen else ""
+        mark = " (chosen)" if self.in_plan else ""
         p = self.point
         return (
             f"{p.site}{mark}\nmargin {number(p.margin, signed=True)} {NATS}\n"
@@ -45,15 +45,16 @@ class Candidate:
         )
 
 
-def candidates(search: Sequence[SitePoint], chosen: str) -> list[Candidate]:
-    """Those that name one block and have a finite margin. chosen: one site, or several, however separated."""
-    names = set(re.findall(r"[a-z_]+(?:\.\d+)+", chosen)) or {chosen}
-    found = []
+def candidates(search: Sequence[SitePoint], acting: str) -> list[Candidate]:
+    """Those that name one block and have a finite margin. acting: where the plan acts, one site or several, however
+    separated."""
+    names = set(re.findall(r"[a-z_]+(?:\.\d+)+", acting)) or {acting}
+    points = []
     for point in search:
         site = _read(point.site)
         if site is not None and site.block is not None and finite([point.margin]):
-            found.append(Candidate(point, site, point.site in names))
-    return found
+            points.append(Candidate(point, site, point.site in names))
+    return points
 
 
 def _read(name: str) -> Site | None:
@@ -71,15 +72,15 @@ def by_block(points: Sequence[Candidate], width: int) -> Html:
     y = linear([c.point.margin for c in points] + [0.0], frame.bottom, frame.top, pad=0.1)
     kinds = series(points)
     lines = [_series([c for c in points if c.site.point == kind], n, x, y) for n, kind in enumerate(kinds)]
-    rings = [_ring(c, frame, x, y) for c in points if c.chosen]
+    rings = [_ring(c, frame, x, y) for c in points if c.in_plan]
     axes = [_blocks_axis(frame, x, blocks), y_axis(frame, y, f"margin, {NATS}"), zero_line(frame, y)]
     return drawing(frame, f"Effect of each of {len(points)} candidate sites over blocks", axes, lines, rings)
 
 
 def series(points: Sequence[Candidate]) -> list[str]:
     """Kinds of place in the order of their colours: the chosen one has the plan's."""
-    chosen = {c.site.point for c in points if c.chosen}
-    return sorted({c.site.point for c in points}, key=lambda point: (point not in chosen, point))
+    own = {c.site.point for c in points if c.in_plan}
+    return sorted({c.site.point for c in points}, key=lambda point: (point not in own, point))
 
 
 def _blocks_axis(frame: Frame, x: Scale, blocks: Sequence[float]) -> Html:
@@ -105,11 +106,11 @@ def _dot(candidate: Candidate, at: tuple[float, float]) -> Html:
     return circle(at, 4.5, "dot") if candidate.point.pairs else circle(at, 3, "dot hollow")
 
 
-def _ring(chosen: Candidate, frame: Frame, x: Scale, y: Scale) -> Html:
-    at = (x(chosen.site.block or 0), y(chosen.point.margin))
+def _ring(c: Candidate, frame: Frame, x: Scale, y: Scale) -> Html:
+    at = (x(c.site.block or 0), y(c.point.margin))
     side = "end" if at[0] > (frame.left + frame.right) / 2 else ""
-    label = text((at[0] + (-13 if side else 13), at[1] - 10), f"chosen: {chosen.point.site}", f"strong {side}".strip())
-    return hover(chosen.tip, circle(at, 8, "ring"), label)
+    label = text((at[0] + (-13 if side else 13), at[1] - 10), f"chosen: {c.point.site}", f"strong {side}".strip())
+    return hover(c.tip, circle(at, 8, "ring"), label)
 
 
 def by_head(points: Sequence[Candidate], width: int) -> Html:
@@ -131,7 +132,7 @@ def _cell(c: Candidate, corner: tuple[float, float], side: float, largest: float
     style = "cell for" if c.point.margin >= 0 else "cell against"
     share = abs(c.point.margin) / largest
     box = el("g", {"opacity": f"{max(share, 0.02):.2f}"}, rect(corner, (side - 1, side - 1), style, 2))
-    mark = rect((corner[0] - 0.5, corner[1] - 0.5), (side, side), "cell-ring", 3) if c.chosen else None
+    mark = rect((corner[0] - 0.5, corner[1] - 0.5), (side, side), "cell-ring", 3) if c.in_plan else None
     return hover(c.tip, box, mark)
 
 

@@ -35,7 +35,7 @@ def dots(contenders: Sequence[Mapping[str, Any]], quantity: str, label: str, wid
     return drawing(frame, label, x_axis(frame, x, label, 5), rows, zero)
 
 
-def by_block(values: Mapping[str, float], chosen: str, width: int = HALF) -> Html:
+def by_block(values: Mapping[str, float], marked: str, width: int = HALF) -> Html:
     """AUROC of the probe at each site, by block."""
     values = dict(sorted(values.items(), key=lambda item: _depth(item[0])))
     frame = framed(width, 220, (12, 16, 46, 52))
@@ -44,7 +44,7 @@ def by_block(values: Mapping[str, float], chosen: str, width: int = HALF) -> Htm
     y = linear([0.5, 1.0, *values.values()], frame.bottom, frame.top)
     points = [(x(depth), y(value)) for depth, value in zip(depths, values.values(), strict=True)]
     marks = [
-        hover(f"{site}: {value:.3f}", diamond(at, 6, "dot") if site == chosen else circle(at, 3, "dot"))
+        hover(f"{site}: {value:.3f}", diamond(at, 6, "dot") if site == marked else circle(at, 3, "dot"))
         for at, (site, value) in zip(points, values.items(), strict=True)
     ]
     curve = el("g", {"class": "k-plan"}, polyline(points, "curve"), marks)

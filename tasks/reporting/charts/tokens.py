@@ -30,8 +30,8 @@ class Tokens:
         """Name, place, style of the vertical lines."""
         kl = self.kl
         named = [("mean", kl.mean.mean, "mean"), ("p95", kl.p95, "p95"), ("max", kl.max, "max")]
-        asked = [] if self.budget is None else [("budget", self.budget, "budget")]
-        drawn = [mark for mark in [*asked, *named] if finite([mark[1]])]
+        budget = [] if self.budget is None else [("budget", self.budget, "budget")]
+        drawn = [mark for mark in [*budget, *named] if finite([mark[1]])]
         return sorted(drawn, key=lambda mark: mark[1])
 
 

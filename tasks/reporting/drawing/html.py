@@ -22,8 +22,8 @@ NO_ATTRIBUTES: Mapping[str, object] = {}
 def el(name: str, attributes: Mapping[str, object] = NO_ATTRIBUTES, *children: Child) -> Html:
     """One element. name: `tag` or `tag.class.class`. Attributes that are None are left out."""
     tag, *classes = name.split(".")
-    given = {"class": " ".join(classes), **attributes} if classes else attributes
-    pairs = (f' {key}="{escape(str(value))}"' for key, value in given.items() if value is not None)
+    attributes = {"class": " ".join(classes), **attributes} if classes else attributes
+    pairs = (f' {key}="{escape(str(value))}"' for key, value in attributes.items() if value is not None)
     opening = f"<{tag}{''.join(pairs)}>"
     return Html(opening if tag in VOID else f"{opening}{join(children)}</{tag}>")
 

@@ -32,8 +32,8 @@ def read_verdict(data: Mapping[str, Any]) -> Verdict:
 def read(kind: type[T], data: Mapping[str, Any]) -> T:
     """A dataclass from a mapping, field by field, by its type hints."""
     hints = get_type_hints(kind)
-    known = fields(cast(Any, kind))
-    return kind(**{f.name: _field(kind, f, hints[f.name], data) for f in known})
+    own = fields(cast(Any, kind))
+    return kind(**{f.name: _field(kind, f, hints[f.name], data) for f in own})
 
 
 def _field(kind: type, field: "Field[Any]", hint: Any, data: Mapping[str, Any]) -> Any:
