@@ -15,7 +15,9 @@ app = typer.Typer()
 @app.command("import")
 def import_file(
     ctx: typer.Context,
-    path: Annotated[Path, typer.Argument(metavar="FILE", help="A steering file, or a folder of `export --to hf`.")],
+    path: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A steering file, a folder of `export --to hf`, or OWNER/NAME.")
+    ],
     name: Annotated[str, typer.Option("--as", metavar="NAME", help="Name to publish it under.")],
     model: Annotated[
         str, typer.Option(metavar="ID|FOLDER", help="The model that it steers: smollm2, a folder, or a hub id.")

@@ -6,24 +6,11 @@ file is read.
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 from trimtab.steering.plans.plan import SteeringPlan
-
-
-@dataclass(frozen=True)
-class About:
-    """What files want to say beside their vectors. name: of the plan. model_id: of the model that it steers, as a
-    Hub id or a path. description: one sentence. licence: an SPDX name. card: a whole model card in Markdown (only a
-    model repository has one; without it a short one is written)."""
-
-    name: str = "plan"
-    model_id: str = ""
-    description: str = ""
-    licence: str = ""
-    card: str = ""
+from trimtab.steering.plans.repository import About as About
 
 
 class Format(ABC):

@@ -18,6 +18,7 @@ from trimtab.steering.errors import SteeringError
 from trimtab.steering.model.cache import cache_folder
 
 EMBEDDED = "smollm2"
+EMBEDDED_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"  # the same weights, before their quantisation
 
 
 def embedded_file() -> Path:

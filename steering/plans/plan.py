@@ -18,6 +18,7 @@ from trimtab.steering.model.span import Span
 from trimtab.steering.moves.gated import Gated
 from trimtab.steering.plans.intervention import Intervention
 from trimtab.steering.plans.pack import HasArrays, Packed, pack_plan, unpack_interventions
+from trimtab.steering.plans.repository import About, push_repository, read_repository
 from trimtab.steering.plans.session import Session
 
 
@@ -130,6 +131,21 @@ class SteeringPlan:
     def load(cls, path: str | Path) -> "SteeringPlan":
         """A plan from a file of `save`. Raises BadPlan when it is not one."""
         return cls.unpack(Packed.load(path))
+
+    @classmethod
+    def from_pretrained(cls, folder_or_repo: str | Path, revision: str | None = None) -> "SteeringPlan":
+        """A plan from a folder of `trimtab export --to hf`, or from a repository of the Hugging Face Hub
+        (`owner/name`; revision: branch, tag or commit). Only data are read, nothing is executed. Raises BadFile when it
+        cannot be had, BadPlan when it is no plan."""
+        return cls.unpack(read_repository(folder_or_repo, revision))
+
+    def push_to_hub(
+        self, repo_id: str, about: About | None = None, revision: str | None = None, private: bool | None = None
+    ) -> str:
+        """Upload it with a model card to a repository of the Hub, which is made when it is not there; returns the
+        commit's address. about: name, base model, licence and what the card says (`trimtab export NAME --push` writes
+        the card from the verdict). The token is that of `hf auth login` or $HF_TOKEN. Raises CannotExport."""
+        return push_repository(self.pack(), repo_id, about or About(), revision, private)
 
 
 @contextmanager

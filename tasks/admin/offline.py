@@ -22,8 +22,9 @@ def needs_hub(arguments: Sequence[str], home: str | None) -> bool:
     """
     served = arguments[1] if len(arguments) > 1 and arguments[0] == "serve" else ""
     following = [value for option, value in pairwise(arguments) if option == "--model"]
+    read = arguments[1] if len(arguments) > 1 and arguments[0] == "import" and not Path(arguments[1]).exists() else ""
     names = (name for argument in arguments for name in (_set(argument), _named(argument, home)))
-    return any(_is_hub(name) for name in (served, *following, *names))
+    return any(_is_hub(name) for name in (served, read, *following, *names))
 
 
 def _is_hub(name: object) -> bool:

@@ -1,11 +1,13 @@
-"""Files: a published plan as a file of another tool, or folded into a checkpoint that any loader reads."""
+"""Files: a published plan as a file of another tool, on the Hugging Face Hub, or folded into a checkpoint that any
+loader reads."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from trimtab.steering.export import FORMATS, About
-from trimtab.steering.export.hf import card
+from trimtab.steering.export.hf import Hf
+from trimtab.steering.judge.verdict import Verdict
+from trimtab.steering.model.embedded import EMBEDDED, EMBEDDED_HUB_ID
 from trimtab.steering.plans.fold import fold
 from trimtab.steering.plans.plan import SteeringPlan
 from trimtab.steering.whole import written_whole
@@ -14,6 +16,9 @@ from trimtab.tasks.errors import RecipeError
 from trimtab.tasks.home import Home
 from trimtab.tasks.models import model_of
 from trimtab.tasks.plans.steer import plan_of, recipe_of_plan
+from trimtab.tasks.recipes.base import ModelRecipe
+from trimtab.tasks.reporting.card import card_of
+from trimtab.tasks.reporting.drawing.verdict import read_verdict
 
 EVERY_TOKEN = "all"
 
@@ -31,21 +36,57 @@ class Leaving:
         scaled = plan.scaled(self.strength)
         return scaled.spanning(EVERY_TOKEN) if self.every_token else scaled
 
+    @property
+    def changes(self) -> list[str]:
+        """How it differs from the plan that was measured; nothing when it is that plan."""
+        changes = [f"at {self.strength:g} times the published strength"] if self.strength != 1 else []
+        return changes + (["on every token"] if self.every_token else [])
 
-def export_plan(ref: str, home: Home, tool: str, path: Path, leaving: Leaving = Leaving()) -> str:
+
+@dataclass(frozen=True)
+class Destination:
+    """Where an exported plan goes. tool: a name of FORMATS, with `-` or `_`. path: a file or a folder. licence: an SPDX
+    name, for the formats that say one."""
+
+    tool: str
+    path: Path
+    licence: str = ""
+
+
+def export_plan(ref: str, home: Home, to: Destination, leaving: Leaving = Leaving()) -> str:
     """Write the plan of `ref` as a file (or folder) of a format; returns the version's name.
 
-    tool: a name of FORMATS, with `-` or `_`. Raises CannotExport when the format cannot say what the plan does,
-    UnknownName, StoreError, RecipeError when it would overwrite a file.
+    Raises CannotExport when the format cannot say what the plan does, UnknownName, StoreError, RecipeError when it
+    would overwrite a file.
     """
-    format_ = FORMATS[tool.replace("-", "_")]()
+    format_ = FORMATS[to.tool.replace("-", "_")]()
     artifact = home.catalog.get(ref)
     plan, recipe = plan_of(artifact, None)
-    if path.is_file():
-        raise RecipeError(f"{path} exists; nothing is overwritten: name another file, or remove it")
-    about = About(artifact.name, recipe.model.id, _sentence(artifact))
-    format_.write(leaving.of(plan), path, replace(about, card=card(about, _measured(artifact, leaving))))
+    if to.path.is_file():
+        raise RecipeError(f"{to.path} exists; nothing is overwritten: name another file, or remove it")
+    about = _about(artifact, recipe, to.licence)
+    if isinstance(format_, Hf):
+        about = _carded(about, artifact, home, leaving, None)
+    format_.write(leaving.of(plan), to.path, about)
     return artifact.ref
+
+
+@dataclass(frozen=True)
+class Repository:
+    """A repository of the Hugging Face Hub. repo_id: `owner/name`. private: for a new one. licence: an SPDX name."""
+
+    repo_id: str
+    private: bool = False
+    licence: str = ""
+
+
+def push_plan(ref: str, home: Home, to: Repository, leaving: Leaving = Leaving()) -> tuple[str, str]:
+    """Upload the plan of `ref` with its model card; returns the version's name and the commit's address. Raises
+    CannotExport with what the Hub said, StoreError."""
+    artifact = home.catalog.get(ref)
+    plan, recipe = plan_of(artifact, None)
+    about = _carded(_about(artifact, recipe, to.licence), artifact, home, leaving, to.repo_id)
+    return artifact.ref, leaving.of(plan).push_to_hub(to.repo_id, about, private=to.private or None)
 
 
 def fold_plan(ref: str, home: Home, folder: Path, leaving: Leaving = Leaving()) -> str:
@@ -70,25 +111,20 @@ def _sentence(artifact: Artifact) -> str:
     return str(artifact.metrics.get("sentence", "")) if isinstance(artifact.metrics, dict) else ""
 
 
-def _measured(artifact: Artifact, leaving: Leaving) -> str:
-    """What a model card says below the sentence: the numbers that the version was published with, and its digest."""
-    metrics = artifact.metrics if isinstance(artifact.metrics, dict) else {}
-    rows = [f"| {name} | {_number(value)} |" for name, value in metrics.items() if name != "sentence"]
-    table = ["| measured | |", "|---|---|", *rows] if rows else ["Nothing was measured of this plan."]
-    origin = f"Exported from `{artifact.ref}`, digest `{artifact.digest}`."
-    return "\n".join([*table, "", origin, *_changes(leaving)])
+def _about(artifact: Artifact, recipe: ModelRecipe, licence: str) -> About:
+    model_id = EMBEDDED_HUB_ID if recipe.model.id == EMBEDDED else recipe.model.id
+    return About(artifact.name, model_id, _sentence(artifact), licence)
 
 
-def _changes(leaving: Leaving) -> list[str]:
-    """Why the numbers above do not hold of what was exported, if they do not."""
-    changes = [f"at {leaving.strength:g} times the published strength"] if leaving.strength != 1 else []
-    changes += ["on every token"] if leaving.every_token else []
-    return [f"The numbers do not hold of this file: it steers {' and '.join(changes)}."] if changes else []
+def _carded(about: About, artifact: Artifact, home: Home, leaving: Leaving, repo_id: str | None) -> About:
+    """With a model card written from the verdict, whose sentence the card says clause by clause."""
+    plan = leaving.of(plan_of(artifact, None)[0])
+    card = card_of(artifact, plan, _verdict(artifact, home), leaving.changes, repo_id)
+    what = "A steering plan of trimtab: it changes activations while the model runs, and no weights."
+    return replace(about, description=f"{what} Base model: `{about.model_id}`.", card=card)
 
 
-def _number(value: Any) -> str:
-    if isinstance(value, dict) and {"mean", "low", "high"} <= value.keys():
-        return f"{value['mean']:.4g} [{value['low']:.4g}, {value['high']:.4g}]"
-    if isinstance(value, list):
-        return ", ".join(map(_number, value))
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+def _verdict(artifact: Artifact, home: Home) -> Verdict | None:
+    """The verdict that the version was published from; None when it has none."""
+    parents = [home.catalog.get(parent.ref) for parent in artifact.parents]
+    return next((read_verdict(parent.header["verdict"]) for parent in parents if parent.kind == "verdict"), None)

@@ -11,6 +11,8 @@ from trimtab.steering.export import FORMATS, read_file
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.families import FAMILIES
 from trimtab.steering.plans.plan import SteeringPlan
+from trimtab.steering.plans.repository import downloaded_repository
+from trimtab.tasks.admin.offline import HUB_ID
 from trimtab.tasks.errors import RecipeError
 from trimtab.tasks.home import Home
 from trimtab.tasks.models import model_of
@@ -23,23 +25,31 @@ from trimtab.tasks.step import Product, Step
 def import_plan(path: Path, model: str, name: str, home: Home, format_name: str | None = None) -> Reference:
     """Publish the plan in `path` as the next version of `name`; the same file for the same model is published once.
 
-    model: as recipes write it. format_name: of FORMATS; by default told by suffix and content. Raises BadFile for a
-    file that is none of the format, is for another kind of model, or does not fit the model; RecipeError, StoreError.
+    path: of a file or a folder; where there is none, a repository of the Hub. model: as recipes write it. format_name:
+    of FORMATS; by default told by suffix and content. Raises BadFile for a file that is none of the format, is for
+    another kind of model, or does not fit the model; RecipeError, StoreError.
     """
-    if not path.exists():
-        raise RecipeError(f"{path} does not exist: name a steering file, or a folder with one")
+    if path.exists():
+        return _publish(path, str(path), model, name, home, format_name)
+    if not HUB_ID.fullmatch(str(path)):
+        raise RecipeError(f"{path} does not exist: name a steering file, a folder with one, or a repository of the Hub")
+    with downloaded_repository(str(path)) as folder:
+        return _publish(folder, f"hf://{path}", model, name, home, "hf")
+
+
+def _publish(path: Path, shown: str, model: str, name: str, home: Home, format_name: str | None) -> Reference:
     tool, plan = read_file(path, format_name)
-    source = {"path": str(path), "sha256": _digest(path), "format": tool}
+    source = {"path": shown, "sha256": _digest(path), "format": tool}
     recipe = make_imported({"kind": "imported", "name": name, "model": model, "source": source})
     loaded, tokenizer = model_of(recipe.model)
-    fitting = _fitted(plan, Anatomy.of(loaded), path, FORMATS[tool]().model_type(path))
+    fitting = _fitted(plan, Anatomy.of(loaded), shown, FORMATS[tool]().model_type(path))
     recipe = recipe.model_copy(update={"chat": _has_chat(tokenizer)})
     packed = fitting.pack()
     step = Step(name, "plan", f"{recipe.stage('import')}/{name}", recipe.to_json())
     return step.find_or_publish(home, lambda: Product(packed.arrays, packed.header))
 
 
-def _fitted(plan: SteeringPlan, anatomy: Anatomy, path: Path, model_type: str) -> SteeringPlan:
+def _fitted(plan: SteeringPlan, anatomy: Anatomy, path: str, model_type: str) -> SteeringPlan:
     """The plan with the model's fingerprint, unless it has one. Raises BadFile when it does not fit the model.
 
     model_type: what the file says it is for; words that name no family (EasySteer writes `qwen`) say nothing."""

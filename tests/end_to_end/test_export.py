@@ -1,13 +1,20 @@
-"""A published plan leaves the catalog as files of other tools and as a checkpoint, by the command line."""
+"""A published plan leaves the catalog as files of other tools, to the Hub and as a checkpoint, by the command line."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
 from tests.end_to_end.conftest import inside
+from tests.export.fake_hub import COMMIT, fake_hub, hub_here  # noqa: F401
 from trimtab.steering import SteeringPlan
 from trimtab.steering.export import FORMATS
 from trimtab.store import Catalog
+from trimtab.tasks.admin.offline import needs_hub
 from trimtab.tasks.recipes.kinds import read_recipe
 
 IDS = torch.tensor([[5, 6, 7, 8]])
@@ -42,7 +49,7 @@ def test_the_card_says_when_the_numbers_do_not_hold(tiny_home, tmp_path):
     for name, arguments in (("as-is", ()), ("other", ("--every-token", "--strength", "2"))):
         assert inside("export", "tiny@1", str(tmp_path / name), "--to", "hf", *arguments, home=tiny_home).code == 0
     as_is, other = ((tmp_path / name / "README.md").read_text() for name in ("as-is", "other"))
-    assert "kl_held_out" in as_is and "do not hold" not in as_is
+    assert "KL(steered" in as_is and "do not hold" not in as_is
     assert "do not hold of this file: it steers at 2 times the published strength and on every token" in other
 
 
@@ -62,3 +69,43 @@ def test_what_no_weights_can_hold_is_refused_and_nothing_is_written(tiny_home, t
     done = inside("fold", "tiny@1", str(tmp_path / "folded"), home=tiny_home)
     assert done.code == 2 and "span 'answer'" in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+def command(home: Path, address: str, *arguments: str) -> subprocess.CompletedProcess:
+    offline = {"HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"}
+    environment = {name: value for name, value in os.environ.items() if name not in offline}
+    environment |= {"HF_ENDPOINT": address, "HF_TOKEN": "hf_test", "HF_HOME": str(home / "hub")}
+    words = [sys.executable, "-m", "trimtab.flows.cli", "--home", str(home), *arguments]
+    return subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_the_command_line_pushes(tiny_home):
+    with fake_hub() as (hub, address):
+        done = command(tiny_home, address, "export", "tiny@1", "--to", "hf", "--push", "me/tiny", "--licence", "MIT")
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.strip() == f"tiny@1 is at {address}/me/tiny/commit/{COMMIT}"
+        card = hub.repositories["me/tiny"]["README.md"].decode()
+        for said in ("## The verdict", "## Price", "## Placebos", "## What it does not do", 'license: "mit"'):
+            assert said in card
+        assert 'from_pretrained("me/tiny")' in card
+
+
+def test_what_belongs_together_on_the_command_line(tiny_home):
+    for arguments, said in (
+        ([], "--push OWNER/NAME"),
+        (["x.gguf"], "name the format"),
+        (["--to", "gguf", "--push", "me/tiny"], "the Hub takes --to hf alone"),
+    ):
+        done = inside("export", "tiny@1", *arguments, home=tiny_home)
+        assert done.code == 2 and said in done.stderr
+
+
+def test_a_repository_of_the_hub_is_imported(tiny_home, hub_here):  # noqa: F811
+    plan, model = plan_in(tiny_home), Catalog(tiny_home / "catalog").get("tiny@1").recipe["model"]["id"]
+    plan.push_to_hub("me/tiny")
+    done = inside("import", "me/tiny", "--model", model, "--as", "back", home=tiny_home)
+    assert done.code == 0, done.stderr
+    back = Catalog(tiny_home / "catalog").get("back")
+    assert back.recipe["source"]["path"] == "hf://me/tiny"
+    assert SteeringPlan.unpack(back).pack().header == plan.pack().header
+    assert needs_hub(["import", "me/tiny"], str(tiny_home)) and not needs_hub(["import", "me.svec"], str(tiny_home))
