@@ -154,6 +154,12 @@ class Layout:
         """The block that must have run for the site to exist; -1 for embed. Capture stops after the deepest."""
         return -1 if site.block is None else site.block
 
+    def blocks_before(self, site: Site) -> int:
+        """How many blocks, from the first, end before a change at the site can reach them."""
+        if site.block is None:
+            return 0
+        return site.block + (site.point == "resid_post")
+
     @property
     def fingerprint(self) -> Fingerprint:
         """Of the weights as they are now: trained on, or with an adapter merged, the same object has another."""

@@ -2,9 +2,10 @@
 
 A prompt's keys and values (without its last token) are computed once and continued with `last token + completion`,
 however many completions and plans are scored on it. A plan that leaves those tokens alone (spans `last`, `answer`,
-`generated`) re-uses the base model's prompts; any other plan runs the prompts once for itself. The answers are those
-of `forced_logits`, which runs whole texts, within the float tolerance. The plan is told each row's true prompt length,
-so spans mean the same here as in generation.
+`generated`) re-uses the base model's prompts; any other plan runs the prompts once for itself. Blocks below a plan's
+first edit run once for all plans that leave them alone (`resume.py`). The answers are those of `forced_logits`, which
+runs whole texts, within the float tolerance. The plan is told each row's true prompt length, so spans mean the same
+here as in generation.
 """
 
 import copy
@@ -22,6 +23,7 @@ from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.batching import batches, pad_left
 from trimtab.steering.model.tokens import Tokens
 from trimtab.steering.plans.plan import SteeringPlan
+from trimtab.steering.running.resume import WHOLE, Depth, Streams, untouched_blocks
 
 SCORE_BUDGET = 1024
 LATE_SPANS = ("last", "answer", "generated")
@@ -85,38 +87,45 @@ class _Prefix:
 
 
 @dataclass(frozen=True, eq=False)
+class _Way:
+    """How texts run. plan: None is the base model. depth: where its passes may begin."""
+
+    plan: SteeringPlan | None
+    depth: Depth
+
+    @property
+    def late(self) -> bool:
+        """Whether it leaves prompts without their last token as the base model has them."""
+        return self.plan is None or all(step.span.kind in LATE_SPANS for step in self.plan.interventions)
+
+
+@dataclass(frozen=True, eq=False)
 class Scorer:
     """model: scored with and without plans. keep: bytes of the base model's prompts that stay in memory (others are
-    run again)."""
+    run again). streams: where passes begin in the middle of the model."""
 
     model: PreTrainedModel
     keep: int = 2**29
+    streams: Streams = field(default_factory=Streams)
     _base: dict[tuple[bytes, ...], _Prefix] = field(default_factory=dict, repr=False)
 
     def forced(self, texts: Sequence[Tokens], plan: SteeringPlan | None = None) -> Iterator[Forced]:
         """One Forced per text, as `forced_logits`; not in order of texts (use `.example`), but in the same order
         for every plan. Falls back to whole passes for gated plans and one-token prompts."""
-        if _gated(plan) or any(text.prompt_length < 2 for text in texts):
-            yield from forced_logits(self.model, texts, plan)
-            return
-        groups: dict[bytes, list[int]] = {}
-        for i, text in enumerate(texts):
-            groups.setdefault(_key(text), []).append(i)
-        prompts = [texts[numbers[0]].prompt for numbers in groups.values()]
-        for batch in batches([len(prompt) for prompt in prompts]):
-            prefix = self._prefix([prompts[k] for k in batch], plan)
-            numbers = [i for k in batch for i in groups[_key(prompts[k])]]
-            yield from self._continued(prefix, texts, numbers, plan)
+        blocks = untouched_blocks(self._anatomy, plan)
+        return self._forced(texts, _Way(plan, Depth(blocks, 0 if plan is None else blocks)))
 
     def both(
         self, texts: Sequence[Tokens], one: SteeringPlan | None, other: SteeringPlan | None
     ) -> Iterator[tuple[Forced, Forced]]:
-        """The same text under two plans, in step. A gated plan takes whole passes, which batch in another order and
-        round otherwise, so its partner takes them too."""
+        """The same text under two plans, in step, so that the second begins where the first one's edits do. A gated
+        plan takes whole passes, which batch in another order and round otherwise, so its partner takes them too."""
         if _gated(one) or _gated(other):
-            passes = (forced_logits(self.model, texts, plan) for plan in (one, other))
+            passes = [forced_logits(self.model, texts, plan) for plan in (one, other)]
         else:
-            passes = (self.forced(texts, plan) for plan in (one, other))
+            blocks = [untouched_blocks(self._anatomy, plan) for plan in (one, other)]
+            ways = [_Way(plan, Depth(k, min(blocks))) for plan, k in zip((one, other), blocks, strict=True)]
+            passes = [self._forced(texts, way) for way in ways]
         yield from zip(*passes, strict=True)
 
     def logprobs(self, texts: Sequence[Tokens], plan: SteeringPlan | None = None) -> np.ndarray:
@@ -127,37 +136,54 @@ class Scorer:
                 means[forced.example] = float(forced.logprobs().double().mean())
         return means
 
-    def _prefix(self, prompts: list[Tokens], plan: SteeringPlan | None) -> _Prefix:
-        key = tuple(_key(prompt) for prompt in prompts)
-        late = plan is None or all(step.span.kind in LATE_SPANS for step in plan.interventions)
-        if late and key in self._base:
-            return self._base[key]
-        prefix = self._run_prefix(prompts, None if late else plan)
-        if late and sum(stored.bytes for stored in self._base.values()) + prefix.bytes <= self.keep:
-            self._base[key] = prefix
-        return prefix
+    def _forced(self, texts: Sequence[Tokens], way: _Way) -> Iterator[Forced]:
+        if _gated(way.plan) or any(text.prompt_length < 2 for text in texts):
+            yield from forced_logits(self.model, texts, way.plan)
+            return
+        groups: dict[bytes, list[int]] = {}
+        for i, text in enumerate(texts):
+            groups.setdefault(_key(text), []).append(i)
+        prompts = [texts[numbers[0]].prompt for numbers in groups.values()]
+        for batch in batches([len(prompt) for prompt in prompts]):
+            prefix = self._prefix([prompts[k] for k in batch], way)
+            numbers = [i for k in batch for i in groups[_key(prompts[k])]]
+            yield from self._continued(prefix, texts, numbers, way)
 
-    def _run_prefix(self, prompts: list[Tokens], plan: SteeringPlan | None) -> _Prefix:
+    def _prefix(self, prompts: list[Tokens], way: _Way) -> _Prefix:
+        key = tuple(_key(prompt) for prompt in prompts)
+        base = self._base.get(key)
+        if not way.late:
+            return self._run_prefix(prompts, way, base)
+        if base is None:
+            base = self._run_prefix(prompts, _BASE)
+            if sum(stored.bytes for stored in self._base.values()) + base.bytes <= self.keep:
+                self._base[key] = base
+        return base
+
+    def _run_prefix(self, prompts: list[Tokens], way: _Way, base: _Prefix | None = None) -> _Prefix:
+        """base: the same prompts under the base model, from which blocks that are left out take their keys."""
         padded = pad_left([prompt.ids[:-1].tolist() for prompt in prompts], self._device)
-        with torch.inference_mode(), _steered(self.model, plan, [len(prompt) for prompt in prompts]):
-            out = Anatomy.of(self.model).base(
+        keys, lengths = [_key(prompt) for prompt in prompts], [len(prompt) for prompt in prompts]
+        begun = self.streams.resumed(self._anatomy, (b"prompts", *keys), WHOLE if base is None else way.depth)
+        with torch.inference_mode(), begun as start, _steered(self.model, way.plan, lengths):
+            out = self._anatomy.base(
                 input_ids=padded.ids, attention_mask=padded.mask, position_ids=padded.positions, use_cache=True
             )
-        rows = {_key(prompt): k for k, prompt in enumerate(prompts)}
-        return _Prefix(rows, padded.mask, out.past_key_values)
+        cache = out.past_key_values
+        if base is not None:
+            cache.layers[:start] = base.cache.layers[:start]
+        return _Prefix({key: row for row, key in enumerate(keys)}, padded.mask, cache)
 
-    def _continued(
-        self, prefix: _Prefix, texts: Sequence[Tokens], numbers: list[int], plan: SteeringPlan | None
-    ) -> Iterator[Forced]:
+    def _continued(self, prefix: _Prefix, texts: Sequence[Tokens], numbers: list[int], way: _Way) -> Iterator[Forced]:
         ends = [texts[i].ids[texts[i].prompt_length - 1 :] for i in numbers]
         for batch in batches([len(end) for end in ends], SCORE_BUDGET):
             rows = [numbers[k] for k in batch]
-            logits = self._run_ends(prefix, [texts[i] for i in rows], plan)
+            logits = self._run_ends(prefix, [texts[i] for i in rows], way)
             for k, i in enumerate(rows):
                 targets = texts[i].ids[texts[i].prompt_length :]
                 yield Forced(i, logits[k, : len(targets)].float(), torch.from_numpy(targets).to(logits.device))
 
-    def _run_ends(self, prefix: _Prefix, texts: list[Tokens], plan: SteeringPlan | None) -> Tensor:
+    def _run_ends(self, prefix: _Prefix, texts: list[Tokens], way: _Way) -> Tensor:
         """Logits `[b s v]` of `last prompt token + completion`, padded behind, where nothing real can see it."""
         ends = [text.ids[text.prompt_length - 1 :] for text in texts]
         ids = torch.zeros(len(ends), max(len(end) for end in ends), dtype=torch.long)
@@ -166,8 +192,9 @@ class Scorer:
         rows = torch.tensor([prefix.rows[_key(text)] for text in texts], device=self._device)
         before = prefix.mask[rows]
         places = before.sum(1, keepdim=True) + torch.arange(ids.shape[1], device=self._device)
-        cache = copy.deepcopy(prefix.cache)
-        with torch.inference_mode(), _steered(self.model, plan, [text.prompt_length for text in texts]):
+        cache, batch = copy.deepcopy(prefix.cache), (b"ends", *(_split_key(text) for text in texts))
+        begun = self.streams.resumed(self._anatomy, batch, way.depth)
+        with torch.inference_mode(), begun, _steered(self.model, way.plan, [text.prompt_length for text in texts]):
             cache.batch_select_indices(rows)
             return self.model(
                 input_ids=ids.to(self._device),
@@ -178,12 +205,24 @@ class Scorer:
             ).logits
 
     @property
+    def _anatomy(self) -> Anatomy:
+        return Anatomy.of(self.model)
+
+    @property
     def _device(self) -> torch.device:
-        return Anatomy.of(self.model).device
+        return self._anatomy.device
+
+
+_BASE = _Way(None, WHOLE)
 
 
 def _key(text: Tokens) -> bytes:
     return text.ids[: text.prompt_length].tobytes()
+
+
+def _split_key(text: Tokens) -> bytes:
+    """Of prompt and completion."""
+    return text.prompt_length.to_bytes(8, "little") + text.ids.tobytes()
 
 
 def _gated(plan: SteeringPlan | None) -> bool:
