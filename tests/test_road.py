@@ -1,6 +1,4 @@
-"""The Python road from text to plan, on tiny models and on the real one."""
-
-import warnings
+"""The Python road from text to plan, on tiny models; end_to_end/test_real_model.py has it on the real one."""
 
 import pytest
 import torch
@@ -130,28 +128,3 @@ def test_load_returns_what_was_published(tmp_path, tiny_llama, monkeypatch):
         assert isinstance(found, SteeringPlan) and found.interventions[0].site == Site("resid_post", 1)
     with pytest.raises(NotFound, match="warn.*did you mean warm"):
         trimtab.load("warn@prod")
-
-
-PAIRS_OF_TONE = [
-    (f"How was {what}?", f"It was wonderful, I loved {what}!", f"It was awful, I hated {what}.")
-    for what in ("your day", "the food", "the trip", "the film", "work", "the party", "the walk", "school")
-]
-
-
-@pytest.mark.real_model
-@pytest.mark.slow
-def test_the_road_on_the_real_model(real_model, tmp_path):
-    model, tokenizer = real_model
-    contrast = Contrast.from_pairs(model, tokenizer, PAIRS_OF_TONE, sites="resid_post")
-    plan = MeanDifference().fit(contrast).at("resid_post.21")
-    prompts = [f"Tell me about {what}." for what in ("the sea", "your town", "a book", "winter")]
-    dosed = dose(model, tokenizer, plan, prompts, kl=0.3)
-    assert dosed.dose.reachable and dosed.price.mean.low < dosed.price.mean.mean
-    dosed.plan.save(tmp_path / "warm.safetensors")
-    inputs = tokenizer(prompts[0], return_tensors="pt")
-    answers = []
-    for one in (dosed.plan, SteeringPlan.load(tmp_path / "warm.safetensors")):
-        with warnings.catch_warnings(), one.on(model):
-            warnings.simplefilter("error")
-            answers.append(model.generate(**inputs, max_new_tokens=5, do_sample=False))
-    assert torch.equal(*answers)

@@ -1,12 +1,12 @@
 """A tiny model in a folder (with the embedded model's tokenizer), recipes for it, and one real run for the session."""
 
 import io
+import json
 import os
-import subprocess
-import sys
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from shutil import copy
 
 import pytest
 from small_llama import speaking_llama
@@ -16,16 +16,8 @@ from trimtab.flows.cli import main
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = ["judge.placebos.random=2", "judge.placebos.covariance=1", "judge.placebos.shuffled=1", "judge.prompts=3"]
 QUICK += ["judge.tokens=8", "judge.curve=[0.3]"]
-REAL = [*QUICK, "capture.blocks=14-15", "judge.prompts=4", "judge.tokens=12"]
-ROWS = 36  # of recipes/cheerful.jsonl
-
-
-def trimtab(*arguments: str, home: Path, timeout: float = 600) -> subprocess.CompletedProcess:
-    """The command line as a user calls it, in a process of its own."""
-    command = [str(Path(sys.executable).parent / "trimtab"), "--home", str(home), *arguments]
-    return subprocess.run(
-        command, capture_output=True, text=True, timeout=timeout, env=environment(home.parent), cwd=ROOT
-    )
+REAL = [*QUICK, "capture.blocks=14-15", "judge.placebos.random=1", "judge.prompts=2", "judge.tokens=6"]
+ROWS, WORDS = 18, 10  # of recipes/cheerful.jsonl, and of each of its answers
 
 
 @dataclass(frozen=True)
@@ -38,7 +30,7 @@ class Answer:
 
 
 def inside(*arguments: str, home: Path) -> Answer:
-    """The same in this process: no libraries to import again, and the session's Prefect server where there is one."""
+    """The command line in this process: no libraries to import, and the session's Prefect server where there is one."""
     out, err = io.StringIO(), io.StringIO()
     with redirect_stdout(out), redirect_stderr(err):
         code = main(["--home", str(home), *arguments])
@@ -92,13 +84,22 @@ def tiny_home(tiny_recipe, tmp_path_factory, prefect_backend) -> Path:
 
 
 @pytest.fixture(scope="session")
-def real_home(tmp_path_factory) -> Path:
-    """A home in which recipes/cheerful.yaml was run on the real model: fewer pairs, blocks and placebos."""
+def real_home(tmp_path_factory, prefect_backend) -> Path:
+    """A home in which recipes/cheerful.yaml was run on the real model: fewer pairs with shorter answers, fewer blocks
+    and placebos."""
     folder = tmp_path_factory.mktemp("real")
-    for name in ("cheerful.yaml", "cheerful.jsonl", "cheerful.lexicon.json"):
-        lines = (ROOT / "recipes" / name).read_text().splitlines(keepends=True)
-        (folder / name).write_text("".join(lines[:ROWS] if name.endswith(".jsonl") else lines))
+    for name in ("cheerful.yaml", "cheerful.lexicon.json"):
+        copy(ROOT / "recipes" / name, folder)
+    rows = (ROOT / "recipes" / "cheerful.jsonl").read_text().splitlines()[:ROWS]
+    (folder / "cheerful.jsonl").write_text("\n".join(map(shortened, rows)) + "\n")
     home = folder / "home"
-    done = trimtab("run", str(folder / "cheerful.yaml"), *settings(REAL), home=home, timeout=1500)
-    assert done.returncode == 0, done.stderr
+    done = inside("run", str(folder / "cheerful.yaml"), *settings(REAL), home=home)
+    assert done.code == 0, done.stderr
     return home
+
+
+def shortened(row: str) -> str:
+    """A pair as a line of JSON, with the first words of its answers."""
+    fields = json.loads(row)
+    answers = {name: " ".join(fields[name].split()[:WORDS]) for name in ("positive", "negative")}
+    return json.dumps({**fields, **answers})

@@ -1,25 +1,30 @@
 """The main job on the real model: a home, its README commands and its Python, run as they are printed."""
 
 import io
-import subprocess
-import sys
+import warnings
+from typing import Any
 
 import pytest
+import torch
 from pages import ROOT, blocks, commands
 
 from trimtab.flows.cli import main
+from trimtab.steering import SteeringPlan
 from trimtab.store import Catalog
 
 README = ROOT / "README.md"
 pytestmark = [pytest.mark.real_model, pytest.mark.slow]
-
-
 ELSEWHERE = ("server", "run", "deploy", "worker", "rank", "ablate", "features", "collect", "delete")
 
 
 def reading_commands() -> list[list[str]]:
     """The README's commands that need nothing but a home. The others have tests elsewhere."""
     return [words for words in commands(README) if words[0] not in ELSEWHERE and "concepts" not in " ".join(words)]
+
+
+def brief(command: list[str]) -> list[str]:
+    """Answers of a few tokens are enough."""
+    return [*command, "--tokens", "8"] if command[0] == "steer" else command
 
 
 def test_the_plan_is_priced_judged_and_dosed(real_home):
@@ -45,15 +50,25 @@ def test_the_readme_commands_work(real_home, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("TRIMTAB_HOME", str(real_home))
     lines = reading_commands()
     assert len(lines) >= 10
-    for arguments in lines:
+    for arguments in map(brief, lines):
         monkeypatch.setattr("sys.stdin", io.StringIO("/strength 2\n/new\n\n"))  # said to `chat`
         assert main(arguments) == 0, (arguments, capsys.readouterr().err)
 
 
 def test_the_readme_python_works(real_home, tmp_path, monkeypatch):
-    """In a process of its own, beside the home, exactly as printed."""
+    """The road from text to plan exactly as printed, and what it leads to: a price, and a file that steers alike."""
     monkeypatch.setenv("TRIMTAB_HOME", str(real_home))
+    monkeypatch.chdir(tmp_path)
     Catalog(real_home / "catalog").promote("cheerful@1", "prod")
-    for code in blocks(README, "python"):
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
+    (code,) = blocks(README, "python")
+    road: dict[str, Any] = {}
+    exec(compile(code, "README.md", "exec"), road)
+    dosed, model = road["dosed"], road["model"]
+    assert dosed.dose.reachable and dosed.price.mean.low < dosed.price.mean.mean
+    question = road["tokenizer"](road["prompts"][0], return_tensors="pt")
+    answers = []
+    for plan in (dosed.plan, SteeringPlan.load("warm.safetensors")):
+        with warnings.catch_warnings(), plan.on(model):
+            warnings.simplefilter("error")
+            answers.append(model.generate(**question, max_new_tokens=5, do_sample=False))
+    assert torch.equal(*answers)
