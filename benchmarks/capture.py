@@ -36,7 +36,7 @@ def main() -> None:
     recipe = load_recipe(RECIPE)
     model, tokenizer = model_of(recipe.model)
     anatomy = Anatomy.of(model)
-    texts = [text.tokens for text in texts_of(recipe.data, tokenizer)]
+    texts = [tokens for _, tokens in texts_of(recipe.data, tokenizer)]
     mixed = texts[: args.texts]
     equal = [cut(text, WIDTH) for text in texts if len(text) >= WIDTH][: 2 * BATCH]
     print(setting(args.threads), end="\n\n")

@@ -48,7 +48,7 @@ def behaviour(args: argparse.Namespace, name: str) -> None:
     artifact = Home.at(args.home).catalog.get(f"{name}.mean_difference")
     recipe, plan = make_recipe(artifact.recipe), SteeringPlan.unpack(artifact)
     model, tokenizer = model_of(recipe.model)
-    texts = [t.tokens for t in texts_of(recipe.data, tokenizer) if t.example.split == "select" and t.example.label == 1]
+    texts = [tokens for one, tokens in texts_of(recipe.data, tokenizer) if one.split == "select" and one.label == 1]
     texts = [cut(text, args.tokens) for text in texts[: args.texts]]
     calibration = Calibration(Scorer(model), texts, on=FORCED)
     rows = [block(calibration, plan, step) for step in plan.interventions[:: args.every]]

@@ -29,6 +29,7 @@ from trimtab.tasks.collecting.capture import capture_recipe, selection_of
 from trimtab.tasks.data.prompts import texts_of
 from trimtab.tasks.home import Home
 from trimtab.tasks.models import model_of
+from trimtab.tasks.recipes.behaviour import BehaviourRecipe
 from trimtab.tasks.recipes.kinds import load_recipe
 
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -58,7 +59,7 @@ SETTINGS = {
 }
 
 
-def cases(recipes: dict[str, Recipe], folder: Path) -> list[Case]:
+def cases(recipes: dict[str, BehaviourRecipe], folder: Path) -> list[Case]:
     """Bare passes, then each recipe: collected, and captured without a store."""
     first = next(iter(recipes.values()))
     finished = Home.at(folder / "finished")
@@ -73,12 +74,12 @@ def cases(recipes: dict[str, Recipe], folder: Path) -> list[Case]:
     return [*found, Case("collected again: nothing to do", lambda: capture_recipe(first, finished))]
 
 
-def tokens_of(recipe: Recipe) -> list[Tokens]:
+def tokens_of(recipe: BehaviourRecipe) -> list[Tokens]:
     """The recipe's texts; reading and tokenising them is part of what both sides do."""
-    return [text.tokens for text in texts_of(recipe.data, model_of(recipe.model)[1])]
+    return [tokens for _, tokens in texts_of(recipe.data, model_of(recipe.model)[1])]
 
 
-def bare(recipe: Recipe, in_order: bool = True) -> None:
+def bare(recipe: BehaviourRecipe, in_order: bool = True) -> None:
     """Forward passes alone, on the recipe's texts."""
     model, texts = model_of(recipe.model)[0], tokens_of(recipe)
     texts = texts if in_order else sorted(texts, key=len)
@@ -88,21 +89,21 @@ def bare(recipe: Recipe, in_order: bool = True) -> None:
             model(batch.ids, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False)
 
 
-def captured(recipe: Recipe) -> None:
+def captured(recipe: BehaviourRecipe) -> None:
     """The rows in memory, and no more."""
     anatomy = Anatomy.of(model_of(recipe.model)[0])
     sites = anatomy.sites(recipe.capture.points, recipe.capture.block_numbers(anatomy.n_layers))
     capture(anatomy, tokens_of(recipe), sites, selection_of(recipe))
 
 
-def collected(recipe: Recipe, folder: Path) -> None:
+def collected(recipe: BehaviourRecipe, folder: Path) -> None:
     """Into a home that did not exist before."""
     home = Path(tempfile.mkdtemp(dir=folder))
     capture_recipe(recipe, Home.at(home))
     shutil.rmtree(home)
 
 
-def written(name: str, recipe: Recipe, folder: Path) -> str:
+def written(name: str, recipe: BehaviourRecipe, folder: Path) -> str:
     """What one collection leaves: rows, megabytes of activations, and how many tokens the model had to run."""
     reference = capture_recipe(recipe, Home.at(Path(tempfile.mkdtemp(dir=folder))))
     store, share = ActivationStore.open(reference.url), reference.computed / reference.total
@@ -110,7 +111,7 @@ def written(name: str, recipe: Recipe, folder: Path) -> str:
     return f"* {name}: {size}; the model ran {share:.0%} of the tokens, the rest being repeated beginnings"
 
 
-def recipe_of(folder: Path, pairs: int, settings: list[str]) -> Recipe:
+def recipe_of(folder: Path, pairs: int, settings: list[str]) -> BehaviourRecipe:
     """The recipe `cheerful` on its first pairs."""
     for name in ("cheerful.yaml", "cheerful.lexicon.json"):
         shutil.copy(RECIPES / name, folder)

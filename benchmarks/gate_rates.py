@@ -30,9 +30,9 @@ from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.site import Site
 from trimtab.steering.model.tokens import tokenize
 from trimtab.steering.statistics import auroc
-from trimtab.tasks.data.jsonl import read_jsonl
 from trimtab.tasks.data.marked_prompts import TWINS
 from trimtab.tasks.data.prompts import form_of
+from trimtab.tasks.data.rows import read_jsonl
 from trimtab.tasks.models import model_of
 from trimtab.tasks.recipes.kinds import load_recipe, read_recipe
 

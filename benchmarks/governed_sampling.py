@@ -53,7 +53,7 @@ def main() -> None:
     model, tokenizer = load_model("smollm2")
     texts = texts_of(load_recipe(RECIPE).data, tokenizer)
     plan = fitted(model, texts)
-    inputs = batch([text.tokens for text in texts if text.example.split == "report"][: 2 * args.prompts : 2])
+    inputs = batch([tokens for example, tokens in texts if example.split == "report"][: 2 * args.prompts : 2])
     print(setting(args.threads), end="\n\n")
     print("| sampling | mean KL | largest | over the budget | acted at | without it: mean, largest | CPU |")
     print("|---|---|---|---|---|---|---|")
@@ -72,11 +72,11 @@ def main() -> None:
 def fitted(model, texts) -> SteeringPlan:
     """Mean difference of the answers' tokens at SITE."""
     rows: dict[int, list[Tensor]] = {-1: [], 1: []}
-    for text in [text for text in texts if text.example.split == "fit"][: 2 * PAIRS]:
+    for example, tokens in [text for text in texts if text[0].split == "fit"][: 2 * PAIRS]:
         seen: list[Tensor] = []
         with torch.inference_mode(), hooked(Anatomy.of(model), reads=[(SITE, seen.append)]):
-            model(torch.from_numpy(text.tokens.ids)[None])
-        rows[int(text.example.label)].append(seen[0][0, text.tokens.prompt_length :].float().mean(0))
+            model(torch.from_numpy(tokens.ids)[None])
+        rows[example.label].append(seen[0][0, tokens.prompt_length :].float().mean(0))
     move = MeanDifference().fit_site(torch.stack(rows[1]), torch.stack(rows[-1]))
     return SteeringPlan((Intervention(SITE, move, Span.parse("answer"), STRENGTH),))
 

@@ -39,7 +39,7 @@ def main() -> None:
     recipe, plan = make_recipe(artifact.recipe), SteeringPlan.unpack(artifact)
     model, tokenizer = model_of(recipe.model)
     score = behaviour_of(recipe)
-    texts = [t.tokens for t in texts_of(recipe.data, tokenizer) if t.example.split == "report" and t.example.label == 1]
+    texts = [tokens for one, tokens in texts_of(recipe.data, tokenizer) if one.split == "report" and one.label == 1]
     prompts = [text.prompt for text in texts[: args.prompts]]
     decoding = Decoding(args.tokens, seed=1000)
 

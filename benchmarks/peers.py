@@ -34,7 +34,7 @@ def main() -> None:
     recipe = load_recipe(RECIPE)
     model, tokenizer = model_of(recipe.model)
     anatomy = Anatomy.of(model)
-    texts = [text.tokens for text in texts_of(recipe.data, tokenizer)][: args.texts]
+    texts = [tokens for _, tokens in texts_of(recipe.data, tokenizer)][: args.texts]
     cases = [
         Case(f"bare loop with logits, batches of {BATCH}", inference(lambda: forwards(anatomy, texts))),
         *every_token(anatomy, tokenizer, texts),

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from trimtab.tasks.data.examples import examples_of
-from trimtab.tasks.data.jsonl import each_pair, read_class, read_pairs, read_rows
+from trimtab.tasks.data.examples import each_pair, each_text, examples_of
 from trimtab.tasks.data.parquet import BATCH, read_parquet
+from trimtab.tasks.data.rows import read_rows
 from trimtab.tasks.errors import DataError, RecipeError
 from trimtab.tasks.recipes.kinds import load_recipe
 
@@ -30,21 +30,21 @@ def written(path: Path, rows: list[dict]) -> Path:
 
 def test_the_same_rows_as_jsonl(tmp_path: Path) -> None:
     one, other = (written(tmp_path / name, PAIRS) for name in ("a.jsonl", "a.parquet"))
-    assert read_pairs(one).rows == read_pairs(other).rows
+    assert list(each_pair(one)) == list(each_pair(other))
     chats = [
         {"messages": [{"role": "user", "content": f"q{k}"}, {"role": "assistant", "content": f"a{k}"}]}
         for k in range(9)
     ]
     one, other = (written(tmp_path / name, chats) for name in ("b.jsonl", "b.parquet"))
-    assert read_class(one).rows == read_class(other).rows
+    assert list(each_text(one)) == list(each_text(other))
 
 
 @pytest.mark.parametrize("name", ["hub.parquet", "hub.jsonl"])
 def test_a_dataset_keeps_its_own_column_names(tmp_path: Path, name: str) -> None:
     file = written(tmp_path / name, THEIRS)
-    assert tuple(each_pair(file, columns=COLUMNS)) == read_pairs(written(tmp_path / "ours.jsonl", PAIRS)).rows
+    assert list(each_pair(file, columns=COLUMNS)) == list(each_pair(written(tmp_path / "ours.jsonl", PAIRS)))
     with pytest.raises(DataError, match="unknown key 'id'"):
-        read_pairs(file)
+        list(each_pair(file))
 
 
 def test_rows_come_a_batch_at_a_time(tmp_path: Path) -> None:
@@ -82,11 +82,11 @@ def test_what_is_not_parquet_is_one_clear_line(tmp_path: Path) -> None:
         list(read_rows(tmp_path / "none.parquet"))
     empty_cells = written(tmp_path / "null.parquet", [*PAIRS, {"prompt": "x", "positive": None, "negative": "b"}])
     with pytest.raises(DataError, match="null.parquet:25: 'positive' must be text, it is null"):
-        read_pairs(empty_cells)
+        list(each_pair(empty_cells))
 
 
 def test_without_pyarrow_the_cure_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = written(tmp_path / "a.parquet", PAIRS)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(DataError, match=r"pip install \"trimtab\[parquet\]\""):
-        read_pairs(file)
+        list(each_pair(file))

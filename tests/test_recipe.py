@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from collections import Counter
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,11 @@ import pytest
 from trimtab.steering.errors import SteeringError
 from trimtab.tasks.admin.methods import methods
 from trimtab.tasks.admin.starter import write_starter
-from trimtab.tasks.data.examples import capability_items, examples_of, known_questions, neutral_texts
-from trimtab.tasks.data.jsonl import ClassRow, PairRow, read_class, read_pairs, split_of
-from trimtab.tasks.data.marked_prompts import labelled_rows
-from trimtab.tasks.data.shipped_files import DATA
+from trimtab.tasks.data.examples import Example, each_pair, each_text, examples_of
+from trimtab.tasks.data.files import SHIPPED
+from trimtab.tasks.data.judging import capability_pairs, known_questions, neutral_texts
+from trimtab.tasks.data.marked_prompts import marked_prompts
+from trimtab.tasks.data.sections import split_of
 from trimtab.tasks.errors import DataError, RecipeError
 from trimtab.tasks.plans.validate import settings_of
 from trimtab.tasks.recipes.kinds import kind_of, load_recipe, make_recipe, read_recipe
@@ -194,7 +196,7 @@ def test_questions_with_known_answers(folder):
     asking = ["judge.questions=qa.jsonl"]
     plain, asked = load_recipe(folder / "recipe.yaml"), load_recipe(folder / "recipe.yaml", asking)
     assert known_questions(plain.judge.questions) == ()
-    assert [one.answer for one in known_questions(asked.judge.questions)] == ["5", "6"]
+    assert [one.completion for one in known_questions(asked.judge.questions)] == ["5", "6"]
     assert asked.stage("fit") == plain.stage("fit") and asked.stage("validate") != plain.stage("validate")
     (folder / "qa.jsonl").write_text('{"question": "2 + 3?"}\n')
     with pytest.raises(DataError, match="qa.jsonl:1: .*answer"):
@@ -253,11 +255,11 @@ def test_the_recipes_that_come_with_trimtab(path):
 @pytest.mark.parametrize("path", [path for path in ALL if KIND[path] == "condition"], ids=lambda path: path.stem)
 def test_the_conditions_that_come_with_trimtab(path):
     recipe = read_recipe(path)
-    rows = labelled_rows(recipe.data)
+    examples = marked_prompts(recipe.data)
     assert recipe.name == path.stem
-    for split in rows.values():
-        wanted = sum(label for _, label in split)
-        assert min(wanted, len(split) - wanted) >= 12, "too few to fit, to promise a rate, or to report"
+    counts = Counter((example.split, example.label) for example in examples)
+    for split, label in product(("fit", "select", "report"), (1, -1)):
+        assert counts[split, label] >= 12, "too few to fit, to promise a rate, or to report"
 
 
 def test_the_starter_is_a_recipe(tmp_path):
@@ -269,34 +271,35 @@ def test_the_starter_is_a_recipe(tmp_path):
 def test_packaged_files(folder):
     judge = load_recipe(folder / "recipe.yaml").judge
     assert len(neutral_texts(judge.neutral)) >= 50
-    assert len(capability_items(judge.capability)) >= 50
-    assert tuple(json.loads((DATA / "function_words.json").read_text())) == LANGUAGES
+    assert len(capability_pairs(judge.capability)) >= 50
+    assert tuple(json.loads((SHIPPED / "function_words.json").read_text())) == LANGUAGES
 
 
 # ---- data files
 
 
 def test_pairs_and_whole_texts(tmp_path):
-    with_prompts = read_pairs(write_rows(tmp_path / "a.jsonl", pairs()))
+    first, *_ = each_pair(write_rows(tmp_path / "a.jsonl", pairs()))
     whole = [{"positive": f"good {k}", "negative": f"bad {k}"} for k in range(8)]
-    assert with_prompts.rows[0] == PairRow("Question 0?", "Yes, 0!", "No, 0.")
-    assert read_pairs(write_rows(tmp_path / "b.jsonl", whole)).rows[0] == PairRow(None, "good 0", "bad 0")
+    assert first == (Example("Question 0?", "Yes, 0!", 1), Example("Question 0?", "No, 0.", -1))
+    first, *_ = each_pair(write_rows(tmp_path / "b.jsonl", whole))
+    assert first == (Example("good 0", None, 1), Example("bad 0", None, -1))
 
 
 def test_class_rows(tmp_path):
     user, answer = {"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi"}
     rows = [{"text": f"some text {k}"} for k in range(8)]
     rows += [{"prompt": "Hello", "completion": "Hi"}, {"messages": [user, answer]}, {"messages": [user]}]
-    found = read_class(write_rows(tmp_path / "c.jsonl", rows)).rows
-    assert found[0] == ClassRow("some text 0")
-    assert found[8:] == (ClassRow("Hello", "Hi"), ClassRow((user,), "Hi"), ClassRow((user,)))
+    examples = list(each_text(write_rows(tmp_path / "c.jsonl", rows)))
+    assert examples[0] == Example("some text 0")
+    assert examples[8:] == [Example("Hello", "Hi"), Example((user,), "Hi"), Example((user,))]
 
 
 def test_byte_order_mark_and_windows_line_ends(tmp_path):
     plain = write_rows(tmp_path / "plain.jsonl", pairs())
     text = plain.read_text().replace("\n", "\r\n")
     (tmp_path / "windows.jsonl").write_bytes(b"\xef\xbb\xbf" + text.encode() + b"\r\n")
-    assert read_pairs(tmp_path / "windows.jsonl").rows == read_pairs(plain).rows
+    assert list(each_pair(tmp_path / "windows.jsonl")) == list(each_pair(plain))
 
 
 def test_several_bad_rows_are_told_at_once(tmp_path):
@@ -304,7 +307,7 @@ def test_several_bad_rows_are_told_at_once(tmp_path):
     rows[2]["positive"], rows[5]["negative"] = "", 3
     path = write_rows(tmp_path / "bad.jsonl", rows)
     with pytest.raises(DataError) as error:
-        read_pairs(path)
+        list(each_pair(path))
     assert error.value.lines == (f"{path}:3: 'positive' is empty", f"{path}:6: 'negative' must be text, it is a number")
 
 

@@ -13,7 +13,6 @@ from trimtab.steering.judge.settings import JudgeSettings
 from trimtab.steering.model.tokens import Tokens
 from trimtab.steering.plans.plan import SteeringPlan
 from trimtab.steering.price.calibration import check_budget
-from trimtab.steering.price.price import CapabilityItem
 from trimtab.steering.running.answer_pair import AnswerPair
 from trimtab.steering.running.contrast import Contrast
 
@@ -29,7 +28,7 @@ class Texts:
     report: Sequence[AnswerPair]
     neutral: Sequence[Tokens]
     requesting: Sequence[AnswerPair] = ()
-    capability: Sequence[CapabilityItem] = ()
+    capability: Sequence[AnswerPair] = ()
     exam: Sequence[ExamQuestion] = ()
 
     def __post_init__(self) -> None:

@@ -12,27 +12,21 @@ from trimtab.steering.price.kl import STEERED_BASE, Measured, divergences, steer
 from trimtab.steering.price.neutral import neutral_cost
 from trimtab.steering.price.result import Price
 from trimtab.steering.price.rollouts import roll_out
+from trimtab.steering.running.answer_pair import AnswerPair
 from trimtab.steering.running.scorer import Scorer
 from trimtab.steering.running.writing import Decoding
 from trimtab.steering.statistics import BOOTSTRAP, Bootstrap
 
 
 @dataclass(frozen=True, eq=False)
-class CapabilityItem:
-    """One question with a right and a wrong answer: the same prompt, two completions."""
-
-    correct: Tokens
-    incorrect: Tokens
-
-
-@dataclass(frozen=True, eq=False)
 class PricedOn:
-    """prompts: held out, answered by the steered model. neutral: plain texts. capability: A/B items (may be empty).
+    """prompts: held out, answered by the steered model. neutral: plain texts. capability: questions with a
+    right (positive) and a wrong (negative) answer; may be none.
     decoding: of the rollouts."""
 
     prompts: Sequence[Tokens]
     neutral: Sequence[Tokens]
-    capability: Sequence[CapabilityItem] = ()
+    capability: Sequence[AnswerPair] = ()
     decoding: Decoding = Decoding()
     bootstrap: Bootstrap = BOOTSTRAP
 
@@ -59,11 +53,11 @@ def price_with(scorer: Scorer, plan: SteeringPlan, on: PricedOn, written: Sequen
     )
 
 
-def capability(scorer: Scorer, items: Sequence[CapabilityItem], plan: SteeringPlan | None = None) -> float:
-    """Share of items whose right answer has the higher mean log-probability per token. A tie counts half: a model
-    that has lost everything scores one half, not 0 or 1."""
-    if not items:
-        raise SteeringError("capability needs at least one item with a right and a wrong answer")
-    texts = [text for item in items for text in (item.correct, item.incorrect)]
+def capability(scorer: Scorer, questions: Sequence[AnswerPair], plan: SteeringPlan | None = None) -> float:
+    """Share of questions whose right answer (positive) has the higher mean log-probability per token. A tie counts
+    half: a model that has lost everything scores one half, not 0 or 1."""
+    if not questions:
+        raise SteeringError("capability needs at least one question with a right and a wrong answer")
+    texts = [text for pair in questions for text in (pair.positive, pair.negative)]
     right, wrong = scorer.logprobs(texts, plan).reshape(-1, 2).T
     return float(((right > wrong) + 0.5 * (right == wrong)).mean())

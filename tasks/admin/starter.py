@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from trimtab.tasks.data.shipped_files import packaged
+from trimtab.tasks.data.files import packaged
 from trimtab.tasks.errors import RecipeError
 
 FILES = ("recipe.yaml", "pairs.jsonl", "lexicon.json", "README.md")

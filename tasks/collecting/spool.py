@@ -41,9 +41,9 @@ class Spool:
         self._rows = Column(np.int64, folder)
         digest = hashlib.sha256()
         for block in _blocks(texts):
-            for text in block:
-                feed(digest, text.tokens, text.example.label, text.example.pair, text.example.split)
-                self._add(text.tokens)
+            for example, tokens in block:
+                feed(digest, tokens, example.label, example.pair, example.split)
+                self._add(tokens)
             self._extend(block)
         self.digest = digest.hexdigest()
 
@@ -103,17 +103,13 @@ def _blocks(texts: Iterable[Text]) -> Iterator[list[Text]]:
 def index_of(texts: list[Text], selection: Rows) -> TokenIndex:
     """The token index of a capture: for every row its text, token id, position and role. A pooled row is a mean over
     tokens, so it has no id or position (-1)."""
-    token_indices = [selection.tokens(text.tokens).numpy() for text in texts]
-    prompts = {
-        "label": np.array([text.example.label for text in texts]),
-        "pair": np.array([text.example.pair for text in texts]),
-        "split": np.array([text.example.split for text in texts]),
-    }
+    token_indices = [selection.tokens(tokens).numpy() for _, tokens in texts]
+    prompts = {name: np.array([getattr(example, name) for example, _ in texts]) for name in ("label", "pair", "split")}
     if selection.pool is not None:
         many = len(texts)
         unknown, no = np.full(many, -1), np.zeros(many, bool)
         return TokenIndex(np.arange(many + 1), unknown, unknown, np.full(many, TokenRole.OTHER), no, **prompts)
-    pairs = list(zip([text.tokens for text in texts], token_indices, strict=True))
+    pairs = [(tokens, index) for (_, tokens), index in zip(texts, token_indices, strict=True)]
     return TokenIndex(
         offsets=np.cumsum([0] + [len(k) for k in token_indices]),
         token_id=np.concatenate([tokens.ids[k] for tokens, k in pairs]),

@@ -1,48 +1,39 @@
-"""Examples: a recipe's data files as one flat list of texts, each with its class, pair and split; and the judge's
-files (neutral text, capability items, lexicon)."""
+"""Examples: a recipe's data files as one flat list of texts, each with its class, pair and split.
 
-import json
-from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+A row that would quietly fit noise (the same row twice, two equal completions, an empty answer) is a mistake.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from trimtab.tasks.data.jsonl import (
-    SPLITS,
-    ClassRow,
-    PairRow,
-    Prompt,
-    canonical,
-    check_keys,
-    each_class,
-    each_pair,
-    file_digest,
-    read_jsonl,
-    split_of,
-    text_of,
-)
+from trimtab.store.digests import canonical
 from trimtab.tasks.data.remembered import Remembered
-from trimtab.tasks.data.sections import Data, DataFile
-from trimtab.tasks.data.shipped_files import packaged
+from trimtab.tasks.data.repeats import Repeats
+from trimtab.tasks.data.rows import MAX_PROBLEMS, MIN_ROWS, check_keys, kind_of, read_rows, text_of
+from trimtab.tasks.data.sections import Data, Split
 from trimtab.tasks.errors import DataError
 
-MIN_PER_SPLIT = 2
-WORD = 16  # characters of one word that is surely several tokens (scripts without spaces write whole sentences so)
-ONLY_PROMPT = ("prompt", "last")
+ROLES = ("system", "user", "assistant")
+Prompt = str | tuple[Mapping[str, str], ...]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Example:
-    """One text to run. completion: None when the prompt is the whole text. label: +1 or -1. pair: examples with one
-    number answer one prompt (-1: unpaired). split: fit, select or report. concept: that a sentence of a features recipe
-    expresses, "" for none."""
+    """One text of the data, before it is tokenised.
+
+    prompt: text, or chat messages that end with the user's. completion: what answers it; None when the prompt is the
+    whole text. label: +1 or -1; 0 where there are no two classes. pair: examples with one number answer one prompt (-1:
+    unpaired). split: fit, select or report. concept: what a sentence of a features recipe expresses, "" for none.
+    """
 
     prompt: Prompt
-    completion: str | None
-    label: int
-    pair: int
-    split: str
+    completion: str | None = None
+    label: int = 0
+    pair: int = -1
+    split: str = ""
     concept: str = ""
 
     @property
@@ -52,16 +43,8 @@ class Example:
         return len(prompt) + len(self.completion or "")
 
 
+ExamplePair = tuple[Example, Example]  # the positive one, then the negative one
 _EXAMPLES = Remembered[Example](lambda example: example.size)
-
-
-@dataclass(frozen=True)
-class Item:
-    """One question of the capability set, with a right and a wrong answer."""
-
-    question: str
-    correct: str
-    incorrect: str
 
 
 def examples_of(data: Data) -> tuple[Example, ...]:
@@ -74,220 +57,130 @@ def examples_of(data: Data) -> tuple[Example, ...]:
 
 def each_example(data: Data) -> Iterator[Example]:
     """The texts of `examples_of`, one in memory at a time. Raises DataError as soon as it is known."""
-    check_unchanged(data)
+    data.check_unchanged()
     return _EXAMPLES.each(data.model_dump_json(), lambda: _read_examples(data))
-
-
-def check_unchanged(data: Data) -> None:
-    """Raises DataError when a file is not what it was when the recipe was read."""
-    for file in (data.pairs, data.positive, data.negative):
-        if file is not None:
-            _unchanged(file)
 
 
 def _read_examples(data: Data) -> Iterator[Example]:
     if data.pairs is not None:
-        for number, row in enumerate(each_pair(Path(data.pairs.path), columns=data.columns)):
-            yield from _pair_examples(data, number, row)
+        for number, pair in enumerate(each_pair(Path(data.pairs.path), columns=data.columns)):
+            split = _split(data.split, *pair)
+            yield from (replace(example, pair=number, split=split) for example in pair)
         return
     assert data.positive is not None and data.negative is not None  # Data refuses anything else
-    yield from _class_examples(data, each_class(Path(data.positive.path), columns=data.columns), 1)
-    yield from _class_examples(data, each_class(Path(data.negative.path), columns=data.columns), -1)
+    for file, label in ((data.positive, 1), (data.negative, -1)):
+        for example in each_text(Path(file.path), columns=data.columns):
+            yield replace(example, label=label, split=_split(data.split, example))
 
 
-@dataclass
-class Tally:
-    """What must be known of all texts to say whether a recipe can be answered with them.
+def _split(split: Split, *examples: Example) -> str:
+    """By their prompt, so that one prompt is never in two splits; whole texts of a pair have none, and count
+    together."""
+    prompts = [example.prompt for example in examples]
+    whole_pair = len(examples) > 1 and examples[0].completion is None
+    return split.of(canonical(prompts if whole_pair else prompts[0]).decode())
 
-    counts: by label and split. whole: texts without a completion. paired: texts of pairs with one. chat: prompts that
-    are chat messages.
+
+def each_pair(path: Path, name: str | None = None, columns: Mapping[str, str] | None = None) -> Iterator[ExamplePair]:
+    """Rows `{prompt, positive, negative}` or `{positive, negative}` as pairs of examples, few in memory at a time; they
+    have no split yet. name: of the file, for messages. columns: what the file calls our keys, by key.
+
+    Raises DataError at the end, or after 5 wrong rows: a line for each, with file and line.
     """
-
-    counts: Counter[tuple[int, str]] = field(default_factory=Counter)
-    whole: int = 0
-    paired: int = 0
-    chat: int = 0
-
-    def add(self, example: Example) -> None:
-        """Count one text."""
-        self.counts[example.label, example.split] += 1
-        self.whole += example.completion is None
-        self.paired += example.pair >= 0 and example.completion is not None
-        self.chat += not isinstance(example.prompt, str)
-
-    @property
-    def total(self) -> int:
-        return self.counts.total()
+    whole = set()
+    for pair in _each(path, name or str(path), pair_of, columns):
+        whole.add(pair[0].completion is None)
+        yield pair
+    if len(whole) > 1:
+        raise DataError(f"{name or path}: some rows have a prompt and some do not; give all of them one, or none")
 
 
-def check_data(data: Data, span: str, judged: bool) -> None:
-    """Raises DataError when the rows cannot answer what the recipe asks of them: its span, and, where they are judged
-    too, a judgement, which compares completions. Reads the files through once."""
-    tally, name = Tally(), _shown(data)
-    for example in each_example(data):
-        tally.add(example)
-    _check_splits(tally, name)
-    _check_span(tally, span, name)
-    if not data.chat and tally.chat:
-        raise DataError(
-            f"{name}: holds chat messages, but the recipe says `chat: false`; use `chat: true` or plain text"
-        )
-    if judged and tally.whole:
-        raise DataError(
-            f"{name}: holds texts without a prompt and a completion, so nothing can be judged on them; "
-            f"`trimtab collect` takes them, `trimtab run` needs a prompt and its completions in every row"
-        )
+def each_text(path: Path, name: str | None = None, columns: Mapping[str, str] | None = None) -> Iterator[Example]:
+    """Rows `{prompt, completion}`, `{text}` or `{messages}` of one class. Arguments and errors as for `each_pair`."""
+    return _each(path, name or str(path), example_of, columns)
 
 
-@dataclass(frozen=True)
-class KnownQuestion:
-    """One question with the words that a right answer holds."""
-
-    question: str
-    answer: str
-
-
-def neutral_texts(file: DataFile | None) -> tuple[str, ...]:
-    """Text that has nothing to do with the behaviour: `{text}` per line. None: the packaged file. Raises DataError."""
-    path = _file(file, "neutral.jsonl")
-    rows = [(where, text_of(row, "text", where)) for where, row in _checked(path, ("text",))]
-    for where, text in rows:
-        if len(text.split()) < 2 and len(text) < WORD:
-            raise DataError(
-                f"{where}: the neutral text '{text}' is one word: every token but the first is predicted, so it may "
-                f"predict nothing; give whole sentences"
-            )
-    return _enough([text for _, text in rows], path)
+def pair_of(row: Mapping[str, Any], where: str) -> ExamplePair:
+    """A row with both completions. where: `file:line`. Raises DataError."""
+    check_keys(row, ("positive", "negative"), ("prompt",), where)
+    prompt = _prompt(row["prompt"], where) if "prompt" in row else None
+    positive, negative = (text_of(row, key, where) for key in ("positive", "negative"))
+    if positive == negative:
+        raise DataError(f"{where}: positive and negative are the same text, so the pair says nothing; change one")
+    if prompt is None:
+        return Example(positive, None, 1), Example(negative, None, -1)
+    return Example(prompt, positive, 1), Example(prompt, negative, -1)
 
 
-def capability_items(file: DataFile | None) -> tuple[Item, ...]:
-    """`{question, correct, incorrect}` per line. None: the packaged file. Raises DataError."""
-    path = _file(file, "capability.jsonl")
-    items, keys = [], ("question", "correct", "incorrect")
-    for where, row in _checked(path, keys):
-        item = Item(*(text_of(row, key, where) for key in keys))
-        if item.correct == item.incorrect:
-            raise DataError(
-                f"{where}: correct and incorrect are the same text, which is right half of the time whatever the "
-                f"model; change one"
-            )
-        items.append(item)
-    return _enough(items, path)
+def example_of(row: Mapping[str, Any], where: str) -> Example:
+    """A row with one text. The last of `messages` is the completion when the assistant wrote it. Raises DataError."""
+    if "text" in row:
+        check_keys(row, ("text",), (), where)
+        return Example(text_of(row, "text", where))
+    if "messages" in row:
+        check_keys(row, ("messages",), (), where)
+        return _conversation(row["messages"], where)
+    check_keys(row, ("prompt", "completion"), ("text", "messages"), where)
+    return Example(_prompt(row["prompt"], where), text_of(row, "completion", where))
 
 
-def known_questions(file: DataFile | None) -> tuple[KnownQuestion, ...]:
-    """`{question, answer}` per line; none without a file. Raises DataError."""
-    if file is None:
-        return ()
-    path, keys = _unchanged(file), ("question", "answer")
-    rows = [KnownQuestion(*(text_of(row, key, where) for key in keys)) for where, row in _checked(path, keys)]
-    return _enough(rows, path)
+def _each(
+    path: Path, shown: str, parse: Callable[[Mapping[str, Any], str], T], columns: Mapping[str, str] | None
+) -> Iterator[T]:
+    count, problems, repeats = 0, list[str](), Repeats()
+    for number, row in read_rows(path, shown, columns):
+        where = f"{shown}:{number}"
+        try:
+            parsed = parse(row, where)
+            _refuse_repeat(row, repeats, number, where)
+        except DataError as error:
+            problems += error.lines
+            if len(problems) >= MAX_PROBLEMS:
+                break
+            continue
+        if not problems:  # nobody needs the rows of a wrong file
+            count += 1
+            yield parsed
+    if problems:
+        raise DataError(problems)
+    if not count:
+        raise DataError(f"{shown}: the file has no rows; give at least {MIN_ROWS}, one JSON object per line")
+    if count < MIN_ROWS:
+        raise DataError(f"{shown}: {count} rows are too few to fit, choose and report on; give at least {MIN_ROWS}")
 
 
-def read_lexicon(file: DataFile) -> dict[str, tuple[str, ...]]:
-    """`{"positive": [words], "negative": [words]}`; negative may be missing. Raises DataError."""
-    path = _unchanged(file)
-    try:
-        lexicon = json.loads(path.read_text("utf-8-sig"))
-    except (ValueError, RecursionError):
-        raise DataError(
-            f'{path}: not JSON in UTF-8; a lexicon is {{"positive": [words], "negative": [words]}}'
-        ) from None
-    if not isinstance(lexicon, dict):
-        raise DataError(f'{path}: a lexicon is {{"positive": [words], "negative": [words]}}')
-    check_keys(lexicon, ("positive",), ("negative",), str(path))
-    lists = {key: _words(lexicon[key], key, path) if key in lexicon else () for key in ("positive", "negative")}
-    both = sorted({word.lower() for word in lists["positive"]} & {word.lower() for word in lists["negative"]})
-    if both:
-        raise DataError(
-            f"{path}: '{both[0]}' is a positive and a negative word, so it counts for nothing "
-            f"({len(both)} such words); keep it on one side"
-        )
-    return lists
+def _refuse_repeat(row: Mapping[str, Any], repeats: Repeats, number: int, where: str) -> None:
+    before = repeats.before(canonical(row), number)
+    if before is not None:
+        raise DataError(f"{where}: the same row as line {before}; a repeated row counts twice, remove it")
 
 
-def function_words() -> dict[str, list[str]]:
-    """Frequent words of each language that the packaged lists tell apart."""
-    return json.loads(packaged("function_words.json").read_text("utf-8"))
+def _prompt(value: Any, where: str) -> Prompt:
+    if isinstance(value, str):
+        return text_of({"prompt": value}, "prompt", where)
+    messages = _messages(value, where, "prompt")
+    if messages[-1]["role"] != "user":
+        raise DataError(f"{where}: the last message of 'prompt' is the {messages[-1]['role']}'s; it must be the user's")
+    return messages
 
 
-def _checked(path: Path, keys: tuple[str, ...]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(`file:line`, row) of a judge's file. Raises DataError for other keys, and for a row that came before."""
-    lines: dict[str, int] = {}
-    for number, row in read_jsonl(path):
-        where = f"{path}:{number}"
-        check_keys(row, keys, (), where)
-        before = lines.setdefault(canonical(row), number)
-        if before != number:
-            raise DataError(f"{where}: the same row as line {before}; a repeated row counts twice, remove it")
-        yield where, row
-
-
-def _pair_examples(data: Data, number: int, row: PairRow) -> Iterator[Example]:
-    split = split_of(row.identity, data.split.shares, data.split.seed)
-    for label, text in ((1, row.positive), (-1, row.negative)):
-        prompt, completion = (text, None) if row.prompt is None else (row.prompt, text)
-        yield Example(prompt, completion, label, number, split)
-
-
-def _class_examples(data: Data, rows: Iterable[ClassRow], label: int) -> Iterator[Example]:
-    for row in rows:
-        split = split_of(row.identity, data.split.shares, data.split.seed)
-        yield Example(row.prompt, row.completion, label, -1, split)
-
-
-def _check_splits(tally: Tally, name: str) -> None:
-    for label in (1, -1):
-        for split in SPLITS:
-            n = tally.counts[label, split]
-            if n < MIN_PER_SPLIT:
-                side = "positive" if label > 0 else "negative"
-                raise DataError(
-                    f"{name}: the {split} split gets {n} {side} rows of {tally.total // 2}, it needs "
-                    f"{MIN_PER_SPLIT}; add rows, or change data.split"
-                )
-
-
-def _check_span(tally: Tally, span: str, name: str) -> None:
-    if span == "generated" and tally.whole:
-        raise DataError(
-            f"{name}: {tally.whole} of {tally.total} texts have no completion, so capture.span 'generated' selects "
-            f"nothing of them; use 'all' or 'last'"
-        )
-    if span in ONLY_PROMPT and tally.paired:
-        raise DataError(
-            f"{name}: capture.span '{span}' reads only the prompt, which both completions of a pair share: the "
-            f"contrast would be zero; use 'generated' or 'answer'"
-        )
-
-
-def _words(value: object, key: str, path: Path) -> tuple[str, ...]:
-    if not isinstance(value, list) or not value or not all(isinstance(w, str) and w.strip() for w in value):
-        raise DataError(f"{path}: '{key}' must be a list of words, and not an empty one")
+def _messages(value: Any, where: str, key: str) -> tuple[Mapping[str, str], ...]:
+    if not isinstance(value, list) or not value:
+        raise DataError(f"{where}: '{key}' must be text or a list of chat messages, it is {kind_of(value)}")
+    for number, message in enumerate(value, start=1):
+        if not isinstance(message, dict):
+            raise DataError(f"{where}: message {number} of '{key}' must be an object, it is {kind_of(message)}")
+        check_keys(message, ("role", "content"), (), f"{where}: message {number} of '{key}'")
+        if message["role"] not in ROLES:
+            raise DataError(f"{where}: message {number} of '{key}': role {message['role']!r}; use {', '.join(ROLES)}")
+        text_of(message, "content", f"{where}: message {number} of '{key}'")
     return tuple(value)
 
 
-def _enough(rows: list, path: Path) -> tuple:
-    if len(rows) < MIN_PER_SPLIT:
-        raise DataError(f"{path}: {len(rows)} rows; an interval needs at least {MIN_PER_SPLIT}")
-    return tuple(rows)
-
-
-def _file(file: DataFile | None, name: str) -> Path:
-    return packaged(name) if file is None else _unchanged(file)
-
-
-def _unchanged(file: DataFile) -> Path:
-    path = Path(file.path)
-    try:
-        now = file_digest(path)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
-    if now != file.sha256:
-        raise DataError(f"{path}: changed since the recipe was read; run the recipe again")
-    return path
-
-
-def _shown(data: Data) -> str:
-    file = data.pairs or data.positive
-    return file.path if file else "data"
+def _conversation(value: Any, where: str) -> Example:
+    messages = _messages(value, where, "messages")
+    if messages[-1]["role"] != "assistant":
+        return Example(messages)
+    if len(messages) == 1:
+        raise DataError(f"{where}: 'messages' holds only the assistant's answer; put the user's message before it")
+    return Example(messages[:-1], messages[-1]["content"])

@@ -1,19 +1,23 @@
-"""Prompts of a condition recipe, each marked as wanted or unwanted, by split."""
+"""Prompts of a condition recipe, each marked as wanted or unwanted."""
 
 from pathlib import Path
 
-from trimtab.tasks.data.jsonl import check_keys, read_jsonl, split_of, text_of
+from trimtab.tasks.data.examples import Example
+from trimtab.tasks.data.rows import check_keys, read_jsonl, text_of
 from trimtab.tasks.data.sections import MarkedPrompts
 from trimtab.tasks.errors import DataError
 
 TWINS = 10  # neighbouring lines go to one split: prompts are often written in pairs that differ in what matters
 
 
-def labelled_rows(data: MarkedPrompts) -> dict[str, list[tuple[str, bool]]]:
-    """(prompt, wanted) by split, in the order of the file. Raises DataError: one line, `file:line:` first."""
+def marked_prompts(data: MarkedPrompts) -> list[Example]:
+    """Prompts in the order of the file, label 1 where the plan is wanted and -1 where it is not.
+
+    Raises DataError: one line, `file:line:` first.
+    """
     path = Path(data.prompts.path)
-    by_split: dict[str, list[tuple[str, bool]]] = {"fit": [], "select": [], "report": []}
     lines: dict[str, int] = {}
+    examples = []
     for number, row in read_jsonl(path, path.name):
         where = f"{path.name}:{number}"
         check_keys(row, ("prompt", "wanted"), (), where)
@@ -23,6 +27,6 @@ def labelled_rows(data: MarkedPrompts) -> dict[str, list[tuple[str, bool]]]:
         if prompt in lines:
             raise DataError(f"{where}: the same prompt as in line {lines[prompt]}; remove one")
         lines[prompt] = number
-        split = split_of(str(number // TWINS), data.split.shares, data.split.seed)
-        by_split[split].append((prompt, row["wanted"]))
-    return by_split
+        split = data.split.of(str(number // TWINS))
+        examples.append(Example(prompt, None, 1 if row["wanted"] else -1, split=split))
+    return examples

@@ -1,8 +1,7 @@
-"""Prompts: the recipe's examples as marked tokens, each with its class, pair and split."""
+"""Prompts: the recipe's examples as tokens. A text of a run is a pair (example, tokens): what it is, and its ids."""
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import chain
 from typing import Protocol
 
@@ -10,10 +9,11 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from trimtab.steering.model.tokens import PromptFormat, Tokens, template_digest, tokenize, tokenizer_digest
-from trimtab.tasks.data.examples import Example, check_unchanged, each_example
-from trimtab.tasks.data.jsonl import Prompt
+from trimtab.tasks.data.examples import Example, each_example
 from trimtab.tasks.data.remembered import Remembered
 from trimtab.tasks.data.sections import Data, Sentences
+
+Text = tuple[Example, Tokens]
 
 
 class Form(Protocol):
@@ -26,20 +26,7 @@ class Form(Protocol):
     def system(self) -> str | None: ...
 
 
-@dataclass(frozen=True, eq=False)
-class Text:
-    """One text to run: an example (label, pair, split) and its tokens."""
-
-    tokens: Tokens
-    example: Example
-
-    @property
-    def source(self) -> str:
-        """The prompt as the data file has it, for people to read."""
-        return shown(self.example.prompt)
-
-
-_TEXTS = Remembered[Text](lambda text: len(text.tokens))
+_TEXTS = Remembered[Text](lambda text: len(text[1]))
 
 
 def form_of(data: Form, system: str | None = None) -> PromptFormat:
@@ -55,19 +42,19 @@ def texts_of(data: Data, tokenizer: PreTrainedTokenizerBase) -> list[Text]:
 
 def each_text(data: Data, tokenizer: PreTrainedTokenizerBase) -> Iterator[Text]:
     """The texts of `texts_of`, one in memory at a time. Raises DataError."""
-    check_unchanged(data)
-    form = form_of(data)
-    return remembered_texts(
-        data, tokenizer, lambda: (Text(tokens_of(tokenizer, example, form), example) for example in each_example(data))
-    )
+    data.check_unchanged()
+    return tokenised(data, tokenizer, lambda: each_example(data), form_of(data))
 
 
-def remembered_texts(
-    data: Data | Sentences, tokenizer: PreTrainedTokenizerBase, tokenise: Callable[[], Iterator[Text]]
+def tokenised(
+    data: Data | Sentences,
+    tokenizer: PreTrainedTokenizerBase,
+    examples: Callable[[], Iterable[Example]],
+    form: PromptFormat,
 ) -> Iterator[Text]:
-    """The texts of `tokenise()`, or those that this tokenizer made of the same data before."""
+    """The examples of this data with their tokens, or what this tokenizer made of the same data before."""
     key = (data.model_dump_json(), tokenizer_digest(tokenizer), template_digest(tokenizer))
-    return _TEXTS.each(key, tokenise)
+    return _TEXTS.each(key, lambda: ((example, tokens_of(tokenizer, example, form)) for example in examples()))
 
 
 def tokens_of(tokenizer: PreTrainedTokenizerBase, example: Example, form: PromptFormat) -> Tokens:
@@ -78,8 +65,8 @@ def tokens_of(tokenizer: PreTrainedTokenizerBase, example: Example, form: Prompt
 def digest_of(texts: Iterable[Text]) -> str:
     """sha256 over token ids, prompt lengths, labels, pairs and splits."""
     digest = hashlib.sha256()
-    for text in texts:
-        feed(digest, text.tokens, text.example.label, text.example.pair, text.example.split)
+    for example, tokens in texts:
+        feed(digest, tokens, example.label, example.pair, example.split)
     return digest.hexdigest()
 
 
@@ -89,12 +76,12 @@ def feed(digest: "hashlib._Hash", tokens: Tokens, label: int, pair: int, split: 
     digest.update(np.ascontiguousarray(tokens.ids, dtype="<i8").tobytes())
 
 
-def couples(texts: Sequence[Text], split: str) -> list[tuple[Text, Text]]:
+def couples(texts: Iterable[Text], split: str) -> list[tuple[Text, Text]]:
     """Positive and negative texts of a split, by pair. Those of class files stand together where they answer one
     prompt; the rest are coupled in their order, and are no pairs."""
-    mine = [text for text in texts if text.example.split == split]
-    positive, negative = ([text for text in mine if text.example.label * side > 0] for side in (1, -1))
-    if mine and mine[0].example.pair >= 0:
+    in_split = [text for text in texts if text[0].split == split]
+    positive, negative = ([text for text in in_split if text[0].label == label] for label in (1, -1))
+    if in_split and in_split[0][0].pair >= 0:
         return list(zip(positive, negative, strict=True))
     return _coupled(positive, negative)
 
@@ -102,8 +89,8 @@ def couples(texts: Sequence[Text], split: str) -> list[tuple[Text, Text]]:
 def _coupled(positive: Sequence[Text], negative: Sequence[Text]) -> list[tuple[Text, Text]]:
     answers: dict[bytes, list[Text]] = {}
     for text in negative:
-        answers.setdefault(text.tokens.prompt.ids.tobytes(), []).append(text)
-    to_same = [answers.get(text.tokens.prompt.ids.tobytes()) for text in positive]
+        answers.setdefault(_prompt(text), []).append(text)
+    to_same = [answers.get(_prompt(text)) for text in positive]
     partners = [same.pop(0) if same else None for same in to_same]
     rest = chain.from_iterable(answers.values())
     both = [
@@ -113,6 +100,5 @@ def _coupled(positive: Sequence[Text], negative: Sequence[Text]) -> list[tuple[T
     return [(first, second) for first, second in both if second is not None]
 
 
-def shown(prompt: Prompt) -> str:
-    """A prompt for people: the last message of a chat."""
-    return prompt if isinstance(prompt, str) else str(prompt[-1]["content"])
+def _prompt(text: Text) -> bytes:
+    return text[1].prompt.ids.tobytes()

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from trimtab.steering.causal.question import Question
 from trimtab.steering.errors import BadQuestion
 from trimtab.steering.model.tokens import PromptFormat, tokenize
-from trimtab.tasks.data.jsonl import MAX_PROBLEMS, MIN_ROWS, canonical, check_keys, file_digest, read_jsonl, text_of
+from trimtab.tasks.data.rows import MAX_PROBLEMS, MIN_ROWS, check_keys, read_jsonl, text_of
 from trimtab.tasks.errors import DataError
 
 NEEDED = ("prompt", "answer")
@@ -24,7 +24,8 @@ OPTIONAL = ("corrupted", "wrong", "template")
 
 @dataclass(frozen=True)
 class QuestionRow:
-    """One line of a file, checked. where: `file:line`."""
+    """One line of a file, checked: the texts of one Question. It is no Example, since it has two prompts and two
+    answers, which are compared with each other. where: `file:line`."""
 
     prompt: str
     answer: str
@@ -34,20 +35,12 @@ class QuestionRow:
     template: str = ""
 
 
-@dataclass(frozen=True)
-class QuestionFile:
-    """rows in the order of the file. digest: sha256 of its bytes."""
-
-    rows: tuple[QuestionRow, ...]
-    digest: str
-
-
-def read_questions(path: Path, name: str | None = None) -> QuestionFile:
-    """Rows of a file. Raises DataError: one line per bad row (5 at most), each naming file and line."""
+def read_questions(path: Path, name: str | None = None) -> tuple[QuestionRow, ...]:
+    """Rows of a file, in its order. Raises DataError: one line per bad row (5 at most), each naming file and line."""
     shown = name or str(path)
     problems: list[str] = []
     rows: list[QuestionRow] = []
-    lines: dict[str, str] = {}
+    lines: dict[tuple[str, str], str] = {}
     for number, record in read_jsonl(path, shown):
         where = f"{shown}:{number}"
         try:
@@ -63,7 +56,7 @@ def read_questions(path: Path, name: str | None = None) -> QuestionFile:
         raise DataError(problems)
     if len(rows) < MIN_ROWS:
         raise DataError(f"{shown}: {len(rows)} questions are too few to rank on and to test on; give {MIN_ROWS}")
-    return QuestionFile(tuple(rows), file_digest(path))
+    return tuple(rows)
 
 
 def question_row(record: Mapping[str, Any], where: str) -> QuestionRow:
@@ -113,11 +106,11 @@ def question_of(tokenizer: PreTrainedTokenizerBase, row: QuestionRow) -> Questio
         raise DataError(f"{row.where}: {error}") from None
 
 
-def _refuse_repeat(row: QuestionRow, lines: dict[str, str]) -> None:
-    text = canonical([row.prompt, row.answer])
-    if text in lines:
-        raise DataError(f"{row.where}: the same question as {lines[text]}; it would count twice, remove one")
-    lines[text] = row.where
+def _refuse_repeat(row: QuestionRow, lines: dict[tuple[str, str], str]) -> None:
+    key = (row.prompt, row.answer)
+    if key in lines:
+        raise DataError(f"{row.where}: the same question as {lines[key]}; it would count twice, remove one")
+    lines[key] = row.where
 
 
 def _uneven(rows: Sequence[QuestionRow], shown: str) -> Sequence[str]:

@@ -1,13 +1,17 @@
 """The parts of a recipe that name data files: which files there are, and how their rows are split."""
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from trimtab.tasks.data.jsonl import KEYS, file_digest
-from trimtab.tasks.errors import did_you_mean
+from trimtab.tasks.data.files import file_digest
+from trimtab.tasks.errors import DataError, did_you_mean
+
+KEYS = ("prompt", "positive", "negative", "completion", "text", "messages")  # of a row, whatever a file calls them
+SPLITS = ("fit", "select", "report")
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what torch, numpy and scikit-learn all take
@@ -44,6 +48,17 @@ class DataFile(Part):
             return cls(path=str(path.resolve()), sha256=file_digest(path))
         except OSError as error:
             raise ValueError(f"{path} cannot be read: {error.strerror}") from None
+
+    def unchanged(self) -> Path:
+        """Its path. Raises DataError when it cannot be read, or is not what it was when the recipe was read."""
+        path = Path(self.path)
+        try:
+            now = file_digest(path)
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+        if now != self.sha256:
+            raise DataError(f"{path}: changed since the recipe was read; run the recipe again")
+        return path
 
     @staticmethod
     def check_plain(path: Path) -> None:
@@ -102,6 +117,19 @@ class Split(Part):
         """Of fit, select and report, in this order."""
         return (self.fit, self.select, self.report)
 
+    def of(self, identity: str) -> str:
+        """The split of a prompt. identity: what tells it from other prompts."""
+        return split_of(identity, self.shares, self.seed)
+
+
+def split_of(identity: str, shares: Sequence[float], seed: int) -> str:
+    """fit, select or report, by hashing. Adding rows moves no other row, and a prompt is always in one split.
+
+    shares: of fit, select and report; they sum to 1.
+    """
+    number = int.from_bytes(hashlib.sha256(f"{seed}\0{identity}".encode()).digest()[:8], "big") / 2**64
+    return SPLITS[0] if number < shares[0] else SPLITS[1] if number < shares[0] + shares[1] else SPLITS[2]
+
 
 class Data(Part):
     """The contrast: files of pairs, or one file of positive and one of negative texts. JSONL or Parquet."""
@@ -129,6 +157,12 @@ class Data(Part):
         if self.positive is not None and self.negative is not None and self.positive.sha256 == self.negative.sha256:
             raise ValueError("positive and negative are the same text, so there is nothing to fit")
         return self
+
+    def check_unchanged(self) -> None:
+        """Raises DataError when a file is not what it was when the recipe was read."""
+        for file in (self.pairs, self.positive, self.negative):
+            if file is not None:
+                file.unchanged()
 
     @field_validator("columns")
     @classmethod

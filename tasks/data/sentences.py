@@ -8,10 +8,10 @@ from transformers import PreTrainedTokenizerBase
 
 from trimtab.steering.model.tokens import PromptFormat
 from trimtab.tasks.data.examples import Example
-from trimtab.tasks.data.jsonl import SPLITS, check_keys, file_digest, read_jsonl, split_of, text_of
-from trimtab.tasks.data.prompts import Text, remembered_texts, tokens_of
+from trimtab.tasks.data.prompts import Text, tokenised
 from trimtab.tasks.data.remembered import Remembered
-from trimtab.tasks.data.sections import DataFile, Sentences
+from trimtab.tasks.data.rows import check_keys, read_jsonl, text_of
+from trimtab.tasks.data.sections import SPLITS, DataFile, Sentences
 from trimtab.tasks.errors import DataError
 
 PLAIN = PromptFormat(chat=False)
@@ -27,9 +27,7 @@ def sentences_of(data: Sentences) -> tuple[Example, ...]:
     changed since the recipe was read.
     """
     for _, file in _files(data):
-        path = Path(file.path)
-        if not path.is_file() or file_digest(path) != file.sha256:
-            raise DataError(f"{path}: changed since the recipe was read; run again")
+        file.unchanged()
     sentences = tuple(_SENTENCES.each(data.model_dump_json(), lambda: _read(data)))
     _check_repeats(sentences)
     counts = Counter((sentence.concept, sentence.split) for sentence in sentences)
@@ -43,9 +41,7 @@ def sentences_of(data: Sentences) -> tuple[Example, ...]:
 def texts_of_sentences(data: Sentences, tokenizer: PreTrainedTokenizerBase) -> Iterator[Text]:
     """As marked tokens, plain text without a template."""
     sentences = sentences_of(data)
-    return remembered_texts(
-        data, tokenizer, lambda: (Text(tokens_of(tokenizer, sentence, PLAIN), sentence) for sentence in sentences)
-    )
+    return tokenised(data, tokenizer, lambda: sentences, PLAIN)
 
 
 def _files(data: Sentences) -> list[tuple[str, DataFile]]:
@@ -60,7 +56,7 @@ def _read(data: Sentences) -> Iterator[Example]:
             where = f"{path}:{number}"
             check_keys(row, ("text",), (), where)
             text = text_of(row, "text", where)
-            yield Example(text, None, 0, -1, split_of(text, data.split.shares, data.split.seed), concept)
+            yield Example(text, None, 0, -1, data.split.of(text), concept)
 
 
 def _check_repeats(sentences: tuple[Example, ...]) -> None:

@@ -98,7 +98,7 @@ def token_table(recipe: FeaturesRecipe, store: ActivationStore, tokenizer: PreTr
     rows = [np.arange(index.offsets[p], index.offsets[p + 1]) for p in prompts]
     words = []
     for p in prompts:
-        words.append([str(tokenizer.decode([int(i)])) for i in texts[p].tokens.ids])
+        words.append([str(tokenizer.decode([int(i)])) for i in texts[p][1].ids])
     text = np.repeat(np.arange(len(prompts)), [len(r) for r in rows])
     return TokenTable(words, text, np.asarray(index.position)[np.concatenate(rows)])
 

@@ -1,7 +1,6 @@
 """Ablate: a published ranking to a verdict on its top heads, on the questions that it was not made on: necessity and
 sufficiency beside random sets, cumulative curves, what it costs neutral text, and other tasks."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -22,8 +21,8 @@ from trimtab.steering.errors import BadQuestion
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.tokens import PromptFormat, tokenize
 from trimtab.store import Artifact
-from trimtab.tasks.data.examples import neutral_texts
-from trimtab.tasks.data.jsonl import canonical
+from trimtab.store.digests import json_digest
+from trimtab.tasks.data.judging import neutral_texts
 from trimtab.tasks.data.questions import questions_of
 from trimtab.tasks.errors import RecipeError
 from trimtab.tasks.home import Home
@@ -77,7 +76,7 @@ def ablate_ranking(ranking: str, home: Home, settings: AblateSettings) -> Refere
     """Publishes `<name>.ablation`, whose parent is the ranking. The same settings on the same ranking are not run
     again. Raises RecipeError for a reference that is no ranking made by `trimtab rank`."""
     artifact = ranking_of(home, ranking)
-    key = f"ablate/{_digest({'format': FORMAT, 'of': artifact.digest, 'settings': asdict(settings)})}"
+    key = f"ablate/{json_digest({'format': FORMAT, 'of': artifact.digest, 'settings': asdict(settings)})}"
     recipe = of_kind(HeadRecipe, make_recipe(artifact.recipe), artifact.ref)
     step = Step(f"{recipe.name}.ablation", "ablation", key, artifact.recipe, [artifact.ref], timed=True)
     return step.find_or_publish(
@@ -233,10 +232,6 @@ def _number(value: float) -> float | None:
 
 def _stem(path: str) -> str:
     return path.rpartition("/")[2].removesuffix(".jsonl")
-
-
-def _digest(value: object) -> str:
-    return hashlib.sha256(canonical(value).encode()).hexdigest()
 
 
 def _progress(done: int) -> None:

@@ -19,11 +19,13 @@ from trimtab.steering.gates import GATES, Gate
 from trimtab.steering.gates.all_of import AllOf
 from trimtab.steering.gates.base import Scored
 from trimtab.steering.model.anatomy import Anatomy
-from trimtab.steering.model.tokens import PromptFormat, Role, Tokens, tokenize
+from trimtab.steering.model.tokens import PromptFormat, Role, Tokens
 from trimtab.steering.plans.plan import SteeringPlan
 from trimtab.steering.running.writing import Decoding, generate
 from trimtab.store.catalog.artifact import Artifact
-from trimtab.tasks.data.marked_prompts import labelled_rows
+from trimtab.tasks.data.marked_prompts import marked_prompts
+from trimtab.tasks.data.prompts import tokens_of
+from trimtab.tasks.data.sections import SPLITS
 from trimtab.tasks.errors import DataError, RecipeError
 from trimtab.tasks.home import Home
 from trimtab.tasks.models import model_of
@@ -212,12 +214,13 @@ def _answers(condition: Condition, plan: SteeringPlan) -> list[dict[str, Any]]:
 
 
 def _splits(recipe: ConditionRecipe, tokenizer: PreTrainedTokenizerBase, form: PromptFormat) -> Splits:
-    rows = labelled_rows(recipe.data)
+    examples = marked_prompts(recipe.data)
     parts = []
-    for split in ("fit", "select", "report"):
-        prompts = [tokenize(tokenizer, prompt, form=form) for prompt, _ in rows[split]]
+    for split in SPLITS:
+        in_split = [example for example in examples if example.split == split]
+        prompts = [tokens_of(tokenizer, example, form) for example in in_split]
         try:
-            parts.append(Labelled(prompts, np.array([wanted for _, wanted in rows[split]], dtype=bool)))
+            parts.append(Labelled(prompts, np.array([example.label > 0 for example in in_split], dtype=bool)))
         except SteeringError as error:
             raise DataError(f"{recipe.data.prompts.path}: split '{split}': {error}") from None
     return Splits(*parts)

@@ -17,12 +17,12 @@ from trimtab.steering.judge.search import Search
 from trimtab.steering.judge.settings import AblationChoice, DoseSettings, JudgeSettings, PriceSettings
 from trimtab.steering.model.tokens import PromptFormat, tokenize
 from trimtab.steering.plans.plan import SteeringPlan
-from trimtab.steering.price.price import CapabilityItem
 from trimtab.steering.running.answer_pair import AnswerPair
 from trimtab.steering.running.scorer import Scorer
 from trimtab.steering.running.writing import Decoding
 from trimtab.store import ActivationStore
-from trimtab.tasks.data.examples import capability_items, function_words, known_questions, neutral_texts, read_lexicon
+from trimtab.tasks.data.examples import ExamplePair
+from trimtab.tasks.data.judging import capability_pairs, function_words, known_questions, neutral_texts, read_lexicon
 from trimtab.tasks.data.prompts import Text, couples, form_of, texts_of, tokens_of
 from trimtab.tasks.home import Home
 from trimtab.tasks.models import model_of
@@ -92,18 +92,18 @@ def judge_input(
 def judged_texts(recipe: BehaviourRecipe, tokenizer: PreTrainedTokenizerBase) -> Texts:
     """The select and report pairs, the report pairs again with the words that ask for the behaviour, neutral text and
     capability items."""
-    texts = texts_of(recipe.data, tokenizer)
+    texts, form = texts_of(recipe.data, tokenizer), form_of(recipe.data)
     report_pairs = couples(texts, "report")
     requesting: list[AnswerPair] = []
     if recipe.judge.system_prompt and recipe.data.chat:
         asking = form_of(recipe.data, recipe.judge.system_prompt)
-        requesting = [AnswerPair(*(tokens_of(tokenizer, t.example, asking) for t in pair)) for pair in report_pairs]
+        requesting = [_tokenised(tokenizer, (first[0], second[0]), asking) for first, second in report_pairs]
     return Texts(
         select=[_pair(couple) for couple in couples(texts, "select")],
         report=[_pair(couple) for couple in report_pairs],
         neutral=[tokenize(tokenizer, text, form=PLAIN) for text in neutral_texts(recipe.judge.neutral)],
         requesting=requesting,
-        capability=_capability(recipe, tokenizer),
+        capability=[_tokenised(tokenizer, pair, form) for pair in capability_pairs(recipe.judge.capability)],
         exam=_exam(recipe, tokenizer),
     )
 
@@ -157,18 +157,13 @@ def _best(
 
 
 def _pair(couple: tuple[Text, Text]) -> AnswerPair:
-    return AnswerPair(couple[0].tokens, couple[1].tokens)
+    (_, positive), (_, negative) = couple
+    return AnswerPair(positive, negative)
 
 
-def _capability(recipe: BehaviourRecipe, tokenizer: PreTrainedTokenizerBase) -> list[CapabilityItem]:
-    form = form_of(recipe.data)
-    return [
-        CapabilityItem(
-            tokenize(tokenizer, item.question, item.correct, form),
-            tokenize(tokenizer, item.question, item.incorrect, form),
-        )
-        for item in capability_items(recipe.judge.capability)
-    ]
+def _tokenised(tokenizer: PreTrainedTokenizerBase, pair: ExamplePair, form: PromptFormat) -> AnswerPair:
+    positive, negative = (tokens_of(tokenizer, example, form) for example in pair)
+    return AnswerPair(positive, negative)
 
 
 def _exam(recipe: BehaviourRecipe, tokenizer: PreTrainedTokenizerBase) -> list[ExamQuestion]:
@@ -177,9 +172,9 @@ def _exam(recipe: BehaviourRecipe, tokenizer: PreTrainedTokenizerBase) -> list[E
     asking = form_of(recipe.data, request) if request and recipe.data.chat else None
     return [
         ExamQuestion(
-            tokenize(tokenizer, one.question, form=form),
-            one.answer,
-            None if asking is None else tokenize(tokenizer, one.question, form=asking),
+            tokenize(tokenizer, example.prompt, form=form),
+            str(example.completion),
+            None if asking is None else tokenize(tokenizer, example.prompt, form=asking),
         )
-        for one in known_questions(recipe.judge.questions)
+        for example in known_questions(recipe.judge.questions)
     ]

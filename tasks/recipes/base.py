@@ -4,7 +4,6 @@ Digests see values and the content of data files, never paths: a recipe that was
 covers what that stage and those before it depend on, so that another KL budget re-uses activations and vectors.
 """
 
-import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar
@@ -14,8 +13,8 @@ from pydantic_core import PydanticCustomError
 
 from trimtab.steering.model.tokens import PromptFormat
 from trimtab.store.catalog.refs import check_name
+from trimtab.store.digests import json_digest
 from trimtab.store.errors import StoreError
-from trimtab.tasks.data.jsonl import canonical
 from trimtab.tasks.data.sections import Part
 from trimtab.tasks.recipes.problems import CROSS, Problem
 from trimtab.tasks.recipes.sections import ModelSpec
@@ -101,7 +100,7 @@ class ModelRecipe(Recipe, ABC):
 
 def digest_of(value: Mapping[str, Any]) -> str:
     """sha256 of a value's canonical JSON."""
-    return hashlib.sha256(canonical(value).encode()).hexdigest()
+    return json_digest(value)
 
 
 def refuse(problems: Sequence[Problem]) -> None:

@@ -6,10 +6,11 @@ from typing import Any, ClassVar, Literal
 from pydantic import model_validator
 
 from trimtab.steering.model.tokens import PromptFormat
-from trimtab.tasks.data.examples import capability_items, check_data, known_questions, neutral_texts, read_lexicon
+from trimtab.tasks.data.checks import check_data
+from trimtab.tasks.data.files import packaged_digest
+from trimtab.tasks.data.judging import capability_pairs, known_questions, neutral_texts, read_lexicon
 from trimtab.tasks.data.prompts import form_of
 from trimtab.tasks.data.sections import Data, Seed
-from trimtab.tasks.data.shipped_files import packaged_digest
 from trimtab.tasks.recipes.base import ModelRecipe, refuse
 from trimtab.tasks.recipes.checks import check_sections
 from trimtab.tasks.recipes.sections import Budget, CaptureSpec, FitSpec, JudgeSpec
@@ -77,7 +78,7 @@ def _check_judge(judge: JudgeSpec) -> None:
     if judge.neutral is not None:
         neutral_texts(judge.neutral)
     if judge.capability is not None:
-        capability_items(judge.capability)
+        capability_pairs(judge.capability)
     known_questions(judge.questions)
     if judge.behaviour is not None and judge.behaviour.lexicon is not None:
         read_lexicon(judge.behaviour.lexicon)

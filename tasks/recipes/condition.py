@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 from trimtab.steering.gates import GATES
 from trimtab.store.catalog.refs import Ref
 from trimtab.store.errors import StoreError
-from trimtab.tasks.data.marked_prompts import labelled_rows
+from trimtab.tasks.data.marked_prompts import marked_prompts
 from trimtab.tasks.data.sections import MarkedPrompts, Part, Seed, Share
 from trimtab.tasks.recipes.base import Recipe, refuse
 from trimtab.tasks.recipes.methods import method_problems
@@ -115,7 +115,7 @@ class ConditionRecipe(Recipe):
 
     def check_files(self, judged: bool = True) -> None:
         """Raises DataError for a wrong line or a repeated prompt."""
-        labelled_rows(self.data)
+        marked_prompts(self.data)
 
     def parts_of(self, stage: str, parents: Sequence[str]) -> dict[str, Any]:
         """The plan and the patch by content (parents: their digests, in this order), the prompts, and all settings."""

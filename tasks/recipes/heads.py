@@ -2,7 +2,6 @@
 half and tested on the other, always."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -12,9 +11,9 @@ from trimtab.steering.ablation.sets import FEWEST as FEWEST_SETS
 from trimtab.steering.errors import SteeringError
 from trimtab.steering.localisers import LOCALISERS
 from trimtab.steering.model.tokens import PromptFormat
-from trimtab.tasks.data.jsonl import canonical, split_of
+from trimtab.store.digests import canonical
 from trimtab.tasks.data.questions import QuestionRow, read_questions
-from trimtab.tasks.data.sections import FileField, Part, Seed
+from trimtab.tasks.data.sections import FileField, Part, Seed, split_of
 from trimtab.tasks.errors import DataError
 from trimtab.tasks.recipes.base import ModelRecipe, refuse
 from trimtab.tasks.recipes.methods import method_problems
@@ -110,12 +109,10 @@ class HeadRecipe(ModelRecipe):
     def halves(self, path: str | None = None) -> tuple[list[QuestionRow], list[QuestionRow]]:
         """(to rank on, to test on) of the task, or of another file. Raises DataError when a half is too small, or the
         file is not the one that the recipe was read with."""
-        digests = {file.path: file.sha256 for file in (self.task, *self.others)}
+        files = {file.path: file for file in (self.task, *self.others)}
         name = path or self.task.path
-        questions = read_questions(Path(name))
-        if questions.digest != digests[name]:
-            raise DataError(f"{name}: has changed since the recipe was read; run it again")
-        sides = [[row for row in questions.rows if self._side(row) == side] for side in ("fit", "report")]
+        questions = read_questions(files[name].unchanged())
+        sides = [[row for row in questions if self._side(row) == side] for side in ("fit", "report")]
         if min(map(len, sides)) < FEWEST:
             raise DataError(f"{name}: its halves have {len(sides[0])} and {len(sides[1])} questions; give more rows")
         prompts = [len({row.prompt for row in side}) for side in sides]
@@ -125,4 +122,4 @@ class HeadRecipe(ModelRecipe):
         return sides[0], sides[1]
 
     def _side(self, row: QuestionRow) -> str:
-        return split_of(canonical(row.prompt), HALVES, self.seed)
+        return split_of(canonical(row.prompt).decode(), HALVES, self.seed)

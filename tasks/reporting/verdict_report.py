@@ -7,7 +7,7 @@ from prefect import task
 
 from trimtab.store import Artifact
 from trimtab.store.catalog.lineage import lineage
-from trimtab.tasks.data.examples import read_lexicon
+from trimtab.tasks.data.judging import read_lexicon
 from trimtab.tasks.home import Home
 from trimtab.tasks.recipes.behaviour import BehaviourRecipe
 from trimtab.tasks.references import Reference

@@ -18,7 +18,7 @@ from trimtab.tasks.collecting.capture import capture_recipe, collection_of, sele
 from trimtab.tasks.collecting.filling import Committer, fill
 from trimtab.tasks.collecting.spool import Spool, index_of
 from trimtab.tasks.data.prompts import digest_of, texts_of
-from trimtab.tasks.data.seen import Seen
+from trimtab.tasks.data.repeats import Repeats
 from trimtab.tasks.home import Home
 from trimtab.tasks.models import model_of
 from trimtab.tasks.progress import watched
@@ -36,7 +36,7 @@ def test_the_store_holds_what_capture_gives(tiny_recipe, tmp_path, setting, dtyp
     store, texts = work.store.finish(), texts_of(recipe.data, model_of(recipe.model)[1])
     sites = [Site.parse(name) for name in store.sites]
     for region in store.layout.regions:
-        mine = [text.tokens for text in texts[region.prompt_start : region.prompt_stop]]
+        mine = [tokens for _, tokens in texts[region.prompt_start : region.prompt_stop]]
         got = capture(work.anatomy, mine, sites, selection_of(recipe))
         for site in sites:
             rows = store.rows(str(site), {"prompts": range(region.prompt_start, region.prompt_stop)})
@@ -48,11 +48,10 @@ def test_texts_on_disk_are_the_texts(tiny_recipe, tmp_path):
     recipe = load_recipe(tiny_recipe)
     texts, selection = texts_of(recipe.data, model_of(recipe.model)[1]), selection_of(recipe)
     spool = Spool(iter(texts), selection, tmp_path)
-    assert (len(spool), spool.tokens) == (len(texts), sum(len(text.tokens) for text in texts))
+    assert (len(spool), spool.tokens) == (len(texts), sum(len(tokens) for _, tokens in texts))
     assert spool.digest == digest_of(texts) and spool.index.digest == index_of(texts, selection).digest
     for start, stop in ((0, 3), (5, 6), (7, len(texts))):
-        for got, text in zip(spool.read(start, stop), texts[start:stop], strict=True):
-            want = text.tokens
+        for got, (_, want) in zip(spool.read(start, stop), texts[start:stop], strict=True):
             assert np.array_equal(got.ids, want.ids) and got.prompt_length == want.prompt_length
             assert np.array_equal(got.roles, want.roles) and np.array_equal(got.special, want.special)
 
@@ -125,10 +124,10 @@ def test_a_disk_too_small_is_refused_before_the_model_runs(tiny_recipe, tmp_path
 
 
 def test_repeats_are_found_across_folds():
-    seen, reference = Seen(fold=4), {}
+    repeats, reference = Repeats(fold=4), {}
     stream = np.random.default_rng(0)
     for place, value in enumerate(stream.integers(0, 60, 200).tolist()):
-        assert seen.before(str(value), place) == reference.get(value)
+        assert repeats.before(str(value).encode(), place) == reference.get(value)
         reference.setdefault(value, place)
 
 

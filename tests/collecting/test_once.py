@@ -3,7 +3,8 @@
 from collections import Counter
 
 from trimtab.tasks.collecting.capture import capture_recipe
-from trimtab.tasks.data import jsonl, prompts
+from trimtab.tasks.data import prompts, rows
+from trimtab.tasks.data.examples import examples_of
 from trimtab.tasks.data.remembered import Remembered
 from trimtab.tasks.home import Home
 from trimtab.tasks.models import model_of
@@ -13,7 +14,7 @@ from trimtab.tasks.recipes.kinds import load_recipe
 
 def test_a_run_parses_and_tokenises_its_data_once(tiny_recipe, tmp_path, monkeypatch):
     files, tokenised = Counter(), Counter()
-    read, tokenize = jsonl.read_jsonl, prompts.tokenize
+    read, tokenize = rows.read_jsonl, prompts.tokenize
 
     def counted_read(path, name=None):
         files[path.name] += 1
@@ -23,13 +24,15 @@ def test_a_run_parses_and_tokenises_its_data_once(tiny_recipe, tmp_path, monkeyp
         tokenised[str(prompt), completion] += 1
         return tokenize(tokenizer, prompt, completion, form)
 
-    monkeypatch.setattr(jsonl, "read_jsonl", counted_read)
+    monkeypatch.setattr(rows, "read_jsonl", counted_read)
     monkeypatch.setattr(prompts, "tokenize", counted_tokenize)
     recipe = load_recipe(tiny_recipe)
     capture_recipe(recipe, Home.at(tmp_path / "home"))
     texts = judged_texts(recipe, model_of(recipe.model)[1])
     assert texts.select and texts.report
-    assert sum(tokenised.values()) == len(tokenised) == 120  # 60 pairs
+    data = {(str(example.prompt), example.completion) for example in examples_of(recipe.data)}
+    assert len(data) == 120 and data <= tokenised.keys()  # 60 pairs
+    assert set(tokenised.values()) == {1}, "a text was tokenised twice"
     assert [count for name, count in files.items() if name == tiny_recipe.with_name(name).name and "pairs" in name] == [
         1
     ]

@@ -21,7 +21,6 @@ from trimtab.steering.model.site import Site
 from trimtab.steering.model.span import ANSWER
 from trimtab.steering.model.tokens import Tokens
 from trimtab.steering.price.kl import divergences, steered_from_base
-from trimtab.steering.price.price import CapabilityItem
 from trimtab.steering.price.rollouts import roll_out
 from trimtab.steering.running.answer_pair import AnswerPair
 from trimtab.steering.running.contrast import Contrast, Pair
@@ -100,7 +99,7 @@ def judge_input(asking, make_text):
             report=pairs(make_text, 24, 2),
             requesting=pairs(make_text, 24, 2, request=True),
             neutral=[make_text(900 + k, 20, 0) for k in range(4)],
-            capability=[CapabilityItem(p.positive, p.negative) for p in pairs(make_text, 4, 3)],
+            capability=pairs(make_text, 4, 3),
         )
         judged = JudgeInput(
             name="planted",

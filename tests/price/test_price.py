@@ -13,7 +13,8 @@ from trimtab.steering.model.site import Site
 from trimtab.steering.moves.gated import Gated
 from trimtab.steering.price.kl import base_from_steered, divergences
 from trimtab.steering.price.neutral import neutral_cost
-from trimtab.steering.price.price import CapabilityItem, PricedOn, capability, price_plan
+from trimtab.steering.price.price import PricedOn, capability, price_plan
+from trimtab.steering.running.answer_pair import AnswerPair
 from trimtab.steering.running.scorer import Scorer
 from trimtab.steering.running.writing import Decoding
 
@@ -78,11 +79,11 @@ def test_capability_counts_right_answers_and_halves_ties(tiny, make_text):
     for k in range(6):
         one, other = (make_text(k, 6, 0).followed_by(make_text(seed, 3, 0).ids) for seed in (50 + k, 80 + k))
         scores = [-surprise(tiny, t)[-3:].mean() for t in (one, other)]
-        items.append(CapabilityItem(one, other) if scores[0] > scores[1] else CapabilityItem(other, one))
+        items.append(AnswerPair(one, other) if scores[0] > scores[1] else AnswerPair(other, one))
     assert capability(Scorer(tiny), items) == 1.0
-    assert capability(Scorer(tiny), [CapabilityItem(i.incorrect, i.correct) for i in items]) == 0.0
-    assert capability(Scorer(tiny), [CapabilityItem(i.correct, i.correct) for i in items]) == 0.5
-    assert capability(Scorer(tiny), [*items[:3], CapabilityItem(items[3].incorrect, items[3].correct)]) == 0.75
+    assert capability(Scorer(tiny), [i.swapped for i in items]) == 0.0
+    assert capability(Scorer(tiny), [AnswerPair(i.positive, i.positive) for i in items]) == 0.5
+    assert capability(Scorer(tiny), [*items[:3], items[3].swapped]) == 0.75
 
 
 def test_capability_is_normalised_per_token(tiny, make_text):
@@ -90,7 +91,7 @@ def test_capability_is_normalised_per_token(tiny, make_text):
     prompt = make_text(0, 6, 0)
     ids = list(make_text(1, 9, 0).ids)
     long, short = prompt.followed_by(ids), prompt.followed_by([int(np.argmax(surprise_of_next(tiny, prompt)))])
-    assert capability(Scorer(tiny), [CapabilityItem(long, short)]) == 1.0
+    assert capability(Scorer(tiny), [AnswerPair(long, short)]) == 1.0
     assert surprise(tiny, long)[-9:].sum() > surprise(tiny, short)[-1:].sum()
 
 
@@ -101,7 +102,7 @@ def surprise_of_next(model, prompt) -> np.ndarray:
 
 def test_the_whole_price(tiny, texts, make_text, make_plan):
     neutral = [make_text(k, 15, 0) for k in range(3)]
-    items = [CapabilityItem(make_text(1, 4, 2), make_text(1, 4, 0).followed_by([3]))]
+    items = [AnswerPair(make_text(1, 4, 2), make_text(1, 4, 0).followed_by([3]))]
     on = PricedOn(texts, neutral, items, Decoding(max_new_tokens=6))
     free, dear = (price_plan(tiny, make_plan(span="all", size=s), on) for s in (0.0, 8.0))
     assert (free.budget.mean.mean, free.damage.mean.mean) == (0.0, 0.0)
@@ -113,5 +114,5 @@ def test_the_whole_price(tiny, texts, make_text, make_plan):
 
 
 def test_capability_of_nothing(tiny):
-    with pytest.raises(SteeringError, match="at least one item"):
+    with pytest.raises(SteeringError, match="at least one question"):
         capability(Scorer(tiny), [])

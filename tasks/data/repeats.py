@@ -1,4 +1,4 @@
-"""Which texts were seen before, in 16 bytes a text: a file of millions of rows is checked for repeats."""
+"""Repeated rows of a file, found in 16 bytes of memory a row: files have millions."""
 
 import hashlib
 
@@ -7,8 +7,9 @@ import numpy as np
 FOLD = 2**16
 
 
-class Seen:
-    """Texts by a 64-bit digest (two texts of a hundred million share one with a chance of 0.03%), and where each was.
+class Repeats:
+    """Where each content stood first, by a 64-bit digest of it. That two of a hundred million contents share one has a
+    chance of 0.03%.
 
     The newest lie in a dictionary; every 65536 of them become a sorted run, and runs of like length are merged.
     """
@@ -18,9 +19,9 @@ class Seen:
         self._new: dict[int, int] = {}
         self._runs: list[tuple[np.ndarray, np.ndarray]] = []  # digests (sorted) and places
 
-    def before(self, text: str, place: int) -> int | None:
-        """The place of the same text when it came before; otherwise None, and it is noted with this place."""
-        digest = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
+    def before(self, content: bytes, place: int) -> int | None:
+        """The place of the same content when it came before; otherwise None, and it is noted with this place."""
+        digest = int.from_bytes(hashlib.sha256(content).digest()[:8], "little")
         first = self._new.get(digest)
         for digests, places in self._runs if first is None else ():
             at = int(np.searchsorted(digests, np.uint64(digest)))
