@@ -51,7 +51,7 @@ def main() -> None:
 
 def halves(tokenizer, name: str, args: argparse.Namespace) -> Halves:
     """The shuffled file cut in two; of each half, as many of the shortest questions as asked for."""
-    questions = questions_of(tokenizer, read_questions(TASKS / f"{name}.jsonl").rows)
+    questions = questions_of(tokenizer, read_questions(TASKS / f"{name}.jsonl"))
     Random(0).shuffle(questions)
     half = len(questions) // 2
     parts = (questions[:half], questions[half:])

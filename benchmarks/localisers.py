@@ -45,7 +45,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     model, tokenizer = load_model()
     anatomy = Anatomy.of(model)
-    questions = questions_of(tokenizer, read_questions(args.task).rows)
+    questions = questions_of(tokenizer, read_questions(args.task))
     Random(0).shuffle(questions)
     half = len(questions) // 2
     print(setting(args.threads), end="\n\n")

@@ -38,7 +38,7 @@ def written(folder: Path, rows: list[dict]) -> Path:
 
 @pytest.mark.parametrize("path", TASKS, ids=lambda path: path.stem)
 def test_every_task_file_gives_questions_fit_for_patching(path, tokenizer):
-    rows = read_questions(path).rows
+    rows = read_questions(path)
     questions = questions_of(tokenizer, rows)
     assert len(questions) >= 60 and len({row.template for row in rows}) >= 2
     for question in questions:
@@ -58,7 +58,7 @@ def test_every_head_recipe_loads_and_splits_its_questions(path):
 
 
 def test_the_answer_follows_the_prompt_with_a_space(tmp_path, tokenizer):
-    (first, *_) = questions_of(tokenizer, read_questions(written(tmp_path, GOOD)).rows)
+    (first, *_) = questions_of(tokenizer, read_questions(written(tmp_path, GOOD)))
     assert tokenizer.decode(first.target) == " Rome" and tokenizer.decode(first.wrong) == " Oslo"
 
 
@@ -99,7 +99,7 @@ def test_tokens_that_do_not_fit_name_the_row(tmp_path, tokenizer, change, says):
     rows = [dict(row) for row in GOOD]
     rows[2] |= change
     with pytest.raises(DataError) as raised:
-        questions_of(tokenizer, read_questions(written(tmp_path, rows), "task.jsonl").rows)
+        questions_of(tokenizer, read_questions(written(tmp_path, rows), "task.jsonl"))
     assert str(raised.value).startswith("task.jsonl:3: ")
     assert len(raised.value.lines) == 1
     assert says in str(raised.value)
