@@ -13,6 +13,7 @@ from threading import get_ident
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from trimtab.steering.model.generation import wrapped
@@ -49,6 +50,12 @@ def resumed(layout: Layout, deepest: int, recorded: int, streams: Streams) -> It
         if start < recorded:
             stack.enter_context(wrapped(layout.blocks[recorded - 1], "forward", record))
         yield start
+
+
+def stream_of(output: Any) -> Float[Tensor, "b s d"]:
+    """The residual stream in what a block returned."""
+    stream: Tensor = output[0] if isinstance(output, tuple) else output
+    return stream
 
 
 def can_resume(layout: Layout) -> bool:

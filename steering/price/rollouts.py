@@ -1,25 +1,30 @@
 """Rollouts: text that steered models write, and what it cost them, for one plan or for several in one batch.
 
 A decoding step of a few rows costs nearly what a step of one row costs: the weights must pass anyway. So plans that
-need the same rollouts write side by side, each on its own rows; and the logits that wrote a token are the steered ones
-that its KL needs, so only the base model reads the text again.
+need the same rollouts write side by side, each on its own rows, behind prompts that run once; and the logits that
+wrote a token are the steered ones that its KL needs, so only the base model reads the text again, from the first block
+that a plan changes.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 
 from trimtab.steering.model.anatomy import Anatomy
+from trimtab.steering.model.resuming import can_resume, resumed, stream_of
 from trimtab.steering.model.tokens import Tokens
 from trimtab.steering.plans.plan import SteeringPlan, steer_rows
 from trimtab.steering.price.kl import kl_at
-from trimtab.steering.running.scorer import Scorer
+from trimtab.steering.running.resume import Begun, untouched_blocks
+from trimtab.steering.running.scorer import Scorer, leaves_prompts
 from trimtab.steering.running.writing import Decoding, Draw, decode, generate
 
 ROWS = 64  # in one batch
@@ -81,14 +86,62 @@ def _group(
     scorer: Scorer, plans: Sequence[SteeringPlan], prompts: Sequence[Tokens], decoding: Decoding
 ) -> list[list[np.ndarray]]:
     """One batch: every plan on all prompts."""
-    rows, steps = [*prompts] * len(plans), list[Tensor]()
-    draw = Draw(decoding, [decoding.seed + k for k in range(len(prompts))] * len(plans))
+    rows, draw = [*prompts] * len(plans), Draw(decoding, [*_seeds(decoding, prompts)] * len(plans))
+    steps, cache = _Steps.of(scorer, plans), _shared(scorer, plans, rows)
     lengths = [row.prompt_length for row in rows]
-    with torch.inference_mode(), steer_rows(scorer.model, plans, lengths):
-        written = decode(scorer.model, rows, draw, decoding.max_new_tokens, steps.append)
-    per_row = [np.zeros(0)] * len(rows)
-    for base in scorer.forced(finished(scorer.model, rows, written, decoding)):
+    with torch.inference_mode(), steps.recorded(scorer), steer_rows(scorer.model, plans, lengths):
+        written = decode(scorer.model, rows, draw, decoding.max_new_tokens, steps.add, cache)
+    texts, per_row = finished(scorer.model, rows, written, decoding), [np.zeros(0)] * len(rows)
+    for base in scorer.base(texts, steps.begun(texts)):
         k, n = base.example, len(base.targets)
-        steered = torch.stack([step[k] for step in steps[:n]]).float()
-        per_row[k] = kl_at(decoding.sampling, steered, base.logits)
+        per_row[k] = kl_at(decoding.sampling, steps.of_row(k, n), base.logits)
     return [per_row[p : p + len(prompts)] for p in range(0, len(rows), len(prompts))]
+
+
+def _seeds(decoding: Decoding, prompts: Sequence[Tokens]) -> list[int]:
+    return [decoding.seed + k for k in range(len(prompts))]
+
+
+def _shared(scorer: Scorer, plans: Sequence[SteeringPlan], rows: Sequence[Tokens]) -> DynamicCache | None:
+    """The base model's cache of the rows' prompts, where it is that of every plan too; None where it is not."""
+    if all(leaves_prompts(plan) for plan in plans) and all(row.prompt_length > 1 for row in rows):
+        return scorer.cache([row.prompt for row in rows])
+    return None
+
+
+@dataclass(frozen=True, eq=False)
+class _Steps:
+    """What the steps of a decoding gave. depth: blocks, from the first, that no plan changes (0: not used). logits,
+    streams: per step, of the next token `[b v]`, and what the last of these blocks returned `[b d]`."""
+
+    depth: int
+    logits: list[Tensor] = field(default_factory=list)
+    streams: list[Tensor] = field(default_factory=list)
+    _output: dict[int, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, scorer: Scorer, plans: Sequence[SteeringPlan]) -> "_Steps":
+        anatomy = Anatomy.of(scorer.model)
+        return cls(min(untouched_blocks(anatomy, plan) for plan in plans) if can_resume(anatomy) else 0)
+
+    def recorded(self, scorer: Scorer) -> AbstractContextManager[int]:
+        """While the block runs, the streams of passes are there for `add`."""
+        return resumed(Anatomy.of(scorer.model), 0, self.depth, self._output)
+
+    def add(self, logits: Tensor) -> None:
+        """A step is over."""
+        self.logits.append(logits)
+        if self.depth:
+            self.streams.append(stream_of(self._output[self.depth])[:, -1])
+
+    def of_row(self, row: int, tokens: int) -> Tensor:
+        """Logits `[tokens v]` of a row's first tokens."""
+        return torch.stack([step[row] for step in self.logits[:tokens]]).float()
+
+    def begun(self, texts: Sequence[Tokens]) -> Begun | None:
+        """Where the base model may begin to read what was written, row by row."""
+        if not self.depth:
+            return None
+        lengths = [len(text) - text.prompt_length for text in texts]
+        stacked = torch.stack(self.streams, dim=1)
+        return Begun(self.depth, [stacked[k, :n] for k, n in enumerate(lengths)], self._output[self.depth])

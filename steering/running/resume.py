@@ -7,11 +7,12 @@ below their own first edit.
 """
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from trimtab.steering.model.anatomy import Anatomy
@@ -42,6 +43,22 @@ class Depth:
 
 
 WHOLE = Depth(0, 0)  # from the first block, and nothing stored
+
+
+@dataclass(frozen=True, eq=False)
+class Begun:
+    """Where passes over given texts begin when the blocks below ran elsewhere. depth: how many. rows: per text, the
+    residual stream `[n d]` behind them at its last prompt token and all but the last of its completion. output: what a
+    block returns, of any text."""
+
+    depth: int
+    rows: Sequence[Tensor]
+    output: Any
+
+    def of(self, texts: Sequence[int]) -> dict[int, Any]:
+        """For a pass over these texts, padded behind."""
+        stream = torch.nn.utils.rnn.pad_sequence([self.rows[k] for k in texts], batch_first=True)
+        return {self.depth: (stream, *self.output[1:]) if isinstance(self.output, tuple) else stream}
 
 
 @dataclass(frozen=True, eq=False)

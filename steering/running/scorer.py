@@ -21,9 +21,10 @@ from transformers import DynamicCache, PreTrainedModel
 
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.batching import batches, pad_left
+from trimtab.steering.model.resuming import resumed
 from trimtab.steering.model.tokens import Tokens
 from trimtab.steering.plans.plan import SteeringPlan
-from trimtab.steering.running.resume import WHOLE, Depth, Streams, untouched_blocks
+from trimtab.steering.running.resume import WHOLE, Begun, Depth, Streams, untouched_blocks
 
 SCORE_BUDGET = 1024
 LATE_SPANS = ("last", "answer", "generated")
@@ -88,15 +89,17 @@ class _Prefix:
 
 @dataclass(frozen=True, eq=False)
 class _Way:
-    """How texts run. plan: None is the base model. depth: where its passes may begin."""
+    """How texts run. plan: None is the base model. depth: where its passes may begin. begun: where they do, for texts
+    whose first blocks ran elsewhere."""
 
     plan: SteeringPlan | None
     depth: Depth
+    begun: Begun | None = None
 
     @property
     def late(self) -> bool:
-        """Whether it leaves prompts without their last token as the base model has them."""
-        return self.plan is None or all(step.span.kind in LATE_SPANS for step in self.plan.interventions)
+        """Whether it leaves prompts as the base model has them."""
+        return self.plan is None or leaves_prompts(self.plan)
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,6 +117,18 @@ class Scorer:
         for every plan. Falls back to whole passes for gated plans and one-token prompts."""
         blocks = untouched_blocks(self._anatomy, plan)
         return self._forced(texts, _Way(plan, Depth(blocks, 0 if plan is None else blocks)))
+
+    def base(self, texts: Sequence[Tokens], begun: Begun | None = None) -> Iterator[Forced]:
+        """`forced` of the base model. begun: the texts' residual streams, where blocks ran on them elsewhere."""
+        return self._forced(texts, _Way(None, WHOLE, begun))
+
+    def cache(self, prompts: Sequence[Tokens]) -> DynamicCache:
+        """The base model's keys and values of prompts without their last token, padded before them, a row each. Every
+        prompt runs once; it must have 2 tokens."""
+        rows = {_key(prompt): prompt for prompt in prompts}
+        longest_first = sorted(rows.values(), key=lambda prompt: -len(prompt))  # as `batches` has them
+        prefix = self._prefix(longest_first, _BASE)
+        return self._copied(prefix, [prefix.rows[_key(prompt)] for prompt in prompts])
 
     def both(
         self, texts: Sequence[Tokens], one: SteeringPlan | None, other: SteeringPlan | None
@@ -175,34 +190,42 @@ class Scorer:
         return _Prefix({key: row for row, key in enumerate(keys)}, padded.mask, cache)
 
     def _continued(self, prefix: _Prefix, texts: Sequence[Tokens], numbers: list[int], way: _Way) -> Iterator[Forced]:
-        ends = [texts[i].ids[texts[i].prompt_length - 1 :] for i in numbers]
-        for batch in batches([len(end) for end in ends], SCORE_BUDGET):
+        for batch in batches([len(_writing(texts[i])) for i in numbers], SCORE_BUDGET):
             rows = [numbers[k] for k in batch]
-            logits = self._run_ends(prefix, [texts[i] for i in rows], way)
+            logits = self._run_ends(prefix, [texts[i] for i in rows], way, self._entry(texts, rows, way))
             for k, i in enumerate(rows):
                 targets = texts[i].ids[texts[i].prompt_length :]
                 yield Forced(i, logits[k, : len(targets)].float(), torch.from_numpy(targets).to(logits.device))
 
-    def _run_ends(self, prefix: _Prefix, texts: list[Tokens], way: _Way) -> Tensor:
-        """Logits `[b s v]` of `last prompt token + completion`, padded behind, where nothing real can see it."""
-        ends = [text.ids[text.prompt_length - 1 :] for text in texts]
-        ids = torch.zeros(len(ends), max(len(end) for end in ends), dtype=torch.long)
-        for k, end in enumerate(ends):
-            ids[k, : len(end)] = torch.from_numpy(end)
-        rows = torch.tensor([prefix.rows[_key(text)] for text in texts], device=self._device)
+    def _entry(self, texts: Sequence[Tokens], rows: list[int], way: _Way) -> AbstractContextManager[int]:
+        """Where the pass over these texts begins."""
+        if way.begun is not None:
+            return resumed(self._anatomy, way.begun.depth, 0, way.begun.of(rows))
+        return self.streams.resumed(self._anatomy, (b"ends", *(_split_key(texts[i]) for i in rows)), way.depth)
+
+    def _run_ends(self, prefix: _Prefix, texts: list[Tokens], way: _Way, entry: AbstractContextManager[int]) -> Tensor:
+        """Logits `[b s v]` of `last prompt token + completion` without its last, which writes nothing, padded behind,
+        where nothing real can see it."""
+        ends = [torch.from_numpy(_writing(text)) for text in texts]
+        ids = torch.nn.utils.rnn.pad_sequence(ends, batch_first=True)
+        rows = [prefix.rows[_key(text)] for text in texts]
         before = prefix.mask[rows]
         places = before.sum(1, keepdim=True) + torch.arange(ids.shape[1], device=self._device)
-        cache, batch = copy.deepcopy(prefix.cache), (b"ends", *(_split_key(text) for text in texts))
-        begun = self.streams.resumed(self._anatomy, batch, way.depth)
-        with torch.inference_mode(), begun, _steered(self.model, way.plan, [text.prompt_length for text in texts]):
-            cache.batch_select_indices(rows)
+        with torch.inference_mode(), entry, _steered(self.model, way.plan, [text.prompt_length for text in texts]):
             return self.model(
                 input_ids=ids.to(self._device),
                 attention_mask=torch.cat([before, torch.ones_like(ids, device=self._device)], dim=1),
                 position_ids=places,
-                past_key_values=cache,
+                past_key_values=self._copied(prefix, rows),
                 use_cache=True,
             ).logits
+
+    def _copied(self, prefix: _Prefix, rows: list[int]) -> DynamicCache:
+        """Rows of its cache, to write behind."""
+        cache = copy.deepcopy(prefix.cache)
+        with torch.inference_mode():
+            cache.batch_select_indices(torch.tensor(rows, device=self._device))
+        return cache
 
     @property
     def _anatomy(self) -> Anatomy:
@@ -216,8 +239,19 @@ class Scorer:
 _BASE = _Way(None, WHOLE)
 
 
+def leaves_prompts(plan: SteeringPlan) -> bool:
+    """Whether a plan leaves prompts without their last token as the base model has them."""
+    return not plan.gated and all(step.span.kind in LATE_SPANS for step in plan.interventions)
+
+
 def _key(text: Tokens) -> bytes:
     return text.ids[: text.prompt_length].tobytes()
+
+
+def _writing(text: Tokens) -> Int[np.ndarray, "n"]:
+    """The tokens behind which those of the completion are written: the last one of the prompt, and all but the last of
+    the completion."""
+    return text.ids[text.prompt_length - 1 : max(len(text) - 1, text.prompt_length)]
 
 
 def _split_key(text: Tokens) -> bytes:

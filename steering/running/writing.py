@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 
 from trimtab.steering.governing.governed import processors_of
 from trimtab.steering.model.anatomy import Anatomy
@@ -77,10 +77,11 @@ def decode(
     draw: Draw,
     limit: int,
     observe: Callable[[Tensor], object] = lambda logits: None,
+    cache: DynamicCache | None = None,
 ) -> list[list[int]]:
     """Token ids written after each row's prompt, all rows in one batch, until each has ended or has `limit` tokens.
-    observe: called with the logits `[b v]` of every step, before any processor. A governed model stays within its
-    budget behind the draw's processors."""
+    observe: called with the logits `[b v]` of every step, before any processor. cache: of all prompts without their
+    last token, padded before them; it grows. A governed model stays within its budget behind the draw's processors."""
     anatomy = Anatomy.of(model)
     device, ends = anatomy.device, anatomy.end_tokens
     padded = pad_left([row.ids[: row.prompt_length] for row in rows], device)
@@ -89,7 +90,7 @@ def decode(
     written: list[list[int]] = [[] for _ in rows]
     open_rows = [True] * len(rows)
     with processors_of(anatomy.model, draw.processors, prompt, stops) as process:
-        steps = _Steps(model, padded)
+        steps = _Steps(model, padded, cache)
         for _ in range(limit):
             logits = steps.logits()
             observe(logits)
@@ -107,10 +108,11 @@ def decode(
 class _Steps:
     """A batch of rows that grows by a token per step, with its KV cache. text: all ids so far `[b s]`."""
 
-    def __init__(self, model: PreTrainedModel, padded: Padded):
-        self._model, self._cache = model, None
-        self.text = self._ids = padded.ids
-        self._mask, self._positions = padded.mask, padded.positions
+    def __init__(self, model: PreTrainedModel, padded: Padded, cache: DynamicCache | None):
+        self._model, self._cache = model, cache
+        first = 0 if cache is None else padded.ids.shape[1] - 1
+        self.text, self._ids = padded.ids, padded.ids[:, first:]
+        self._mask, self._positions = padded.mask, padded.positions[:, first:]
 
     def logits(self) -> Tensor:
         """Of the next token, `[b v]`."""

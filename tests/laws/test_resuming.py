@@ -16,8 +16,11 @@ from trimtab.steering.moves.add import Add
 from trimtab.steering.moves.gated import Gated
 from trimtab.steering.plans.intervention import Intervention
 from trimtab.steering.plans.plan import SteeringPlan
+from trimtab.steering.price.kl import divergences, steered_from_base
+from trimtab.steering.price.rollouts import roll_out, rolled_divergences
 from trimtab.steering.running.resume import Streams, untouched_blocks
 from trimtab.steering.running.scorer import Scorer
+from trimtab.steering.running.writing import Decoding
 
 
 def texts(seed: int = 0) -> list[Tokens]:
@@ -71,6 +74,38 @@ def test_resumed_passes_give_the_logits_of_whole_ones_in_like_families(like):
 @pytest.mark.parametrize("span", ["answer", "last", "first:3"])
 def test_resumed_passes_give_the_logits_of_whole_ones_for_every_kind_of_span(tiny_llama, span):
     check(tiny_llama, span)
+
+
+def check_rollouts(model) -> None:
+    """Answers written behind prompts that ran once, and read again from the middle, cost what whole passes say."""
+    anatomy, decoding = Anatomy.of(model), Decoding(max_new_tokens=4)
+    prompts = [text.prompt for text in texts()[::2]]
+    for span in ("answer", "all"):
+        plans = [plan_at(anatomy, Site("resid_post", block), span) for block in (0, 1)]
+        together = rolled_divergences(Scorer(model), plans, prompts, decoding)
+        for plan, spent in zip(plans, together, strict=True):
+            whole = Scorer(model, streams=Streams(keep=0))
+            written = roll_out(model, plan, prompts, decoding)
+            wanted = divergences(whole, written, steered_from_base(plan))
+            np.testing.assert_allclose(np.concatenate(spent), np.concatenate(wanted), rtol=1e-3, atol=1e-5)
+
+
+def test_rollouts_cost_what_whole_passes_say(tiny):
+    check_rollouts(tiny)
+
+
+def test_rollouts_cost_what_whole_passes_say_in_like_families(like):
+    check_rollouts(like)
+
+
+def test_what_steered_models_write_is_read_from_the_first_changed_block(tiny_llama, ran):
+    scorer, plan = Scorer(tiny_llama), plan_at(Anatomy.of(tiny_llama), Site("resid_post", 1), "answer")
+    prompts, decoding = [text.prompt for text in texts()[::2]], Decoding(max_new_tokens=4)
+    rolled_divergences(scorer, [plan], prompts, decoding)
+    assert ran == [0, 1, 2] * (1 + 4) + [2]  # prompts, steps, and the base model's reading
+    ran.clear()
+    rolled_divergences(scorer, [plan], prompts, decoding)
+    assert ran == [0, 1, 2] * 4 + [2]
 
 
 @pytest.fixture
