@@ -2,7 +2,7 @@
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -20,8 +20,9 @@ from trimtab.steering.price.dose import Dosing, dose_together
 from trimtab.steering.price.kl import kl_at
 from trimtab.steering.price.price import PricedOn, price_with
 from trimtab.steering.price.result import Dose, Price
-from trimtab.steering.price.rollouts import roll_out
+from trimtab.steering.price.rollouts import roll_out_together
 from trimtab.steering.running.answer_pair import AnswerPair
+from trimtab.steering.running.sampling import Sampling
 from trimtab.steering.running.scorer import Scorer
 from trimtab.steering.running.writing import Decoding
 
@@ -40,6 +41,7 @@ class Bench:
     """Everything is made on first use. Pairs are cut to `completion_tokens` here, for every competitor alike."""
 
     input: JudgeInput
+    _base_written: list[list[Tokens]] = field(default_factory=list, repr=False)
 
     @property
     def settings(self) -> JudgeSettings:
@@ -75,7 +77,7 @@ class Bench:
     @cached_property
     def base_scores(self) -> Float[np.ndarray, "n"]:
         """Behavioural scores of what the base model writes for the held-out prompts."""
-        return self.scores(self.written(None))
+        return self.scores(self._base_written[0] if self._base_written else self.written_for(self.priced_on.prompts))
 
     def cut(self, pairs: Sequence[AnswerPair], count: int) -> list[AnswerPair]:
         """The first `count` pairs, completions shortened."""
@@ -99,13 +101,17 @@ class Bench:
         dosing = Dosing(tolerance=tolerance, cap=self.settings.dose.cap)
         return dose_together(self.calibration, plans, self.input.budget, dosing, guesses)
 
-    def written(self, plan: SteeringPlan | None) -> list[Tokens]:
-        """What the model writes under the plan for the held-out prompts."""
-        return roll_out(self.input.model, plan, self.priced_on.prompts, self.priced_on.decoding)
+    def written(self, plan: SteeringPlan) -> list[Tokens]:
+        """What the model writes under the plan for the held-out prompts; the base model's answers, where they are
+        scored, are written in the same passes."""
+        also: list[SteeringPlan | None] = [] if self.input.behaviour is None or self._base_written else [None]
+        texts = roll_out_together(self.scorer, [plan, *also], self.priced_on.prompts, self.priced_on.decoding)
+        self._base_written.extend(texts[1:])
+        return texts[0]
 
     def written_for(self, prompts: Sequence[Tokens]) -> list[Tokens]:
         """What the unsteered model writes for other versions of the held-out prompts."""
-        return roll_out(self.input.model, None, prompts, self.priced_on.decoding)
+        return roll_out_together(self.scorer, [None], prompts, self.priced_on.decoding)[0]
 
     def price(self, plan: SteeringPlan, written: Sequence[Tokens]) -> Price:
         return price_with(self.scorer, plan, self.priced_on, written)
@@ -161,15 +167,14 @@ class Guesses:
             self._ratios.append(abs(dose.strength) / forced)
 
 
-def prompted_kl(scorer: Scorer, requesting: Sequence[Tokens], plain: Sequence[Tokens], decoding: Decoding) -> float:
-    """KL(with the request || without), mean nats per token, on what the model writes with it: the price of a system
-    prompt, comparable to that of a plan."""
-    written, per_text = roll_out(scorer.model, None, requesting, decoding), []
-    for text, prompt in zip(written, plain, strict=True):
-        (under,) = scorer.forced([text])
-        (without,) = scorer.forced([prompt.followed_by(text.ids[text.prompt_length :].tolist())])
-        per_text.append(kl_at(decoding.sampling, under.logits, without.logits))
-    return float(np.concatenate(per_text).mean())
+def prompted_kl(scorer: Scorer, written: Sequence[Tokens], plain: Sequence[Tokens], sampling: Sampling) -> float:
+    """KL(with the request || without), mean nats per token, on what the model wrote with it: the price of a system
+    prompt, comparable to that of a plan. plain: the prompts without the request."""
+    without = [
+        prompt.followed_by(text.ids[text.prompt_length :].tolist()) for text, prompt in zip(written, plain, strict=True)
+    ]
+    under, base = ({one.example: one.logits for one in scorer.forced(texts)} for texts in (written, without))
+    return float(np.concatenate([kl_at(sampling, under[k], base[k]) for k in range(len(written))]).mean())
 
 
 def _prompts(pairs: Sequence[AnswerPair], count: int) -> list[Tokens]:

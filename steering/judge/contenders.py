@@ -43,12 +43,11 @@ def judged_prompt(bench: Bench, progress: Progress) -> list[Judged]:
         return []
     progress("system prompt", 0, 1)
     margin = margins(bench.scorer, bench.cut(requesting, len(bench.report.pairs)))
-    on = bench.priced_on
-    requests, few = _partners(bench, on.prompts), bench.settings.dose.prompts
-    kl = prompted_kl(bench.scorer, requests[:few], on.prompts[:few], on.decoding)
-    effect = bench.effect(margin)
-    if bench.input.behaviour is not None:
-        effect = bench.behaved(effect, bench.written_for(requests))
+    on, few = bench.priced_on, bench.settings.dose.prompts
+    requests = _partners(bench, on.prompts if bench.input.behaviour is not None else on.prompts[:few])
+    written = bench.written_for(requests)
+    kl = prompted_kl(bench.scorer, written[:few], on.prompts[:few], on.decoding.sampling)
+    effect = bench.behaved(bench.effect(margin), written)
     progress("system prompt", 1, 1)
     return [Judged(Contender("system prompt", "system_prompt", None, None, kl, True, effect), None, margin)]
 

@@ -22,28 +22,29 @@ def curve_of(bench: Bench, judged: Sequence[Judged], progress: Progress) -> tupl
     """Effect against KL: strengths by KL ~ strength^2 from the dose, KL as measured there."""
     firsts = [next((j for j in judged if j.contender.kind == kind), None) for kind in CURVES]
     curves = [one for one in firsts if one is not None and one.plan is not None and one.contender.kl > 0]
-    targets, points = bench.settings.curve, list[CurvePoint]()
-    for number, one in enumerate(curves):
-        dosed = one.contender
-        points.append(CurvePoint(dosed.name, dosed.strength or 0.0, dosed.kl, dosed.effect.margin))
-        for done, target in enumerate(targets):
-            progress("curve", number * len(targets) + done, len(curves) * len(targets))
-            points += _curve_point(bench, one, target)
+    points = [_dosed_point(one) for one in curves]
+    progress("curve", 0, 1)
+    scaled = [(one, factor) for one in curves for factor in _factors(bench, one)]
+    plans = [one.plan.scaled(factor) for one, factor in scaled if one.plan is not None]
+    spent = bench.calibration.kls(plans)  # written side by side
+    for done, ((one, factor), plan, kl) in enumerate(zip(scaled, plans, spent, strict=True)):
+        progress("curve", done, len(plans))
+        if math.isfinite(kl):
+            margin = bench.effect(bench.some_margins(plan)).margin
+            points.append(CurvePoint(one.contender.name, factor * (one.contender.strength or 0.0), kl, margin))
     progress("curve", 1, 1)
     return tuple(sorted(points, key=lambda point: (point.contender, point.kl)))
 
 
-def _curve_point(bench: Bench, one: Judged, target: float) -> list[CurvePoint]:
-    """The point near a KL target; none when it is the dose itself, or when the logits are not finite there."""
-    factor = math.sqrt(target / one.contender.kl)
-    if one.plan is None or abs(target / bench.input.budget - 1) < 0.05:
-        return []
-    plan = one.plan.scaled(factor)
-    kl = bench.calibration.kl(plan)
-    if not math.isfinite(kl):
-        return []
-    margin = bench.effect(bench.some_margins(plan)).margin
-    return [CurvePoint(one.contender.name, factor * (one.contender.strength or 0.0), kl, margin)]
+def _dosed_point(one: Judged) -> CurvePoint:
+    dosed = one.contender
+    return CurvePoint(dosed.name, dosed.strength or 0.0, dosed.kl, dosed.effect.margin)
+
+
+def _factors(bench: Bench, one: Judged) -> list[float]:
+    """Of the dosed strength, for the KL targets that are not the dose's own."""
+    others = [target for target in bench.settings.curve if abs(target / bench.input.budget - 1) >= 0.05]
+    return [math.sqrt(target / one.contender.kl) for target in others]
 
 
 def ablation_of(bench: Bench, candidate: SteeringPlan, progress: Progress) -> AblationResult | None:

@@ -7,7 +7,7 @@ that a plan changes.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -51,6 +51,18 @@ def finished(
     return [prompt.followed_by(ids) for prompt, ids in zip(prompts, stopped, strict=True)]
 
 
+def roll_out_together(
+    scorer: Scorer, plans: Sequence[SteeringPlan | None], prompts: Sequence[Tokens], decoding: Decoding
+) -> list[list[Tokens]]:
+    """`roll_out` of several plans (None: the base model), whose answers are written side by side."""
+    texts: list[list[Tokens]] = [[] for _ in plans]
+    for batch in _row_batches(scorer, plans, prompts, decoding):
+        written = batch.written(scorer, _Steps(0))
+        for k, number in enumerate(batch.numbers):
+            texts[number] += written[k * len(batch.prompts) : (k + 1) * len(batch.prompts)]
+    return texts
+
+
 def rolled_divergences(
     scorer: Scorer, plans: Sequence[SteeringPlan], prompts: Sequence[Tokens], decoding: Decoding
 ) -> list[list[Float[np.ndarray, "n_i"]]]:
@@ -60,13 +72,10 @@ def rolled_divergences(
     draws from stream `seed + k`.
     """
     per_plan: list[list[np.ndarray]] = [[] for _ in plans]
-    rows = rows_at_once(scorer, decoding)
-    for first in range(0, len(prompts), rows):
-        some = prompts[first : first + rows]
-        size, stream = max(1, rows // len(some)), replace(decoding, seed=decoding.seed + first)
-        for start in range(0, len(plans), size):
-            for k, spent in enumerate(_group(scorer, plans[start : start + size], some, stream), start):
-                per_plan[k] += spent
+    for batch in _row_batches(scorer, plans, prompts, decoding):
+        spent = _divergences(scorer, batch)
+        for k, number in enumerate(batch.numbers):
+            per_plan[number] += spent[k * len(batch.prompts) : (k + 1) * len(batch.prompts)]
     return per_plan
 
 
@@ -82,37 +91,60 @@ def mean_divergence(per_text: Sequence[Float[np.ndarray, "n_i"]]) -> float:
     return float(values.mean()) if len(values) and np.isfinite(values).all() else math.inf
 
 
-def _group(
-    scorer: Scorer, plans: Sequence[SteeringPlan], prompts: Sequence[Tokens], decoding: Decoding
-) -> list[list[np.ndarray]]:
-    """One batch: every plan on all prompts."""
-    rows, draw = [*prompts] * len(plans), Draw(decoding, [*_seeds(decoding, prompts)] * len(plans))
-    steps, cache = _Steps.of(scorer, plans), _shared(scorer, plans, rows)
-    lengths = [row.prompt_length for row in rows]
-    with torch.inference_mode(), steps.recorded(scorer), steer_rows(scorer.model, plans, lengths):
-        written = decode(scorer.model, rows, draw, decoding.max_new_tokens, steps.add, cache)
-    texts, per_row = finished(scorer.model, rows, written, decoding), [np.zeros(0)] * len(rows)
+@dataclass(frozen=True, eq=False)
+class _RowBatch:
+    """One batch of rows: every plan (None: the base model) on all prompts. numbers: of the plans among all. decoding:
+    its seed is that of the first prompt."""
+
+    numbers: Sequence[int]
+    plans: Sequence[SteeringPlan | None]
+    prompts: Sequence[Tokens]
+    decoding: Decoding
+
+    def written(self, scorer: Scorer, steps: "_Steps") -> list[Tokens]:
+        """Plan after plan, its answers to the prompts. steps: gets what the steps give."""
+        rows, seeds = [*self.prompts] * len(self.plans), [self.decoding.seed + k for k in range(len(self.prompts))]
+        draw, limit = Draw(self.decoding, seeds * len(self.plans)), self.decoding.max_new_tokens
+        cache, lengths = _shared(scorer, self.plans, rows), [row.prompt_length for row in rows]
+        with torch.inference_mode(), steps.recorded(scorer), steer_rows(scorer.model, self.plans, lengths):
+            written = decode(scorer.model, rows, draw, limit, steps.add, cache)
+        return finished(scorer.model, rows, written, self.decoding)
+
+
+def _row_batches(
+    scorer: Scorer, plans: Sequence[SteeringPlan | None], prompts: Sequence[Tokens], decoding: Decoding
+) -> Iterator[_RowBatch]:
+    rows = rows_at_once(scorer, decoding)
+    for first in range(0, len(prompts), rows):
+        some = prompts[first : first + rows]
+        size, stream = max(1, rows // len(some)), replace(decoding, seed=decoding.seed + first)
+        for start in range(0, len(plans), size):
+            numbers = range(start, min(start + size, len(plans)))
+            yield _RowBatch(numbers, plans[start : start + size], some, stream)
+
+
+def _divergences(scorer: Scorer, batch: _RowBatch) -> list[Float[np.ndarray, "n_i"]]:
+    """KL(steered || base) of a batch's rows."""
+    steps = _Steps.of(scorer, batch.plans)
+    texts = batch.written(scorer, steps)
+    per_row = [np.zeros(0)] * len(texts)
     for base in scorer.base(texts, steps.begun(texts)):
         k, n = base.example, len(base.targets)
-        per_row[k] = kl_at(decoding.sampling, steps.of_row(k, n), base.logits)
-    return [per_row[p : p + len(prompts)] for p in range(0, len(rows), len(prompts))]
+        per_row[k] = kl_at(batch.decoding.sampling, steps.of_row(k, n), base.logits)
+    return per_row
 
 
-def _seeds(decoding: Decoding, prompts: Sequence[Tokens]) -> list[int]:
-    return [decoding.seed + k for k in range(len(prompts))]
-
-
-def _shared(scorer: Scorer, plans: Sequence[SteeringPlan], rows: Sequence[Tokens]) -> DynamicCache | None:
+def _shared(scorer: Scorer, plans: Sequence[SteeringPlan | None], rows: Sequence[Tokens]) -> DynamicCache | None:
     """The base model's cache of the rows' prompts, where it is that of every plan too; None where it is not."""
-    if all(leaves_prompts(plan) for plan in plans) and all(row.prompt_length > 1 for row in rows):
+    if all(plan is None or leaves_prompts(plan) for plan in plans) and all(row.prompt_length > 1 for row in rows):
         return scorer.cache([row.prompt for row in rows])
     return None
 
 
 @dataclass(frozen=True, eq=False)
 class _Steps:
-    """What the steps of a decoding gave. depth: blocks, from the first, that no plan changes (0: not used). logits,
-    streams: per step, of the next token `[b v]`, and what the last of these blocks returned `[b d]`."""
+    """What the steps of a decoding gave. depth: blocks, from the first, that no plan changes (0: nothing is stored of
+    them). logits, streams: per step, of the next token `[b v]`, and what the last of these blocks returned `[b d]`."""
 
     depth: int
     logits: list[Tensor] = field(default_factory=list)
@@ -120,7 +152,7 @@ class _Steps:
     _output: dict[int, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, scorer: Scorer, plans: Sequence[SteeringPlan]) -> "_Steps":
+    def of(cls, scorer: Scorer, plans: Sequence[SteeringPlan | None]) -> "_Steps":
         anatomy = Anatomy.of(scorer.model)
         return cls(min(untouched_blocks(anatomy, plan) for plan in plans) if can_resume(anatomy) else 0)
 
