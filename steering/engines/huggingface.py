@@ -15,7 +15,7 @@ import torch
 from transformers import ContinuousBatchingConfig, GenerationConfig, PreTrainedModel
 from transformers.generation import GenerationMode
 
-from trimtab.steering.engines.packing import Packing
+from trimtab.steering.engines.packing import AnatomyHost, Packing
 from trimtab.steering.engines.writing import Writer, Writers
 from trimtab.steering.errors import CannotPack, UnsupportedModel
 from trimtab.steering.model.anatomy import Anatomy
@@ -55,7 +55,7 @@ class SteeredBatching:
         self._model: Any = model  # generate and continuous batching are mixed in, unseen by type checkers
         self._settings = settings
         self._anatomy = Anatomy.of(model)
-        self._packing = Packing(self._anatomy)
+        self._packing = Packing(AnatomyHost(self._anatomy))
         self._manager: Any = None
         self._writers = Writers(self.cancel, self._packing.overflown)
         self._numbers = itertools.count()

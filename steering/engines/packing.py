@@ -4,9 +4,10 @@ An engine says before every pass which segments it holds (`begin`); the edits at
 requests whose plan has that site, each within its own spans. Requests without a plan are not touched, to the bit.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from jaxtyping import Bool, Float
@@ -19,6 +20,35 @@ from trimtab.steering.model.packed import Segment, packed_positions, starts
 from trimtab.steering.model.site import Site
 from trimtab.steering.plans.intervention import Intervention
 from trimtab.steering.plans.plan import SteeringPlan
+
+
+class Host(Protocol):
+    """A model as an engine runs it."""
+
+    def check(self, plan: SteeringPlan) -> None:
+        """Raises SteeringError for a plan that cannot act in it."""
+
+    def edited(self, site: Site, edit: Edit) -> AbstractContextManager[None]:
+        """While the block runs, what passes at the site is edited, `[1 s d]`."""
+
+    def passes_ended(self, ended: Callable[[], None]) -> AbstractContextManager[None]:
+        """While the block runs, `ended` after every pass."""
+
+
+@dataclass(frozen=True)
+class AnatomyHost:
+    """A model of transformers."""
+
+    anatomy: Anatomy
+
+    def check(self, plan: SteeringPlan) -> None:
+        plan.check(self.anatomy)
+
+    def edited(self, site: Site, edit: Edit) -> AbstractContextManager[None]:
+        return hooked(self.anatomy, [(site, edit)])
+
+    def passes_ended(self, ended: Callable[[], None]) -> AbstractContextManager[None]:
+        return calls_watched(self.anatomy, lambda: None, lambda output: ended(), lambda: None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,8 +67,8 @@ class Packing:
     `admit`ted while no pass runs: its sites get their hooks then.
     """
 
-    def __init__(self, anatomy: Anatomy):
-        self._anatomy, self._sites = anatomy, dict[Site, ExitStack]()
+    def __init__(self, host: Host):
+        self._host, self._sites = host, dict[Site, ExitStack]()
         self._plans: dict[str, SteeringPlan] = {}
         self._pass: _Pass | None = None
         self._fired: set[Site] = set()
@@ -49,7 +79,7 @@ class Packing:
     def attached(self) -> Iterator["Packing"]:
         """While the block runs, passes are steered. All hooks are gone afterwards."""
         with ExitStack() as stack:
-            stack.enter_context(calls_watched(self._anatomy, lambda: None, lambda output: self._ended(), lambda: None))
+            stack.enter_context(self._host.passes_ended(self._ended))
             stack.callback(self._detach)
             yield self
 
@@ -60,11 +90,11 @@ class Packing:
     def admit(self, plan: SteeringPlan) -> None:
         """Check that the plan can act in packed passes, and hook its sites. Raises CannotPack, BadPlan, BadSite."""
         check_packable(plan)
-        plan.check(self._anatomy)
+        self._host.check(plan)
         for site in plan.sites:
             if site not in self._sites:
                 self._sites[site] = stack = ExitStack()
-                stack.enter_context(hooked(self._anatomy, [(site, self._edit(site))]))
+                stack.enter_context(self._host.edited(site, self._edit(site)))
 
     def steer(self, request: str, plan: SteeringPlan) -> None:
         """This request's tokens are steered by the plan, which was admitted, until `forget`."""

@@ -23,6 +23,8 @@ Read = Callable[[Tensor], None]
 Watch = Callable[[Mapping[str, Any]], None]
 Add = Callable[[RemovableHandle], None]
 Rewire = Callable[[Tensor, Tensor], Tensor]
+Before = Callable[[tuple[Any, ...], dict[str, Any]], Any]
+After = Callable[[Any], Any]
 
 
 class StopForward(Exception):
@@ -80,6 +82,19 @@ def passes_watched(anatomy: Layout, began: Watch) -> Iterator[None]:
 
 
 @contextmanager
+def changed(module: nn.Module, before: Before | None = None, after: After | None = None) -> Iterator[None]:
+    """While the block runs, `before` sees a module's positional and named arguments and returns others in their place,
+    and `after` does so with its output; None leaves them."""
+    with ExitStack() as stack:
+        if before is not None:
+            hook = _before(before)
+            stack.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
+        if after is not None:
+            stack.callback(module.register_forward_hook(lambda module, args, output: after(output)).remove)
+        yield
+
+
+@contextmanager
 def doubled(model: nn.Module, combine: Combine) -> Iterator[None]:
     """While the block runs, every forward pass of `model` carries each row twice: `model/doubling.py`."""
     rows = Doubling(model, combine)
@@ -97,6 +112,13 @@ def rewired(rules: Sequence[tuple[nn.Module, Rewire]]) -> Iterator[None]:
         for module, rewire in rules:
             stack.callback(module.register_forward_hook(_rewiring(rewire)).remove)
         yield
+
+
+def _before(change: Before) -> Callable[..., Any]:
+    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return change(args, kwargs)
+
+    return hook
 
 
 def _rewiring(rewire: Rewire) -> Callable[..., Any]:
@@ -140,7 +162,7 @@ def _register_edit(anatomy: Layout, site: Site, edit: Edit, shape: _Shape, add: 
         _register_mid_edit(anatomy, site, edit, shape, add)
         return
     place = anatomy.place(site)
-    change = _shaped(_on_head(edit, site, anatomy.d_head), shape)
+    change = _shaped(on_head(edit, site, anatomy.d_head), shape)
     if place.side == "in":
         add(place.module.register_forward_pre_hook(_input_hook(change), with_kwargs=True))
     else:
@@ -172,7 +194,8 @@ def _register_mid_edit(anatomy: Layout, site: Site, edit: Edit, shape: _Shape, a
     add(attn_out.module.register_forward_hook(_output_hook(_shaped(change, shape))))
 
 
-def _on_head(edit: Edit, site: Site, d_head: int) -> Edit:
+def on_head(edit: Edit, site: Site, d_head: int) -> Edit:
+    """The edit on one head's slice of `z`, when the site names a head."""
     if site.head is None:
         return edit
     start = site.head * d_head

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from trimtab.steering.errors import BadPlan
-from trimtab.steering.model.anatomy import Anatomy
+from trimtab.steering.model.outline import HasSites
 from trimtab.steering.model.site import Site
 from trimtab.steering.model.span import ALL, Span
 from trimtab.steering.moves.base import Move
@@ -36,7 +36,7 @@ class Intervention:
         """By what this may be multiplied before its move no longer means what it says; inf when by anything."""
         return self.move.limit / abs(self.strength) if self.strength else math.inf
 
-    def check(self, anatomy: Anatomy) -> None:
+    def check(self, anatomy: HasSites) -> None:
         """Raises BadSite when the model has no such site, BadPlan when the move's vectors are not as wide as those
         there."""
         anatomy.check(self.site)

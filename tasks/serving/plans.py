@@ -6,13 +6,13 @@ those that run keep the plan they began with. While the catalog cannot be read, 
 
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
 
 from trimtab.steering.engines.expression import Steering, Term
 from trimtab.steering.errors import SteeringError
-from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.plans.plan import SteeringPlan
 from trimtab.store import StoreError
 from trimtab.store.errors import Invalid, NotFound
@@ -57,10 +57,10 @@ class Resolved:
 
 
 class Plans:
-    """The plans of one home that act on one model."""
+    """The plans of one home that act on one model. check: raises SteeringError for a plan that cannot act on it."""
 
-    def __init__(self, home: Home, serving: Serving, anatomy: Anatomy):
-        self._home, self._serving, self._anatomy = home, serving, anatomy
+    def __init__(self, home: Home, serving: Serving, check: Callable[[SteeringPlan], None]):
+        self._home, self._serving, self._check = home, serving, check
         self._current: dict[str, Published] = {}
         self._sums: dict[tuple[tuple[str, float], ...], SteeringPlan] = {}
         self._lock = threading.Lock()
@@ -117,7 +117,7 @@ class Plans:
         if before is not None and (before.ref, before.digest) == (version, artifact.digest):
             return Published(version, artifact.digest, before.plan, now)
         plan = steering_of(artifact, feature)
-        plan.check(self._anatomy)
+        self._check(plan)
         return Published(version, artifact.digest, plan, now)
 
     def _sum(self, parts: tuple[tuple[Published, float], ...]) -> SteeringPlan:

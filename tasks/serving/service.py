@@ -68,7 +68,8 @@ class Service:
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, home: Home, serving: Serving):
         self.model, self.tokenizer, self.serving = model, tokenizer, serving
         self.anatomy = Anatomy.of(model)
-        self.plans, self.metrics = Plans(home, serving, self.anatomy), Metrics()
+        self.plans = Plans(home, serving, lambda plan: plan.check(self.anatomy))
+        self.metrics = Metrics()
         self._static, self._measuring, self._dosing = (Bench(model, name) for name in ("static", "nats", "dose"))
         self._continuous = started(model)
         self._slots = asyncio.Semaphore(serving.limits.running)
