@@ -9,7 +9,7 @@ import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -100,9 +100,8 @@ class FusedLayout:
         for point in POINTS:
             stack.enter_context(self._hooked(Site(point, block), keep(point)))  # type: ignore[arg-type]
         for name in ("attn_added", "mlp_added"):
-            reads = keep(name)
             part = self._part(self.blocks[block], name)
-            stack.enter_context(changed(part, after=lambda output, reads=reads: _read_first(output, reads)))
+            stack.enter_context(changed(part, after=partial(_read_first, keep(name))))
 
     def _check_sums(self, block: int, sums: "_Sums") -> None:
         missing = [name for name, tensor in vars(sums).items() if tensor is None]
@@ -181,6 +180,6 @@ def _first(args: tuple[Any, ...], named: dict[str, Any], edit: Edit) -> tuple[tu
     return ((edited[0], *args[1:]), named) if name is None else (args, {**named, name: edited[0]})
 
 
-def _read_first(output: Any, read: Edit) -> None:
+def _read_first(read: Edit, output: Any) -> None:
     first = output[0] if isinstance(output, tuple) else output
     read(first.reshape(1, -1, first.shape[-1]))
