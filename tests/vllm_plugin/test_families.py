@@ -43,9 +43,8 @@ FAMILIES = {
 @pytest.mark.parametrize("name", FAMILIES)
 def test_family(name, tmp_path):
     here = Path(__file__).parent
-    environment = {
-        **os.environ, "TRIMTAB_HOME": str(tmp_path / "home"), "PYTHONPATH": os.pathsep.join([str(here), str(here.parent)]),
-    }  # fmt: skip
+    path = os.pathsep.join([str(here), str(here.parent)])
+    environment = {**os.environ, "TRIMTAB_HOME": str(tmp_path / "home"), "PYTHONPATH": path}
     command = [sys.executable, str(here / "one_family.py"), name, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
