@@ -65,6 +65,7 @@ from trimtab.steering.moves.add import Add as Add
 from trimtab.steering.moves.affine import Affine as Affine
 from trimtab.steering.moves.angular import Angular as Angular
 from trimtab.steering.moves.clamp import Clamp as Clamp
+from trimtab.steering.moves.diagonal import Diagonal as Diagonal
 from trimtab.steering.moves.gated import Gated as Gated
 from trimtab.steering.moves.scale import Scale as Scale
 from trimtab.steering.moves.slerp import Slerp as Slerp

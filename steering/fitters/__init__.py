@@ -1,10 +1,10 @@
-"""The fitters' shelf: methods that make a plan from rows of activations. One file each."""
+"""The fitters' shelf: methods that make plans, from rows of activations or through the model. One file each."""
 
 from pathlib import Path
 
-from trimtab.steering.fitters.base import Fitter
+from trimtab.steering.fitters.base import Fitter, Method, ModelFitter
 from trimtab.steering.shelf import Shelf
 
-FITTERS: Shelf[Fitter] = Shelf("fitter", Fitter, __name__, Path(__file__).parent)  # type: ignore[type-abstract]
+FITTERS: Shelf[Method] = Shelf("fitter", Method, __name__, Path(__file__).parent)  # type: ignore[type-abstract]
 
-__all__ = ["FITTERS", "Fitter"]
+__all__ = ["FITTERS", "Fitter", "Method", "ModelFitter"]

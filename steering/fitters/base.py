@@ -1,7 +1,9 @@
-"""The Fitter contract: rows of a contrast in, a plan out. A fitter's fields are the method's hyper-parameters."""
+"""The two contracts of a method that makes plans. A `Fitter` looks at rows of activations; a `ModelFitter` learns
+through the frozen model. Either way the fields are the method's hyper-parameters, and nothing else."""
 
 import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import ClassVar, final
 
 import torch
@@ -10,21 +12,32 @@ from torch import Tensor
 
 from trimtab.steering.errors import BadRows
 from trimtab.steering.fitters._leading import MassiveCoordinate, leads_of, warning_of
+from trimtab.steering.learning.examples import Examples
+from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.site import Site
 from trimtab.steering.moves.base import Move
 from trimtab.steering.plans.intervention import Intervention
 from trimtab.steering.plans.plan import SteeringPlan
 from trimtab.steering.running.contrast import Contrast, Pair
+from trimtab.steering.running.progress import Progress, silent
 
 
-class Fitter(ABC):
-    """Abstract base; subclasses are frozen dataclasses, one per file, whose docstring is the method's page:
-    equation, source, assumptions, and the special case in which it becomes another method.
+class Method(ABC):
+    """Abstract base of both contracts; methods are frozen dataclasses, one per file, whose docstring is the method's
+    page: equation, source, assumptions, and the special case in which it becomes another method.
 
-    source: where the method was published. rotates: True when rotating all rows rotates the move (a law tests it).
+    source: where the method was published.
     """
 
     source: ClassVar[str]
+
+
+class Fitter(Method):
+    """A method that looks at rows of activations: abstract base.
+
+    rotates: True when rotating all rows rotates the move (a law tests it).
+    """
+
     rotates: ClassVar[bool]
 
     @abstractmethod
@@ -55,6 +68,18 @@ class Fitter(ABC):
             return Intervention(site, fit(pair.positive, pair.negative))
         except BadRows as error:
             raise BadRows(f"{type(self).__name__} at {site}: {error}") from None
+
+
+class ModelFitter(Method):
+    """A method that learns through the frozen model, by gradients or generations: abstract base."""
+
+    @abstractmethod
+    def fit(
+        self, anatomy: Anatomy, examples: Examples, sites: Sequence[Site], progress: Progress = silent
+    ) -> dict[str, SteeringPlan]:
+        """Candidate plans by name, each of one site or of many, at most at these sites. Deterministic; the model is
+        not changed. Strength 1 is meant to spend the examples' budget, where the method knows what it costs. Raises
+        SteeringError when nothing can be fitted."""
 
 
 class TwoSets(Fitter):

@@ -60,10 +60,15 @@ class Along:
     tokens: int
     limit: float = math.inf
 
+    @property
+    def cost(self) -> float:
+        """Nats of KL per token, per squared unit strength."""
+        return float((self.scores**2).sum() / (2 * self.scores.shape[1] * self.tokens))
+
     def forecast(self, weights: Sequence[float] | Float[np.ndarray, "n"]) -> Forecast:
         """For the metric `sum_i weights[i] * mean log-probability of text i`, nats."""
         gain = float(np.dot(np.asarray(weights, np.float64), self.slopes))
-        return Forecast(gain, float((self.scores**2).sum() / (2 * self.scores.shape[1] * self.tokens)), self.limit)
+        return Forecast(gain, self.cost, self.limit)
 
 
 @dataclass(frozen=True, eq=False)

@@ -26,6 +26,7 @@ from trimtab.steering.moves.add import Add
 from trimtab.steering.moves.affine import Affine
 from trimtab.steering.moves.angular import Angular
 from trimtab.steering.moves.clamp import Clamp
+from trimtab.steering.moves.diagonal import Diagonal
 from trimtab.steering.moves.gated import Gated
 from trimtab.steering.moves.scale import Scale
 from trimtab.steering.moves.slerp import Slerp
@@ -48,6 +49,7 @@ SAMPLES = {
         torch.linalg.qr(noise(8, d, 2)).Q.T.contiguous(), 60.0
     ),  # far from where any token stands
     "clamp": lambda d: Clamp(noise(7, d) / noise(7, d).norm(), low=3.0, high=3.001),
+    "diagonal": lambda d: Diagonal(1 + 0.3 * noise(10, d), noise(11, d)),
     "gated": lambda d: Gated(Add(noise(3, d)), First(10**6)),
     "scale": lambda d: Scale(1.6),
     "slerp": lambda d: Slerp(noise(9, d) / noise(9, d).norm(), 0.5),

@@ -4,12 +4,15 @@ refusals, and the special case its docstring names."""
 import inspect
 import warnings
 
+import numpy as np
 import pytest
 import torch
 
 from trimtab.steering.errors import BadRows, SteeringError, UnknownName
 from trimtab.steering.fitters import FITTERS
 from trimtab.steering.fitters._leading import MassiveCoordinate
+from trimtab.steering.fitters.act import AcT
+from trimtab.steering.fitters.base import Fitter
 from trimtab.steering.fitters.logistic_probe import LogisticProbe
 from trimtab.steering.fitters.mean_difference import MeanDifference
 from trimtab.steering.fitters.pca import PCA
@@ -40,7 +43,7 @@ def direction(v: torch.Tensor) -> torch.Tensor:
     return v / v.norm()
 
 
-@pytest.fixture(params=FITTERS)
+@pytest.fixture(params=[name for name in FITTERS if issubclass(FITTERS[name], Fitter)])
 def fitter(request):
     return FITTERS[request.param]()
 
@@ -52,16 +55,17 @@ def contrast(request) -> Contrast:
     return Contrast({AT: Pair(rows(N, 2, 1.0, 1.0), rows(M, 3))}, paired=False)
 
 
-def vector(plan) -> torch.Tensor:
-    return plan.interventions[0].move.vector
+def vector(plan, contrast: Contrast) -> torch.Tensor:
+    """What the plan adds to the mean of the negative rows."""
+    return plan.interventions[0].move.delta(contrast.sites[AT].negative.mean(0))
 
 
 def test_the_same_rows_give_the_same_plan_and_are_not_changed(fitter, contrast):
     before = {site: (p.positive.clone(), p.negative.clone()) for site, p in contrast.sites.items()}
     torch.manual_seed(1)
-    first = vector(fitter.fit(contrast))
+    first = vector(fitter.fit(contrast), contrast)
     torch.manual_seed(2)
-    assert torch.equal(first, vector(fitter.fit(contrast)))
+    assert torch.equal(first, vector(fitter.fit(contrast), contrast))
     assert first.dtype == torch.float32 and first.shape == (D,)
     for site, (positive, negative) in before.items():
         assert torch.equal(positive, contrast.sites[site].positive)
@@ -77,7 +81,7 @@ def test_one_intervention_per_site_in_the_contrast_s_order(fitter):
 
 def test_strength_one_moves_a_mean_onto_the_other_along_the_direction(fitter, contrast):
     """The one meaning of strength, so that methods can be compared."""
-    pair, v = contrast.sites[AT], vector(fitter.fit(contrast))
+    pair, v = contrast.sites[AT], vector(fitter.fit(contrast), contrast)
     gap = pair.positive.mean(0) - pair.negative.mean(0)
     torch.testing.assert_close(direction(v) @ gap, v.norm(), rtol=1e-4, atol=1e-5)
 
@@ -85,7 +89,9 @@ def test_strength_one_moves_a_mean_onto_the_other_along_the_direction(fitter, co
 def test_swapping_the_classes_turns_the_vector_round(fitter, contrast):
     pair = contrast.sites[AT]
     back = Contrast({AT: Pair(pair.negative, pair.positive)}, contrast.paired)
-    torch.testing.assert_close(vector(fitter.fit(back)), -vector(fitter.fit(contrast)), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(
+        vector(fitter.fit(back), back), -vector(fitter.fit(contrast), contrast), rtol=1e-3, atol=1e-4
+    )
 
 
 def test_the_order_of_the_rows_does_not_matter(fitter, contrast):
@@ -93,15 +99,18 @@ def test_the_order_of_the_rows_does_not_matter(fitter, contrast):
     order = torch.randperm(N, generator=torch.Generator().manual_seed(4))
     other = order if contrast.paired else slice(None)
     shuffled = Contrast({AT: Pair(pair.positive[order], pair.negative[other])}, contrast.paired)
-    torch.testing.assert_close(vector(fitter.fit(shuffled)), vector(fitter.fit(contrast)), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(
+        vector(fitter.fit(shuffled), shuffled), vector(fitter.fit(contrast), contrast), rtol=1e-3, atol=1e-4
+    )
 
 
 def test_scaling_all_rows_scales_the_vector(fitter, contrast):
     """Down to the activations of small models and up to massive ones. The probe's penalty sees standardised rows."""
     for scale in (1e-3, 1e4):
         scaled = {AT: Pair(*(scale * x for x in (contrast.sites[AT].positive, contrast.sites[AT].negative)))}
-        got = vector(fitter.fit(Contrast(scaled, contrast.paired)))
-        torch.testing.assert_close(got / scale, vector(fitter.fit(contrast)), rtol=1e-3, atol=1e-4)
+        larger = Contrast(scaled, contrast.paired)
+        got = vector(fitter.fit(larger), larger)
+        torch.testing.assert_close(got / scale, vector(fitter.fit(contrast), contrast), rtol=1e-3, atol=1e-4)
 
 
 def test_rotating_all_rows_rotates_the_vector_exactly_where_claimed(fitter, contrast):
@@ -109,7 +118,9 @@ def test_rotating_all_rows_rotates_the_vector_exactly_where_claimed(fitter, cont
     pair = contrast.sites[AT]
     stretched = Contrast({AT: Pair(pair.positive * scales, pair.negative * scales)}, contrast.paired)
     turned = Contrast({AT: Pair(pair.positive * scales @ turn, pair.negative * scales @ turn)}, contrast.paired)
-    got, want = vector(fitter.fit(turned)), vector(fitter.fit(stretched)) @ turn
+    row = pair.positive[0] * scales  # not a mean, which every map carries to the other
+    want = fitter.fit(stretched).interventions[0].move.delta(row) @ turn
+    got = fitter.fit(turned).interventions[0].move.delta(row @ turn)
     off = ((got - want).norm() / want.norm()).item()
     assert (off < 1e-3) == type(fitter).rotates, f"off by {off:.2g}, rotates is {type(fitter).rotates}"
 
@@ -130,13 +141,15 @@ def test_rows_that_are_not_finite_are_refused(fitter):
 def test_a_coordinate_that_never_varies_is_no_obstacle(fitter):
     positive, negative = pairs()
     positive[:, 5] = negative[:, 5] = 7.0
-    v = vector(fitter.fit(Contrast({AT: Pair(positive, negative)})))
+    contrast = Contrast({AT: Pair(positive, negative)})
+    v = vector(fitter.fit(contrast), contrast)
     assert torch.isfinite(v).all() and abs(v[5]) < 1e-3
 
 
 def test_two_rows_of_each_are_enough(fitter):
     positive, negative = pairs()
-    assert torch.isfinite(vector(fitter.fit(Contrast({AT: Pair(positive[:2], negative[:2])})))).all()
+    contrast = Contrast({AT: Pair(positive[:2], negative[:2])})
+    assert torch.isfinite(vector(fitter.fit(contrast), contrast)).all()
 
 
 def test_each_has_a_source_and_a_page(fitter):
@@ -169,7 +182,7 @@ def test_pca_uses_pairs_only_when_rows_are_pairs():
     positive, negative = pairs()
     paired = PCA().fit(Contrast({AT: Pair(positive, negative)}))
     apart = PCA().fit(Contrast({AT: Pair(positive, negative)}, paired=False))
-    cosine = direction(vector(paired)) @ direction(vector(apart))
+    cosine = direction(paired.interventions[0].move.vector) @ direction(apart.interventions[0].move.vector)
     assert cosine < 0.9, "what pairs share should dominate when it is not subtracted"
 
 
@@ -199,6 +212,27 @@ def test_whitening_ignores_a_direction_in_which_both_classes_vary_much():
     white = direction(WhitenedDifference().fit_site(positive, negative).vector)
     truth = direction(torch.linspace(0.2, 1, D))
     assert white @ truth > 0.97 > 0.8 > plain @ truth
+
+
+def test_transport_by_the_mean_is_mean_difference_and_a_planted_map_is_found():
+    positive, negative = rows(N, 2, 1.0, 1.0), rows(M, 3)
+    want = MeanDifference().fit_site(positive, negative).vector
+    torch.testing.assert_close(AcT("mean").fit_site(positive, negative).vector, want)
+    weight, bias = torch.linspace(0.5, 3.0, D), torch.linspace(-2.0, 2.0, D)
+    shuffled = (negative * weight + bias)[torch.randperm(M, generator=torch.Generator().manual_seed(0))]
+    for kind in ("gaussian", "linear"):
+        move = AcT(kind).fit_site(shuffled, negative)
+        torch.testing.assert_close(move.weight, weight, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(move.bias, bias, rtol=1e-4, atol=1e-4)
+
+
+def test_linear_transport_is_the_authors_least_squares_of_sorted_values():
+    """Per coordinate, of values sorted apart: slope and offset as numpy fits them."""
+    positive, negative = rows(N, 2, 2.0, 1.0), rows(N, 3)
+    move = AcT().fit_site(positive, negative)
+    for k in range(D):
+        slope, offset = np.polyfit(np.sort(negative[:, k].double()), np.sort(positive[:, k].double()), 1)
+        assert (move.weight[k].item(), move.bias[k].item()) == pytest.approx((slope, offset), rel=1e-4, abs=1e-5)
 
 
 @pytest.mark.parametrize("make", [lambda: LogisticProbe(c=0.0), lambda: WhitenedDifference(shrinkage=1.5)])
@@ -236,7 +270,7 @@ def test_no_method_is_led_by_a_massive_coordinate_in_silence(fitter):
     contrast = massive(3000.0)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        v = vector(fitter.fit(contrast))
+        v = vector(fitter.fit(contrast), contrast)
     found = (v[2:12].sum() / v.norm() / 10**0.5).item()
     told = [str(one.message) for one in said if issubclass(one.category, MassiveCoordinate)]
     assert len(told) == (found < 0.4), f"cosine with the contrast {found:.2f}, warnings: {told}"

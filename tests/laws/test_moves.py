@@ -15,6 +15,7 @@ from trimtab.steering.moves.affine import Affine
 from trimtab.steering.moves.angular import Angular
 from trimtab.steering.moves.base import Turn
 from trimtab.steering.moves.clamp import Clamp
+from trimtab.steering.moves.diagonal import Diagonal
 from trimtab.steering.moves.gated import Gated
 from trimtab.steering.moves.scale import Scale
 from trimtab.steering.moves.slerp import Slerp
@@ -93,7 +94,7 @@ def test_a_redirected_move_is_of_the_same_kind_and_size_elsewhere(move):
 def test_a_move_with_a_limit_is_done_there(move):
     """Beyond its limit a move overshoots what it says; at the limit it says it: doing it again does nothing."""
     h = rows(7, D)
-    if not math.isfinite(move.limit) or isinstance(move, Affine):  # an affine map may be of any kind
+    if not math.isfinite(move.limit) or isinstance(move, Affine | Diagonal):  # an affine map may be of any kind
         return
     done = move.moved(h, move.limit)
     torch.testing.assert_close(move.moved(done, move.limit), done, rtol=1e-3, atol=1e-3)
@@ -129,6 +130,8 @@ def test_special_cases_named_in_the_docstrings():
     torch.testing.assert_close(Clamp(u, 0.0, 0.0).delta(h), Ablate(u[None]).delta(h))
     torch.testing.assert_close(Affine(u).delta(h), Add(u).delta(h))
     torch.testing.assert_close(Affine.of_map(1.5 * torch.eye(D), torch.zeros(D)).delta(h), Scale(1.5).delta(h))
+    torch.testing.assert_close(Diagonal(torch.ones(D), u).delta(h), Add(u).delta(h))
+    torch.testing.assert_close(Diagonal(torch.full((D,), 1.5), torch.zeros(D)).delta(h), Scale(1.5).delta(h))
     torch.testing.assert_close(h + Affine.of_map(rows(D, D), u).delta(h), h @ rows(D, D).T + u, rtol=1e-4, atol=1e-4)
     assert torch.equal(h + Scale(0.0).delta(h), torch.zeros_like(h))
 
@@ -180,6 +183,7 @@ BAD = {
     "a plane that is none": (lambda: Angular(torch.stack([unit(), unit()])), "not orthonormal"),
     "an angle that is none": (lambda: Angular(torch.linalg.qr(rows(D, 2)).Q.T, math.nan), "nan degrees"),
     "gated twice": (lambda: Gated(Gated(Add(unit()), First(2)), First(3)), "AllOf"),
+    "diagonal of two widths": (lambda: Diagonal(unit(), torch.ones(3)), r"weight and bias \[d\], got \[40\] and \[3\]"),
     "scale one": (lambda: Scale(1.0), "has no effect"),
     "scale inf": (lambda: Scale(math.inf), "finite factor"),
 }

@@ -1,0 +1,105 @@
+"""Examples: what a method that learns through the model is given."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from trimtab.steering.errors import SteeringError
+from trimtab.steering.model.anatomy import Anatomy
+from trimtab.steering.model.site import Site
+from trimtab.steering.model.span import ALL, Span
+from trimtab.steering.model.tokens import Tokens
+from trimtab.steering.price.pulls import Labels, Place
+from trimtab.steering.price.response import LinearResponse
+from trimtab.steering.running.answer_pair import AnswerPair
+from trimtab.steering.running.padded_texts import check_completions
+
+
+class Responses:
+    """Linear responses of texts, computed once: examples with their labels exchanged are the same texts."""
+
+    def __init__(self) -> None:
+        self._key: tuple[object, ...] = ()
+        self._rows: dict[int, dict[Place, tuple[Tensor, Tensor]]] = {}
+
+    def of(self, anatomy: Anatomy, texts: Sequence[Tokens], places: Sequence[Place], labels: Labels) -> LinearResponse:
+        """The response of these texts. Rows of texts that were seen under the same model, places and labels are not
+        computed again; the caller keeps the texts alive."""
+        key = (anatomy, tuple(places), labels)
+        if key != self._key:
+            self._key, self._rows = key, {}
+        self._add([text for text in texts if id(text) not in self._rows], anatomy, places, labels)
+        rows = [self._rows[id(text)] for text in texts]
+        slopes = {place: torch.stack([row[place][0] for row in rows]) for place in places}
+        scores = {place: torch.stack([row[place][1] for row in rows]) for place in places}
+        return LinearResponse(slopes, scores, sum(len(text) - text.prompt_length for text in texts))
+
+    def _add(self, texts: Sequence[Tokens], anatomy: Anatomy, places: Sequence[Place], labels: Labels) -> None:
+        if not texts:
+            return
+        response = LinearResponse.of(anatomy.model, texts, places, labels)
+        for k, text in enumerate(texts):
+            self._rows[id(text)] = {place: (response.slopes[place][k], response.scores[place][k]) for place in places}
+
+
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """What a method learns from. Raises SteeringError when there are fewer than two pairs, or an empty completion.
+
+    pairs: wanted and unwanted completions; the method is fitted to them.
+    held_out: pairs on which it may choose its hyper-parameters and when to stop (empty: it keeps its defaults and its
+        last step).
+    span: tokens on which the plan will act.
+    budget: nats of KL per token that the plan may cost; strength 1 is meant to spend it.
+    seed: of every draw.
+    responses: how these texts respond to additions, of pairs and of held-out pairs; shuffled examples share it.
+    """
+
+    pairs: tuple[AnswerPair, ...]
+    held_out: tuple[AnswerPair, ...] = ()
+    span: Span = ALL
+    budget: float = 0.1
+    seed: int = 0
+    responses: tuple[Responses, Responses] = field(default_factory=lambda: (Responses(), Responses()), repr=False)
+
+    def __post_init__(self) -> None:
+        if len(self.pairs) < 2:
+            raise SteeringError(f"{len(self.pairs)} pairs of answers teach nothing; give at least 2")
+        check_completions(texts_of([*self.pairs, *self.held_out]))
+
+    def shuffled(self, generator: torch.Generator) -> "Examples":
+        """The same with exactly half of the pairs' labels exchanged, of those fitted and of those held out."""
+        pairs, held_out = (_half_swapped(pairs, generator) for pairs in (self.pairs, self.held_out))
+        return replace(self, pairs=pairs, held_out=held_out)
+
+    def response(self, anatomy: Anatomy, sites: Iterable[Site], draws: int) -> LinearResponse:
+        """How the texts of the pairs respond to vectors added at sites on the span's tokens. draws: labels per token
+        from which costs are known."""
+        return self._response(0, anatomy, sites, draws)
+
+    def held_out_response(self, anatomy: Anatomy, sites: Iterable[Site], draws: int) -> LinearResponse:
+        """The same of the held-out texts."""
+        return self._response(1, anatomy, sites, draws)
+
+    def _response(self, which: int, anatomy: Anatomy, sites: Iterable[Site], draws: int) -> LinearResponse:
+        places = [(site, self.span) for site in sites]
+        texts = texts_of((self.pairs, self.held_out)[which])
+        return self.responses[which].of(anatomy, texts, places, Labels(draws, self.seed + which))
+
+
+def texts_of(pairs: Sequence[AnswerPair]) -> list[Tokens]:
+    """Positive and negative text of each pair in turn."""
+    return [text for pair in pairs for text in (pair.positive, pair.negative)]
+
+
+def margin_weights(pairs: Sequence[AnswerPair]) -> Float[Tensor, "2n"]:
+    """Of `texts_of(pairs)`: the mean margin is the sum of these times each text's log-probability per token."""
+    return torch.tensor([1.0, -1.0], dtype=torch.float64).repeat(len(pairs)) / len(pairs)
+
+
+def _half_swapped(pairs: Sequence[AnswerPair], generator: torch.Generator) -> tuple[AnswerPair, ...]:
+    swap = set(torch.randperm(len(pairs), generator=generator)[: len(pairs) // 2].tolist())
+    return tuple(pair.swapped if k in swap else pair for k, pair in enumerate(pairs))
