@@ -46,7 +46,8 @@ class Lead:
 
 
 def leads_of(steps: Sequence[Intervention], contrast: Contrast) -> list[Lead]:
-    """The sites at which a massive coordinate leads a fitted vector. Moves that are not vectors have none."""
+    """The sites at which a massive coordinate leads what a fitted plan adds: its vector, or the mean displacement of
+    the negative rows. Moves that are no affine maps have none."""
     leads = (_lead(step, contrast) for step in steps)
     return [lead for lead in leads if lead is not None]
 
@@ -63,9 +64,10 @@ def warning_of(method: str, leads: Sequence[Lead]) -> str:
 
 def _lead(step: Intervention, contrast: Contrast) -> Lead | None:
     linear, pair = step.move.affine(), contrast.sites.get(step.site)
-    if linear is None or not linear.constant or pair is None or min(len(pair.positive), len(pair.negative)) < FEWEST:
+    if linear is None or pair is None or min(len(pair.positive), len(pair.negative)) < FEWEST:
         return None
-    unit = torch.nn.functional.normalize(linear.bias.detach().double().cpu(), dim=0)
+    added = linear.bias.detach() if linear.constant else step.move.delta(pair.negative.float()).mean(0)
+    unit = torch.nn.functional.normalize(added.double().cpu(), dim=0)
     coordinate = int(unit.abs().argmax())
     share = float(unit[coordinate] ** 2)
     positive, negative = pair.positive.double().cpu(), pair.negative.double().cpu()
