@@ -1,12 +1,13 @@
 """The kinds of recipes: one reader for all, keys that stay, and a description of every key and field."""
 
+import dataclasses
 import json
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import pytest
 import torch
@@ -349,6 +350,9 @@ def value_for(name: str, hint: Any) -> Any:
         return {"name": "first", "fields": {"tokens": 2}}
     if hint is Move:
         return {"name": "add", "fields": {"vector": [1.0, 0.0]}}
+    if hint not in VALUES and dataclasses.is_dataclass(hint):
+        hints = get_type_hints(hint)
+        return {field.name: value_for(field.name, hints[field.name]) for field in dataclasses.fields(hint)}
     return VALUES[hint]
 
 

@@ -5,6 +5,6 @@ from pathlib import Path
 from trimtab.steering.fitters.base import Fitter, Method, ModelFitter
 from trimtab.steering.shelf import Shelf
 
-FITTERS: Shelf[Method] = Shelf("fitter", Method, __name__, Path(__file__).parent)  # type: ignore[type-abstract]
+FITTERS: Shelf[Method] = Shelf("fitter", Method, __name__, Path(__file__).parent)
 
 __all__ = ["FITTERS", "Fitter", "Method", "ModelFitter"]

@@ -71,7 +71,12 @@ class Fitter(Method):
 
 
 class ModelFitter(Method):
-    """A method that learns through the frozen model, by gradients or generations: abstract base."""
+    """A method that learns through the frozen model, by gradients or generations: abstract base.
+
+    acts_on_heads: True when its plans act at `z` of the sites' blocks, whatever the sites' point.
+    """
+
+    acts_on_heads: ClassVar[bool]
 
     @abstractmethod
     def fit(

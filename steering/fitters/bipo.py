@@ -42,6 +42,7 @@ class BiPO(ModelFitter):
     batch.
     """
 
+    acts_on_heads: ClassVar[bool] = False
     source: ClassVar[str] = "Cao et al. 2024, arXiv 2406.00045 (BiPO)"
 
     sites: int = 1

@@ -29,6 +29,7 @@ class Gradient(ModelFitter):
     draws: labels drawn per token, from which the cost of the vector is known.
     """
 
+    acts_on_heads: ClassVar[bool] = False
     source: ClassVar[str] = "steepest ascent; Simonyan et al. 2013, arXiv 1312.6034 (gradients as attributions)"
 
     draws: int = 1

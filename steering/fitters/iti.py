@@ -45,6 +45,7 @@ class ITI(ModelFitter):
     heads: how many. direction: mean or probe. reading: `end`, the last token of the text, or a span whose mean is read.
     """
 
+    acts_on_heads: ClassVar[bool] = True
     source: ClassVar[str] = "Li et al. 2023, arXiv 2306.03341 (ITI)"
 
     heads: int = 12

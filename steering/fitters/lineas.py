@@ -41,6 +41,7 @@ class LinEAS(ModelFitter):
     sparsity, group: weights of the penalties. training: steps, rate and batch (texts of each side).
     """
 
+    acts_on_heads: ClassVar[bool] = False
     source: ClassVar[str] = "Rodriguez et al. 2025, arXiv 2503.10679 (LinEAS)"
 
     sparsity: float = 0.0

@@ -43,6 +43,7 @@ class LoFiT(ModelFitter):
     heads: how many. beta: of the preference. sparsity: of the first stage. scales, offsets: training of both stages.
     """
 
+    acts_on_heads: ClassVar[bool] = True
     source: ClassVar[str] = "Yin, Ye and Durrett 2024, arXiv 2406.01563 (LoFiT)"
 
     heads: int = 16

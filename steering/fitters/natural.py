@@ -42,6 +42,7 @@ class Natural(ModelFitter):
     shrinkage: c; None chooses it (without held-out pairs it is 10). draws: labels per token.
     """
 
+    acts_on_heads: ClassVar[bool] = False
     source: ClassVar[str] = "natural gradient, Amari 1998; of a steering vector: trimtab"
 
     shrinkage: float | None = None

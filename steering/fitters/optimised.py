@@ -43,6 +43,7 @@ class Optimised(ModelFitter):
     pressure: of the multiplier. training: steps, rate (in root-mean-square coordinates of the start) and the rest.
     """
 
+    acts_on_heads: ClassVar[bool] = False
     source: ClassVar[str] = "Subramani et al. 2022, arXiv 2205.05124 (trained vectors); under a budget of KL: trimtab"
 
     alone: int = 2

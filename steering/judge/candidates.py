@@ -4,7 +4,7 @@ A candidate acts at one site or at many. What a fitter makes of rows is one plan
 its candidates are these sites apart, each named by its site.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 from trimtab.steering.errors import BadRows, SteeringError
-from trimtab.steering.fitters.base import Fitter
+from trimtab.steering.fitters.base import Fitter, ModelFitter
+from trimtab.steering.learning.examples import Examples
+from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.site import Site
 from trimtab.steering.moves.base import Move
 from trimtab.steering.moves.gated import regated
@@ -27,8 +29,8 @@ class Refit(Protocol):
     """The fitter that made the candidates, on its own examples with shuffled labels."""
 
     def __call__(self, generator: torch.Generator) -> Candidates:
-        """The candidates that it makes then, under the same names; those without a direction are left out. generator:
-        shuffles the labels. Raises BadRows when none is left."""
+        """The candidates that it makes then; those without a direction are left out. generator: shuffles the labels.
+        Raises BadRows when none is left."""
 
 
 def by_site(plan: SteeringPlan) -> dict[str, SteeringPlan]:
@@ -64,7 +66,7 @@ class RowRefit:
     def _rows(self) -> Contrast:
         """Those at the candidates' sites."""
         steps = [step for plan in self.candidates.values() for step in plan.interventions]
-        return Contrast({step.site: rows_at(self.contrast, step.site) for step in steps}, self.contrast.paired)
+        return Contrast({step.site: rows_at(self.contrast, step) for step in steps}, self.contrast.paired)
 
     def _moves(self, contrast: Contrast) -> dict[Site, Move]:
         """A move per site; none where the rows give no direction."""
@@ -75,6 +77,20 @@ class RowRefit:
             except BadRows:
                 continue
         return moves
+
+
+@dataclass(frozen=True, eq=False)
+class ModelRefit:
+    """Refits of a method that learns through the model: the same training on shuffled labels, from the same sites. The
+    candidates have names of their own, since it may choose other sites."""
+
+    fitter: ModelFitter
+    anatomy: Anatomy
+    examples: Examples
+    sites: Sequence[Site]
+
+    def __call__(self, generator: torch.Generator) -> Candidates:
+        return self.fitter.fit(self.anatomy, self.examples.shuffled(generator), self.sites)
 
 
 def shuffled(contrast: Contrast, generator: torch.Generator) -> Contrast:
@@ -92,13 +108,17 @@ def shuffled(contrast: Contrast, generator: torch.Generator) -> Contrast:
     return Contrast({site: deal(pair) for site, pair in contrast.sites.items()}, contrast.paired)
 
 
-def rows_at(contrast: Contrast, site: Site) -> Pair:
-    """The rows at a site. Raises SteeringError when there are none."""
-    pair = contrast.sites.get(site)
-    if pair is None:
+def rows_at(contrast: Contrast, step: Intervention) -> Pair:
+    """The rows where an intervention acts; those of one head from the rows of all. Raises SteeringError when there are
+    none."""
+    site, width = step.site, step.move.width
+    if site not in contrast.sites and site.head is not None and site.whole in contrast.sites and width:
+        pair, columns = contrast.sites[site.whole], slice(site.head * width, (site.head + 1) * width)
+        return Pair(pair.positive[:, columns], pair.negative[:, columns])
+    if site not in contrast.sites:
         sites = ", ".join(str(one) for one in contrast.sites)
         raise SteeringError(f"no rows at {site}, where the plan acts; its placebos need them. Rows at: {sites}")
-    return pair
+    return contrast.sites[site]
 
 
 def _with(step: Intervention, move: Move) -> Intervention:

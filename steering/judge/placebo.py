@@ -87,7 +87,7 @@ def covariance_plan(plan: SteeringPlan, contrast: Contrast, generator: torch.Gen
     """
 
     def draw(step: Intervention) -> Draw:
-        pair = rows_at(contrast, step.site)
+        pair = rows_at(contrast, step)
         centred = torch.cat([side.float() - side.float().mean(0) for side in (pair.positive, pair.negative)])
         return lambda n: torch.randn(n, len(centred), generator=generator) @ centred
 
@@ -100,7 +100,7 @@ def displacement(step: Intervention, contrast: Contrast) -> Float[Tensor, "d"]:
     linear = step.move.affine()
     if linear is not None and linear.constant:
         return linear.bias.float()
-    pair = rows_at(contrast, step.site)
+    pair = rows_at(contrast, step)
     return step.move.delta(torch.cat([pair.positive, pair.negative]).float()).mean(0)
 
 

@@ -7,7 +7,7 @@ import torch
 
 from trimtab.steering.fitters import FITTERS
 from trimtab.steering.fitters._leading import Lead, MassiveCoordinate, leads_of, warning_of
-from trimtab.steering.fitters.base import Fitter
+from trimtab.steering.fitters.base import Fitter, Method, ModelFitter
 from trimtab.steering.model.anatomy import Fingerprint
 from trimtab.steering.model.site import Site
 from trimtab.steering.model.span import Span
@@ -16,6 +16,7 @@ from trimtab.steering.plans.plan import SteeringPlan
 from trimtab.steering.running.contrast import Contrast, Pair
 from trimtab.store import ActivationStore
 from trimtab.tasks.home import Home
+from trimtab.tasks.plans.learning import learned, sites_of
 from trimtab.tasks.progress import report
 from trimtab.tasks.recipes.behaviour import BehaviourRecipe
 from trimtab.tasks.recipes.methods import make_method
@@ -26,23 +27,35 @@ STAGE = "fitting"
 
 
 def fit_recipe(recipe: BehaviourRecipe, home: Home, capture: CaptureReference, fitter: str) -> Reference:
-    """Fit one method on the fit split and publish `<name>.<fitter>`: a plan whose interventions are the candidates."""
+    """Fit one method on the fit split and publish `<name>.<fitter>`: candidate plans, of one site each or of many."""
+    method = _method(recipe, fitter)
     key = f"{recipe.stage('fit')}/{fitter}"
+    if isinstance(method, ModelFitter):
+        key += f"/kl={recipe.budget.kl}"  # it fits at the budget
     step = Step(f"{recipe.name}.{fitter}", "candidates", key, recipe.to_json(), [capture.ref])
-    return step.find_or_publish(home, lambda: _candidates(recipe, ActivationStore.open(capture.url), fitter))
+    return step.find_or_publish(home, lambda: _candidates(recipe, ActivationStore.open(capture.url), method))
 
 
 fit_task = as_task("fit", fit_recipe)
 
 
-def _candidates(recipe: BehaviourRecipe, store: ActivationStore, fitter: str) -> Product:
+def _method(recipe: BehaviourRecipe, fitter: str) -> Method:
+    """The recipe's fields are those of its own fitter; rivals keep their defaults."""
     fields = dict(recipe.fit.fields) if fitter == recipe.fit.fitter else {}
-    steps, leads = _fitted(make_method(FITTERS, fitter, fields), store, recipe)
+    method: Method = make_method(FITTERS, fitter, fields)
+    return method
+
+
+def _candidates(recipe: BehaviourRecipe, store: ActivationStore, method: Method) -> Product:
+    if isinstance(method, ModelFitter):
+        return learned(recipe, store, method)
+    assert isinstance(method, Fitter)  # there are two contracts
+    steps, leads = _fitted(method, store, recipe)
     plan = SteeringPlan(steps, Fingerprint(**store.capture.fields["model"])).spanning(Span.parse(recipe.fit.span))
     packed = plan.pack()
     if not leads:
         return Product(packed.arrays, packed.header)
-    warning = warning_of(fitter, leads)
+    warning = warning_of(FITTERS.name_of(type(method)), leads)
     warnings.warn(warning, MassiveCoordinate, stacklevel=2)
     return Product(packed.arrays, {**packed.header, "warnings": [warning]})
 
@@ -60,11 +73,6 @@ def _fitted(
         leads += leads_of(at_site, contrast)
     report(STAGE, len(sites), len(sites))
     return tuple(interventions), leads
-
-
-def sites_of(store: ActivationStore, point: str) -> list[Site]:
-    """The captured sites of one point, by block."""
-    return sorted(site for site in map(Site.parse, store.sites) if site.point == point)
 
 
 def contrast_of(

@@ -7,17 +7,21 @@ from dataclasses import replace
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trimtab.steering.fitters import FITTERS
+from trimtab.steering.fitters.base import ModelFitter
 from trimtab.steering.judge.answering import ExamQuestion
 from trimtab.steering.judge.behaviour import BehaviourScorer, Brevity, Language, Lexicon
-from trimtab.steering.judge.candidates import Candidates, RowRefit, by_site
+from trimtab.steering.judge.candidates import Candidates, ModelRefit, Refit, RowRefit
 from trimtab.steering.judge.judge import dosed_plan, judge
 from trimtab.steering.judge.judge_input import JudgeInput, Texts
 from trimtab.steering.judge.placebo import PlaceboCounts
 from trimtab.steering.judge.search import Search
 from trimtab.steering.judge.settings import AblationChoice, DoseSettings, JudgeSettings, PriceSettings
+from trimtab.steering.model.anatomy import Anatomy
+from trimtab.steering.model.site import Site
 from trimtab.steering.model.tokens import PromptFormat, tokenize
 from trimtab.steering.plans.plan import SteeringPlan
 from trimtab.steering.running.answer_pair import AnswerPair
+from trimtab.steering.running.contrast import Contrast
 from trimtab.steering.running.scorer import Scorer
 from trimtab.steering.running.writing import Decoding
 from trimtab.store import ActivationStore
@@ -27,6 +31,7 @@ from trimtab.tasks.data.prompts import Text, couples, form_of, texts_of, tokens_
 from trimtab.tasks.home import Home
 from trimtab.tasks.models import model_of
 from trimtab.tasks.plans.fit import contrast_of
+from trimtab.tasks.plans.learning import candidates_of, examples_of, sites_of
 from trimtab.tasks.progress import report
 from trimtab.tasks.recipes.behaviour import BehaviourRecipe
 from trimtab.tasks.recipes.methods import make_method
@@ -67,16 +72,17 @@ def judge_input(
     texts = judged_texts(recipe, tokenizer)
     settings = settings_of(recipe)
     by_fitter = {
-        fitter: by_site(SteeringPlan.unpack(home.catalog.get(reference.ref)))
+        fitter: candidates_of(home.catalog.get(reference.ref))
         for fitter, reference in zip(recipe.fit.fitters, candidates, strict=True)
     }
     ours = by_fitter.pop(recipe.fit.fitter)
-    contrast = contrast_of(ActivationStore.open(capture.url), recipe, "fit")
+    store = ActivationStore.open(capture.url)
+    contrast = contrast_of(store, recipe, "fit", _captured_sites(store, recipe, ours))
     return JudgeInput(
         name=recipe.name,
         model=model,
         candidates=ours,
-        refit=RowRefit(make_method(FITTERS, recipe.fit.fitter, recipe.fit.fields), contrast, ours),
+        refit=_refit(recipe, store, contrast, ours),
         fitter_name=recipe.fit.fitter,
         contrast=contrast,
         texts=texts,
@@ -87,6 +93,22 @@ def judge_input(
         request=recipe.judge.system_prompt or "",
         settings=settings,
     )
+
+
+def _refit(recipe: BehaviourRecipe, store: ActivationStore, contrast: Contrast, candidates: Candidates) -> Refit:
+    """The fitter once more, on shuffled labels."""
+    method = make_method(FITTERS, recipe.fit.fitter, recipe.fit.fields)
+    if not isinstance(method, ModelFitter):
+        return RowRefit(method, contrast, candidates)
+    model, _ = model_of(recipe.model)
+    return ModelRefit(method, Anatomy.of(model), examples_of(recipe), sites_of(store, recipe.fit.point))
+
+
+def _captured_sites(store: ActivationStore, recipe: BehaviourRecipe, candidates: Candidates) -> list[Site]:
+    """Where rows are needed: at the recipe's point, and where candidates act."""
+    captured = set(map(Site.parse, store.sites))
+    acting = {site.whole for plan in candidates.values() for site in plan.sites}
+    return sorted({*sites_of(store, recipe.fit.point), *(acting & captured)})
 
 
 def judged_texts(recipe: BehaviourRecipe, tokenizer: PreTrainedTokenizerBase) -> Texts:

@@ -3,7 +3,7 @@ and line."""
 
 from collections.abc import Iterator
 
-from trimtab.steering.fitters import FITTERS
+from trimtab.steering.fitters import FITTERS, Method, ModelFitter
 from trimtab.steering.model.site import POINTS, WITHOUT_BLOCK
 from trimtab.tasks.errors import did_you_mean
 from trimtab.tasks.recipes.methods import method_problems
@@ -17,6 +17,7 @@ def check_sections(capture: CaptureSpec, fit: FitSpec) -> Iterator[Problem]:
     for key, message in method_problems(FITTERS, "fitter", fit.fitter, fit.fields, "fitter"):
         yield ("fit", *key), message
     yield from _check_rivals(fit)
+    yield from _check_heads(capture, fit)
 
 
 def _check_point(capture: CaptureSpec, fit: FitSpec) -> Iterator[Problem]:
@@ -35,3 +36,14 @@ def _check_rivals(fit: FitSpec) -> Iterator[Problem]:
             yield ("fit", "compare"), f"unknown fitter '{name}'{did_you_mean(name, FITTERS)}"
         elif fit.fitters.count(name) > 1:
             yield ("fit", "compare"), f"'{name}' is named twice; it would be compared with itself"
+
+
+def _check_heads(capture: CaptureSpec, fit: FitSpec) -> Iterator[Problem]:
+    on_heads = [name for name in fit.fitters if name in FITTERS and _acts_on_heads(FITTERS[name])]
+    if on_heads and "z" not in capture.points:
+        points = ", ".join(capture.points)
+        yield ("fit", "fitter"), f"{on_heads[0]} acts at heads, but capture.points is {points}; add z there"
+
+
+def _acts_on_heads(method: type[Method]) -> bool:
+    return issubclass(method, ModelFitter) and method.acts_on_heads
