@@ -29,14 +29,17 @@ STAGE = "fitting"
 def fit_recipe(recipe: BehaviourRecipe, home: Home, capture: CaptureReference, fitter: str) -> Reference:
     """Fit one method on the fit split and publish `<name>.<fitter>`: candidate plans, of one site each or of many."""
     method = _method(recipe, fitter)
-    key = f"{recipe.stage('fit')}/{fitter}"
-    if isinstance(method, ModelFitter):
-        key += f"/kl={recipe.budget.kl}"  # it fits at the budget
-    step = Step(f"{recipe.name}.{fitter}", "candidates", key, recipe.to_json(), [capture.ref])
+    step = Step(f"{recipe.name}.{fitter}", "candidates", fit_key(recipe, fitter), recipe.to_json(), [capture.ref])
     return step.find_or_publish(home, lambda: _candidates(recipe, ActivationStore.open(capture.url), method))
 
 
 fit_task = as_task("fit", fit_recipe)
+
+
+def fit_key(recipe: BehaviourRecipe, fitter: str) -> str:
+    """What one method's candidates are found by. Methods that learn through the model fit at the budget."""
+    key = f"{recipe.stage('fit')}/{fitter}"
+    return f"{key}/kl={recipe.budget.kl}" if issubclass(FITTERS[fitter], ModelFitter) else key
 
 
 def _method(recipe: BehaviourRecipe, fitter: str) -> Method:
