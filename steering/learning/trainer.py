@@ -81,7 +81,7 @@ def _one_step(optimiser: torch.optim.Optimizer, objective: Objective, numbers: S
     loss = objective.loss(numbers)
     if not math.isfinite(loss.item()):
         raise SteeringError(f"the loss is {loss.item()}: training has diverged at rate {rate:g}; give a smaller rate")
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     optimiser.step()
     if objective.after is not None:
         with torch.no_grad():
@@ -89,7 +89,10 @@ def _one_step(optimiser: torch.optim.Optimizer, objective: Objective, numbers: S
 
 
 def _optimiser(parameters: Sequence[Tensor], how: Training) -> torch.optim.Optimizer:
-    each = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
+    each: dict[str, type[torch.optim.Adam] | type[torch.optim.SGD]] = {
+        "adam": torch.optim.Adam,
+        "sgd": torch.optim.SGD,
+    }
     if how.optimiser not in each:
         raise SteeringError(f"unknown optimiser '{how.optimiser}'; give {' or '.join(each)}")
     return each[how.optimiser](list(parameters), lr=how.rate)

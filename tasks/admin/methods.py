@@ -44,7 +44,7 @@ def _meaning(cls: type) -> str:
 def _default(field: dataclasses.Field) -> object:
     if field.default_factory is not dataclasses.MISSING:
         default = field.default_factory()
-        return dataclasses.asdict(default) if dataclasses.is_dataclass(default) else default
+        return vars(default) if dataclasses.is_dataclass(default) else default
     if field.default is dataclasses.MISSING:
         return "required"
     return list(field.default) if isinstance(field.default, tuple) else field.default
