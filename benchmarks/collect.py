@@ -106,7 +106,7 @@ def collected(recipe: BehaviourRecipe, folder: Path) -> None:
 def written(name: str, recipe: BehaviourRecipe, folder: Path) -> str:
     """What one collection leaves: rows, megabytes of activations, and how many tokens the model had to run."""
     reference = capture_recipe(recipe, Home.at(Path(tempfile.mkdtemp(dir=folder))))
-    store, share = ActivationStore.open(reference.url), reference.computed / reference.total
+    store, share = ActivationStore.open(reference.url), reference.computed / reference.given
     size = f"{store.n_rows} rows at {len(store.sites)} sites, {store.nbytes / 1e6:.1f} MB"
     return f"* {name}: {size}; the model ran {share:.0%} of the tokens, the rest being repeated beginnings"
 

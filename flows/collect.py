@@ -6,9 +6,15 @@ from prefect import flow
 
 from trimtab.flows.job import job
 from trimtab.tasks.collecting.capture import capture_task
-from trimtab.tasks.collecting.regions import CapturePlan, finish_task, plan_task, regions_task, shares_of
-from trimtab.tasks.collecting.rounds import outcome
-from trimtab.tasks.collecting.runners import runner_of
+from trimtab.tasks.collecting.workers import (
+    CapturePlan,
+    finish_task,
+    outcome,
+    plan_task,
+    regions_task,
+    runner_of,
+    shares_of,
+)
 from trimtab.tasks.jobs.processes import without_interrupts
 from trimtab.tasks.recipes.kinds import Collectable, RecipeFile, collectable
 from trimtab.tasks.references import CaptureReference

@@ -16,10 +16,10 @@ class Reference:
 
 @dataclass(frozen=True)
 class CaptureReference(Reference):
-    """A capture: also where its rows lie. snapshot: the store's snapshot id. computed, total: tokens run through the
+    """A capture: also where its rows lie. snapshot: the store's snapshot id. computed, given: tokens run through the
     model and tokens of all texts (the first is smaller when resumed or shared; both are 0 when reused)."""
 
     url: str = ""
     snapshot: str = ""
     computed: int = 0
-    total: int = 0
+    given: int = 0

@@ -13,6 +13,7 @@ PUBLISHED = {  # keys of stored verdicts and of `--json`: their readers know the
     ("steering/judge/verdict.py", "asked"),
     ("steering/judge/verdict.py", "kept"),
     ("tasks/admin/doctor.py", "found"),
+    ("tasks/references.py", "given"),
 }
 FILES = sorted(
     path for layer in ("front", "flows", "tasks", "store", "steering") for path in (ROOT / layer).rglob("*.py")

@@ -9,7 +9,7 @@ import typer
 from trimtab.flows.collect import collect as collect_flow
 from trimtab.flows.commands._progress import shown_progress
 from trimtab.flows.commands._show import JSON, RECIPE, SET, echo, echo_fields, echo_json
-from trimtab.tasks.collecting.runners import RUNNERS, runner_of
+from trimtab.tasks.collecting.workers import RUNNERS, runner_of
 from trimtab.tasks.home import Home
 from trimtab.tasks.recipes.kinds import RecipeFile, collectable
 

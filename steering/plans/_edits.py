@@ -1,4 +1,5 @@
-"""The interventions of a session as edits of activations: which tokens of which rows, and how far."""
+"""The interventions of a session as edits of activations (which tokens of which rows, and how far), and whether each of
+them acted in every forward pass: a hook that does not fire steers nothing, and nothing else would show it."""
 
 import threading
 from collections.abc import Callable, Sequence
@@ -74,3 +75,46 @@ class Edits:
         own_rows = torch.zeros_like(mask)
         own_rows[row * copies : (row + 1) * copies] = True
         return mask & own_rows
+
+
+UNSEEN = (
+    "{} forward passes of the model were not seen at its blocks, so nothing was steered: it was compiled before the "
+    "plan was attached, and what was compiled ignores hooks. Call torch.compiler.reset() before the block, or attach "
+    "first and compile inside; a `forward` that was replaced must run the model's blocks"
+)
+
+
+class Firing:
+    """forwards: passes that began. Of those that ran to their end it is counted in how many each hook ran; a pass that
+    a reader cut short had no turn for later blocks, so it does not count. Threads share it: tell it under a lock."""
+
+    def __init__(self, steps: Sequence[Intervention]):
+        self._steps = steps
+        self._complete, self._fired, self._unseen = 0, [0] * len(steps), 0
+        self.forwards = 0
+
+    def began(self) -> None:
+        """A pass began at the base model."""
+        self.forwards += 1
+
+    def completed(self, fired: Sequence[int]) -> None:
+        """A pass ran to its end; these interventions' hooks ran in it."""
+        self._complete += 1
+        for number in fired:
+            self._fired[number] += 1
+
+    def unseen(self) -> None:
+        """The model returned without having run its base model's hooks. Raises SilentNoOp."""
+        self._unseen += 1
+        raise SilentNoOp(UNSEEN.format(self._unseen))
+
+    def check(self) -> None:
+        """Raises SilentNoOp when a pass was not seen, or a hook did not fire in every complete one."""
+        if self._unseen:
+            raise SilentNoOp(UNSEEN.format(self._unseen))
+        for step, count in zip(self._steps, self._fired, strict=True):
+            if count != self._complete:
+                raise SilentNoOp(
+                    f"{step.site} was steered in {count} of {self._complete} forward passes: the model was compiled "
+                    f"before the plan was attached, or it skips that module; attach first, then compile"
+                )

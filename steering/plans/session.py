@@ -17,8 +17,7 @@ from trimtab.steering.model.generation import Generation, generate_watched
 from trimtab.steering.model.hooks import calls_watched, hooked
 from trimtab.steering.model.positions import PositionTracker, TextState, columns_of, past_length
 from trimtab.steering.model.span import Positions, Span
-from trimtab.steering.plans._edits import Edits
-from trimtab.steering.plans._firing import Firing
+from trimtab.steering.plans._edits import Edits, Firing
 from trimtab.steering.plans.gatekeeper import Gatekeeper
 from trimtab.steering.plans.intervention import Intervention
 

@@ -10,8 +10,7 @@ from typing import Any, TypeVar
 
 from trimtab.store.digests import canonical
 from trimtab.tasks.data.remembered import Remembered
-from trimtab.tasks.data.repeats import Repeats
-from trimtab.tasks.data.rows import MAX_PROBLEMS, MIN_ROWS, check_keys, kind_of, read_rows, text_of
+from trimtab.tasks.data.rows import MAX_PROBLEMS, MIN_ROWS, Repeats, check_keys, kind_of, read_rows, text_of
 from trimtab.tasks.data.sections import Data, Split
 from trimtab.tasks.errors import DataError
 

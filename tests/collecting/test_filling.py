@@ -18,7 +18,7 @@ from trimtab.tasks.collecting.capture import capture_recipe, collection_of, sele
 from trimtab.tasks.collecting.filling import Committer, fill
 from trimtab.tasks.collecting.spool import Spool, index_of
 from trimtab.tasks.data.prompts import digest_of, texts_of
-from trimtab.tasks.data.repeats import Repeats
+from trimtab.tasks.data.rows import Repeats
 from trimtab.tasks.home import Home
 from trimtab.tasks.models import model_of
 from trimtab.tasks.progress import watched

@@ -10,10 +10,9 @@ from prefect import flow
 from trimtab.flows.collect import collect_shares
 from trimtab.store import ActivationStore, Location
 from trimtab.store.errors import Mismatch, StoreError
-from trimtab.tasks.collecting import runners
+from trimtab.tasks.collecting import workers
 from trimtab.tasks.collecting.capture import capture_recipe
-from trimtab.tasks.collecting.regions import CapturePlan, finish_task, plan_task, regions_task, shares_of
-from trimtab.tasks.collecting.rounds import outcome
+from trimtab.tasks.collecting.workers import CapturePlan, finish_task, outcome, plan_task, regions_task, shares_of
 from trimtab.tasks.errors import RecipeError
 from trimtab.tasks.home import Home
 from trimtab.tasks.recipes.kinds import load_recipe
@@ -115,10 +114,10 @@ def test_what_a_share_refuses_ends_the_round_and_what_it_loses_does_not():
 
 def test_runners_that_cannot_be_had(monkeypatch):
     with pytest.raises(RecipeError, match="use one of threads, processes, dask, ray"):
-        runners.runner_of("slurm", 2)
-    monkeypatch.setattr(runners.importlib, "import_module", _missing)
+        workers.runner_of("slurm", 2)
+    monkeypatch.setattr(workers.importlib, "import_module", _missing)
     with pytest.raises(RecipeError, match=r"pip install 'trimtab\[ray\]'"):
-        runners.runner_of("ray", 2)
+        workers.runner_of("ray", 2)
 
 
 def _missing(name):

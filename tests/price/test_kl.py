@@ -18,8 +18,7 @@ from trimtab.steering.price.kl import (
     steered_from_base,
     summarise,
 )
-from trimtab.steering.price.neutral import neutral_cost
-from trimtab.steering.price.price import PricedOn, price_plan
+from trimtab.steering.price.price import PricedOn, neutral_cost, price_plan
 from trimtab.steering.price.rollouts import roll_out, rolled_divergences
 from trimtab.steering.running.sampling import Sampling
 from trimtab.steering.running.scorer import Scorer

@@ -12,8 +12,7 @@ from trimtab.steering.gates.linear import Linear
 from trimtab.steering.model.site import Site
 from trimtab.steering.moves.gated import Gated
 from trimtab.steering.price.kl import base_from_steered, divergences
-from trimtab.steering.price.neutral import neutral_cost
-from trimtab.steering.price.price import PricedOn, capability, price_plan
+from trimtab.steering.price.price import PricedOn, capability, neutral_cost, price_plan
 from trimtab.steering.running.answer_pair import AnswerPair
 from trimtab.steering.running.scorer import Scorer
 from trimtab.steering.running.writing import Decoding

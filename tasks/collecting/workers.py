@@ -1,22 +1,31 @@
 """A capture by several workers: `plan_task` lays the store out, `regions_task` collects a share of its regions on any
-worker, `finish_task` publishes the result.
+worker, `outcome` sums the shares, `finish_task` publishes the result. `runner_of` says where workers run.
 
 A share is a list of region numbers. Each region is written in a commit of its own, so workers do not wait for each
 other. The regions that a killed worker has not committed stay pending and are collected when its task runs again.
 """
 
+import importlib
+import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from prefect import task
+from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
 
+from trimtab.steering.errors import SteeringError
 from trimtab.store import ActivationStore, Location
+from trimtab.store.errors import StoreError
 from trimtab.tasks.collecting.capture import collection_at, collection_of, publish_capture, published
 from trimtab.tasks.collecting.filling import Collection, fill
 from trimtab.tasks.collecting.reuse import copy_known
+from trimtab.tasks.errors import RecipeError
 from trimtab.tasks.home import Home
+from trimtab.tasks.jobs.processes import end_with_parent
+from trimtab.tasks.progress import report
 from trimtab.tasks.recipes.kinds import Collectable
 from trimtab.tasks.references import CaptureReference
 
@@ -83,3 +92,68 @@ def _work_of(recipe: Collectable, home: Home, url: str) -> Collection:
             _opened.clear()
             _opened[key] = collection_at(recipe, home, url)
         return _opened[key]
+
+
+STAGE = "capturing activations, in shares"
+
+
+def outcome(futures: Sequence[Any]) -> tuple[int, Exception | None]:
+    """The sum of what the shares returned, and the first failure of a worker (killed, or not reachable).
+
+    Raises a share's own error when it would occur again on every attempt (a value that the dtype cannot hold, a full
+    disk).
+    """
+    total, lost = 0, None
+    for number, future in enumerate(futures):
+        report(STAGE, number, len(futures))
+        try:
+            total += future.result()
+        except (RecipeError, SteeringError, StoreError):
+            raise
+        except Exception as error:
+            lost = lost or error
+    report(STAGE, len(futures), len(futures))
+    return total, lost
+
+
+RUNNERS = ("threads", "processes", "dask", "ray")
+DASK_ADDRESS, RAY_ADDRESS = "TRIMTAB_DASK_ADDRESS", "TRIMTAB_RAY_ADDRESS"
+
+
+def runner_of(name: str, workers: int) -> TaskRunner:
+    """A Prefect task runner with this many workers.
+
+    dask, ray: a cluster on this machine, or the one whose address stands in TRIMTAB_DASK_ADDRESS or
+    TRIMTAB_RAY_ADDRESS. Raises RecipeError for an unknown name, or when the extra is not installed.
+    """
+    if name == "threads":
+        return ThreadPoolTaskRunner(max_workers=workers)
+    if name == "processes":
+        return ProcessPoolTaskRunner(max_workers=workers, initializer=end_with_parent)
+    if name == "dask":
+        return _imported("prefect_dask", "DaskTaskRunner", "dask")(**_dask(workers))
+    if name == "ray":
+        return _imported("prefect_ray", "RayTaskRunner", "ray")(**_ray(workers))
+    raise RecipeError(f"runner '{name}': use one of {', '.join(RUNNERS)}")
+
+
+def _dask(workers: int) -> Mapping[str, Any]:
+    address = os.environ.get(DASK_ADDRESS)
+    if address:
+        return {"address": address}
+    return {"cluster_kwargs": {"n_workers": workers, "threads_per_worker": 1, "dashboard_address": None}}
+
+
+def _ray(workers: int) -> Mapping[str, Any]:
+    address = os.environ.get(RAY_ADDRESS)
+    return {"address": address} if address else {"init_kwargs": {"num_cpus": workers, "include_dashboard": False}}
+
+
+def _imported(module: str, name: str, extra: str) -> Any:
+    try:
+        return getattr(importlib.import_module(module), name)
+    except ImportError as error:
+        raise RecipeError(
+            f"runner '{extra}': {error}; install it with `pip install 'trimtab[{extra}]'`, or use another of "
+            f"{', '.join(RUNNERS)}"
+        ) from None
