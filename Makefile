@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-com
 # pip compiles nothing (40 s): the first import compiles what is imported, and must be able to keep it.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test lint typecheck links unit ways-to-call test-hostile test-formats test-vllm docs install clean
+.PHONY: demo test lint typecheck links unit ways-to-call fold-table test-hostile test-interop test-vllm docs install clean
 
 demo: $(VENV)/.installed
 	$(BIN)/trimtab --home $(DEMO_HOME) run recipes/cheerful.yaml
@@ -49,15 +49,20 @@ unit: $(VENV)/.installed
 ways-to-call: $(VENV)/.installed
 	TRIMTAB_WRITE_DOCS=1 $(BIN)/pytest -q tests/laws/test_ways_to_call.py
 
+# Folds into a tiny model of every family, and writes what folds where to docs/benchmarks/folding.md.
+fold-table: $(VENV)/.installed
+	TRIMTAB_WRITE_DOCS=1 $(BIN)/pytest -q tests/laws/test_fold.py -k test_the_table_is_written
+
 # 1,000 hostile or broken requests, with sound ones between them that must get their solo answers.
 test-hostile: $(VENV)/.installed
 	TRIMTAB_HOSTILE=1000 $(BIN)/pytest -q tests/serving/test_refusals.py -k hostile
 
-# Our exported files in llama.cpp, lm-eval, brainpatch and steering-vectors themselves. Needs npm and g++.
-test-formats: $(VENV)/.installed
-	tests/peers/native/install.sh $(CURDIR)/.formats $(CURDIR)/$(BIN)/python
-	PYTHONPATH=.formats LLAMA_CPP_LIBS=$(CURDIR)/.formats/llama.cpp \
-		$(BIN)/pytest -q tests/export tests/peers/test_exports.py tests/peers/test_llama_cpp_live.py
+# Our files in llama.cpp, repeng, steering-vectors, steerkit, lm-eval and brainpatch themselves, and theirs here; a folded
+# checkpoint in llama.cpp. Writes what came out to docs/benchmarks/interop.md. Needs npm and g++.
+test-interop: $(VENV)/.installed
+	tests/peers/native/install.sh $(CURDIR)/.interop $(CURDIR)/$(BIN)/python
+	TRIMTAB_WRITE_INTEROP=1 LLAMA_CPP_LIBS=$(CURDIR)/.interop/llama.cpp \
+		.interop/bin/python -m pytest -q tests/export/test_formats.py tests/peers/test_exports.py tests/peers/test_llama_cpp_live.py
 
 # The vLLM plugin in real engines and in `vllm serve`. vLLM cannot share an environment with Prefect, so it gets one;
 # torchvision and its kin come with it and do not fit its torch.

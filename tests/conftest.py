@@ -183,9 +183,15 @@ def family_name(request) -> str:
 
 
 @pytest.fixture(scope="session", params=sorted(LIKE))
-def like(request) -> PreTrainedModel:
-    """A tiny model of every family that shares the row of one of those."""
-    return build(request.param)
+def like_name(request) -> str:
+    """Every family that shares the row of one of those."""
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def like(like_name: str) -> PreTrainedModel:
+    """A tiny model of each."""
+    return build(like_name)
 
 
 @pytest.fixture(scope="session")

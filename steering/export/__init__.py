@@ -8,6 +8,11 @@ from trimtab.steering.export.base import Format as Format
 from trimtab.steering.plans.plan import SteeringPlan
 from trimtab.steering.shelf import Shelf
 
+# Files that are known, and that no plan can be read from.
+FOREIGN = {
+    ".spipe": "a pipeline of steerability: its recipe names classes of that library, and what they do with the frozen "
+    "tensors stands in their code, not in the file; save the vector itself there (`SteeringVector.save`, .svec)",
+}
 FORMATS: Shelf[Format] = Shelf("format", Format, __name__, Path(__file__).parent)  # type: ignore[type-abstract]
 
 
@@ -17,6 +22,8 @@ def read_file(path: Path, name: str | None = None) -> tuple[str, SteeringPlan]:
     if name is not None:
         word = name.replace("-", "_")
         return word, FORMATS[word]().read(path)
+    if path.suffix in FOREIGN:
+        raise BadFile(f"{path} is {FOREIGN[path.suffix]}")
     said = []
     for candidate in _candidates(path):
         try:

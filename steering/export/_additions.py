@@ -12,6 +12,7 @@ from trimtab.steering.model.fingerprint import Fingerprint
 from trimtab.steering.model.site import Site
 from trimtab.steering.model.span import ALL, Span
 from trimtab.steering.moves.add import Add
+from trimtab.steering.moves.gated import Gated
 from trimtab.steering.plans.intervention import Intervention
 from trimtab.steering.plans.plan import SteeringPlan
 
@@ -81,15 +82,16 @@ def fingerprint_of(plan: SteeringPlan, tool: str) -> Fingerprint:
 def _addition(step: Intervention, tool: str, spans: Collection[str]) -> tuple[int, Float[Tensor, "d"]]:
     move, site = step.move, step.site
     if not isinstance(move, Add):
+        cure = "Use" if isinstance(move, Gated) else "Fold the plan into weights, or use"
         raise CannotExport(
-            f"{tool} only adds vectors; {site} has a {type(move).__name__}. Fold the plan into weights, or use the "
-            f"safetensors format, which keeps every move"
+            f"{tool} only adds vectors, and the move at {site} is {type(move).__name__}. {cure} the safetensors "
+            f"format, which keeps every move"
         )
     if site.point != "resid_post" or site.block is None:
         raise CannotExport(f"{tool} only adds to the output of blocks (resid_post); this plan acts at {site}")
     if str(step.span) not in spans:
         raise CannotExport(
-            f"{tool} can say {', '.join(spans)} for the tokens that are steered; {site} is steered on '{step.span}'. "
-            f"on every token (`--every-token`, plan.spanning('all')) its price no longer holds"
+            f"{tool} knows only the span{'s' if len(spans) > 1 else ''} {', '.join(spans)}; {site} is steered on "
+            f"'{step.span}'. Steer every token (`--every-token`, plan.spanning('all')): its price then no longer holds"
         )
     return site.block, move.vector * step.strength

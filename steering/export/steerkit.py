@@ -18,6 +18,7 @@ from trimtab.steering.plans.plan import SteeringPlan
 from trimtab.steering.whole import written_whole
 
 METHOD, HOOK_SITE, SCHEMA = "diff_of_means", "resid_post", "3"
+UNCALIBRATED = 2.0  # strength of `Probe.steer` where `auto_alpha` is empty
 
 
 class Steerkit(Format):
@@ -43,7 +44,7 @@ class Steerkit(Format):
         method = metadata.get("default_method", "")
         try:
             direction = tensors[f"direction.{method}"]
-            block, alpha = int(metadata["layer"]), float(metadata.get("auto_alpha") or 1.0)
+            block, alpha = int(metadata["layer"]), float(metadata.get("auto_alpha") or UNCALIBRATED)
         except (KeyError, ValueError) as error:
             raise BadFile(f"{path} lacks its direction, layer or strength: {error!r}") from error
         return plan_everywhere({block: vector_of(direction * alpha, f"{path}: {method}")})

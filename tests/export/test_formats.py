@@ -1,6 +1,7 @@
 """Every format: what is written is read back as the same plan, what cannot be said is refused, and no file harms."""
 
 import json
+import os
 import zipfile
 from pathlib import Path
 
@@ -198,3 +199,45 @@ def test_a_repository_has_a_card_and_overwrites_nothing(tmp_path):
     with pytest.raises(CannotExport, match="nothing is overwritten"):
         FORMATS["hf"]().write(adding(2), tmp_path / "repo", ABOUT)
     assert effects(FORMATS["hf"]().read(tmp_path / "repo")).keys() == effects(adding(1)).keys()
+
+
+SAYABLE = {
+    "an addition to the output of a block": adding(2),
+    "additions at two blocks": adding(1, 2),
+    "an addition at block 0": adding(0),
+    "span `prompt` or `generated`": adding(2, span="generated"),
+    "span `first:3` and other counts": SteeringPlan((CANNOT["a counted span"][0],), MODEL),
+    "an addition elsewhere (`attn_out`, `resid_mid`, ...)": SteeringPlan((CANNOT["another point"][0],), MODEL),
+    "a head (`z.1.2`)": SteeringPlan((CANNOT["a head"][0],), MODEL),
+    "another move (`Ablate`, `Clamp`, ...)": SteeringPlan((CANNOT["an ablation"][0],), MODEL),
+    "a gate": SteeringPlan((CANNOT["a gate"][0],), MODEL),
+    "a plan that does not say its model": SteeringPlan(adding(2).interventions),
+}
+PAGE = Path(__file__).parents[2] / "docs" / "benchmarks" / "interop.md"
+BEGIN, END = "<!-- refusals: written by `make test-interop` -->\n", "<!-- end of the refusals -->\n"
+
+
+def said(name: str, plan: SteeringPlan, path: Path) -> str:
+    """What a format does with a plan: an empty text, or its refusal."""
+    try:
+        FORMATS[name]().write(plan, path, ABOUT)
+        return ""
+    except CannotExport as error:
+        return str(error)
+
+
+def test_the_page_says_what_every_format_refuses(tmp_path):
+    names = sorted(FORMATS)
+    table = [f"| | {' | '.join(f'`{name}`' for name in names)} |", "|---" * (len(names) + 1) + "|"]
+    messages: dict[str, None] = {}  # in order, each once, whichever tool says it
+    for number, (what, plan) in enumerate(SAYABLE.items()):
+        cells = [said(name, plan, tmp_path / f"{name}-{number}{FORMATS[name].suffix}") for name in names]
+        table.append(f"| {what} | {' | '.join('no' if cell else 'yes' for cell in cells)} |")
+        tools = [FORMATS[name].tool for name in names]
+        messages |= dict.fromkeys(f"{what}: {c.replace(t, 'TOOL')}" for c, t in zip(cells, tools, strict=True) if c)
+    refusals = "\n".join([*table, "", "What they say:", "", *(f"* {message}" for message in messages)])
+    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
+    page = f"{before}{BEGIN}\n{refusals}\n\n{END}{rest.partition(END)[2]}"
+    if "TRIMTAB_WRITE_INTEROP" in os.environ:
+        PAGE.write_text(page, encoding="utf-8")
+    assert PAGE.read_text(encoding="utf-8") == page, "run `make test-interop`"

@@ -115,6 +115,7 @@ def test_a_word_that_names_no_family_refuses_nothing(build_tiny, folder, tmp_pat
         ("a.gguf", b"not a gguf", "is not a GGUF file"),
         ("a.pt", b"not torch", "steering_vectors"),
         ("a.unknown", b"", "no suffix of a known format"),
+        ("a.spipe", b"", "not in the file; save the vector itself there"),
         ("none.svec", None, "does not exist"),
     ],
 )

@@ -1,6 +1,7 @@
 """Law of folding: weights do what hooks do, within the rounding of the dtype, or the refusal says why not."""
 
 import copy
+import os
 import re
 from itertools import product
 
@@ -9,6 +10,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
+from tests.conftest import FAMILY_NAMES, LIKE
+from tests.laws.fold_table import row, stated, write
 from trimtab.steering.errors import BadPlan, CannotFold
 from trimtab.steering.gates.first import First
 from trimtab.steering.model.anatomy import Anatomy
@@ -88,6 +91,16 @@ def test_saved_and_loaded_by_anyone_it_answers_as_hooked_or_was_refused(tiny, be
         load_model(str(folder))[0],
     ):
         assert_same(bench.logits(loaded), hooked)
+
+
+def test_the_page_says_what_folds_in_this_family(tiny, family_name, bench):
+    assert stated(family_name) == row(family_name, tiny, bench), "run `make fold-table`"
+
+
+@pytest.mark.skipif("TRIMTAB_WRITE_DOCS" not in os.environ, reason="writes a page, for `make fold-table`")
+def test_the_table_is_written(build_tiny, bench):
+    names = sorted({*FAMILY_NAMES, *LIKE})
+    write([row(name, build_tiny(name), bench) for name in names])
 
 
 def test_who_cannot_be_saved_and_who_can(build_tiny):

@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from tests.laws.fold_table import row, stated
 from trimtab.steering.errors import CannotFold, UnsupportedModel
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.proof import prove
@@ -49,6 +50,10 @@ def test_a_site_reads_what_was_written_there_with_shared_prefixes_too(like, benc
         with plan.on(like):
             after = bench.read(like, [site])[site]
         assert_same(after - bench.read(like, [site])[site], plan.interventions[0].move.vector.expand_as(after))
+
+
+def test_the_page_says_what_folds_in_this_family(like, like_name, bench):
+    assert stated(like_name) == row(like_name, like, bench), "run `make fold-table`"
 
 
 def test_a_fold_saved_and_loaded_answers_as_hooked_or_was_refused(like, bench, assert_same, tmp_path):

