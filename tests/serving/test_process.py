@@ -2,7 +2,6 @@
 
 import base64
 import json
-import os
 import re
 import shutil
 import signal
@@ -17,6 +16,7 @@ import pytest
 import torch
 from pages import ROOT, blocks
 
+from tests.end_to_end.conftest import inside
 from trimtab.steering import Add, Anatomy, Intervention, SteeringPlan
 from trimtab.tasks.home import Home
 
@@ -38,9 +38,7 @@ def home(tmp_path_factory, real_model) -> Path:
 
 def begin(home: Path, *more: str) -> tuple[subprocess.Popen, str]:
     command = [str(Path(sys.executable).parent / "trimtab"), "--home", str(home), "serve", "smollm2", "--port", "0"]
-    server = subprocess.Popen(
-        [*command, *more], stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "2"}
-    )
+    server = subprocess.Popen([*command, *more], stderr=subprocess.PIPE, text=True)
     seen = ""
     for line in server.stderr:  # type: ignore[union-attr]
         seen += line
@@ -50,11 +48,17 @@ def begin(home: Path, *more: str) -> tuple[subprocess.Popen, str]:
 
 
 @pytest.fixture(scope="module")
-def url(home) -> Iterator[str]:
+def served(home) -> Iterator[tuple[subprocess.Popen, str]]:
+    """(process, url): one for the whole file; the last test ends it."""
     server, address = begin(home, "--plan", "cheerful@prod")
-    yield address
-    server.send_signal(signal.SIGTERM)
-    assert server.wait(40) == 0
+    yield server, address
+    server.kill()
+    server.wait()
+
+
+@pytest.fixture(scope="module")
+def url(served) -> str:
+    return served[1]
 
 
 def test_openais_client_as_the_page_of_the_documentation_uses_it(url, capsys):
@@ -71,27 +75,13 @@ def test_openais_client_as_the_page_of_the_documentation_uses_it(url, capsys):
     assert [model.id for model in client.models.list().data] == ["smollm2", "cheerful@prod"]
 
 
-def test_a_running_answer_ends_in_good_order_at_a_signal(home):
-    server, url = begin(home)
-    body = {"messages": [{"role": "user", "content": "Tell me everything."}], "max_tokens": 40, "stream": True}
-    with httpx.stream("POST", f"{url}/v1/chat/completions", json=body, timeout=60) as response:
-        lines = response.iter_lines()
-        for _ in range(4):
-            next(lines)
-        server.send_signal(signal.SIGTERM)
-        rest = list(lines)
-    assert "data: [DONE]" in rest and server.wait(40) == 0
-    assert "Traceback" not in server.stderr.read()
-
-
 def test_mistakes_are_one_line(home):
     for arguments, says in (
         (("--plan", "none@1"), "none"),
         (("--host", "0.0.0.0"), "--api-key"),
     ):
-        command = [str(Path(sys.executable).parent / "trimtab"), "--home", str(home), "serve", *arguments]
-        done = subprocess.run([*command, "--port", "0"], capture_output=True, text=True, timeout=120)
-        assert done.returncode == 2 and says in done.stderr and "Traceback" not in done.stderr, done.stderr
+        done = inside("serve", *arguments, "--port", "0", home=home)
+        assert done.code == 2 and says in done.stderr and "Traceback" not in done.stderr, done.stderr
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
@@ -154,3 +144,16 @@ class Tab:
 
     def picture(self) -> bytes:
         return base64.b64decode(self.call("Page.captureScreenshot")["data"])
+
+
+def test_a_running_answer_ends_in_good_order_at_a_signal(served):
+    server, url = served
+    body = {"messages": [{"role": "user", "content": "Tell me everything."}], "max_tokens": 40, "stream": True}
+    with httpx.stream("POST", f"{url}/v1/chat/completions", json=body, timeout=60) as response:
+        lines = response.iter_lines()
+        for _ in range(4):
+            next(lines)
+        server.send_signal(signal.SIGTERM)
+        rest = list(lines)
+    assert "data: [DONE]" in rest and server.wait(40) == 0
+    assert "Traceback" not in server.stderr.read()
