@@ -43,7 +43,7 @@ typecheck: $(VENV)/.installed links
 
 # In the order of the folders: the few long end-to-end files begin early, and short ones fill up both cores after them.
 unit: $(VENV)/.installed
-	$(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder -p no:logging
 
 # Measures every way to call a model under a plan, and writes what it found to docs/ways-to-call.md.
 ways-to-call: $(VENV)/.installed

@@ -9,6 +9,7 @@ from pathlib import Path
 from shutil import copy
 
 import pytest
+from prefect.settings import PREFECT_API_URL
 from small_llama import speaking_llama
 
 from trimtab.flows.cli import main
@@ -17,7 +18,6 @@ ROOT = Path(__file__).resolve().parents[2]
 QUICK = ["judge.placebos.random=2", "judge.placebos.covariance=1", "judge.placebos.shuffled=1", "judge.prompts=3"]
 QUICK += ["judge.tokens=8", "judge.curve=[0.3]"]
 REAL = [*QUICK, "capture.blocks=14-15", "judge.placebos.random=1", "judge.prompts=2", "judge.tokens=6"]
-ROWS, WORDS = 18, 10  # of recipes/cheerful.jsonl, and of each of its answers
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,22 @@ def environment(folder: Path) -> dict[str, str]:
     return {**users, "PREFECT_HOME": str(folder / "prefect"), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
 
 
+def beside_this_server(folder: Path) -> dict[str, str]:
+    """The same, with this session's Prefect server."""
+    return {**environment(folder), "PREFECT_API_URL": str(PREFECT_API_URL.value())}
+
+
 def settings(overrides: list[str]) -> list[str]:
     """`--set` for each override."""
     return [part for override in overrides for part in ("--set", override)]
+
+
+def short_pairs(rows: int, words: int = 10) -> str:
+    """The first rows of recipes/cheerful.jsonl, with the first words of their answers."""
+    pairs = [json.loads(line) for line in (ROOT / "recipes" / "cheerful.jsonl").read_text().splitlines()[:rows]]
+    for pair in pairs:
+        pair.update({side: " ".join(pair[side].split()[:words]) for side in ("positive", "negative")})
+    return "".join(json.dumps(pair) + "\n" for pair in pairs)
 
 
 @pytest.fixture(scope="session")
@@ -61,9 +74,8 @@ def tiny_folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_recipe(tiny_folder, tmp_path_factory) -> Path:
     """A recipe that runs the whole job on the tiny model in seconds."""
-    rows = (ROOT / "recipes" / "cheerful.jsonl").read_text().splitlines()[:40]
     folder = tmp_path_factory.mktemp("recipe")
-    (folder / "pairs.jsonl").write_text("\n".join(rows) + "\n")
+    (folder / "pairs.jsonl").write_text(short_pairs(40))
     recipe = folder / "recipe.yaml"
     recipe.write_text(
         f"name: tiny\nmodel: {tiny_folder}\ndata: {{pairs: pairs.jsonl}}\n"
@@ -90,16 +102,8 @@ def real_home(tmp_path_factory, prefect_backend) -> Path:
     folder = tmp_path_factory.mktemp("real")
     for name in ("cheerful.yaml", "cheerful.lexicon.json"):
         copy(ROOT / "recipes" / name, folder)
-    rows = (ROOT / "recipes" / "cheerful.jsonl").read_text().splitlines()[:ROWS]
-    (folder / "cheerful.jsonl").write_text("\n".join(map(shortened, rows)) + "\n")
+    (folder / "cheerful.jsonl").write_text(short_pairs(18))
     home = folder / "home"
     done = inside("run", str(folder / "cheerful.yaml"), *settings(REAL), home=home)
     assert done.code == 0, done.stderr
     return home
-
-
-def shortened(row: str) -> str:
-    """A pair as a line of JSON, with the first words of its answers."""
-    fields = json.loads(row)
-    answers = {name: " ".join(fields[name].split()[:WORDS]) for name in ("positive", "negative")}
-    return json.dumps({**fields, **answers})

@@ -13,7 +13,7 @@ import pytest
 import torch
 from reports import command_in
 
-from tests.end_to_end.conftest import environment, inside, settings
+from tests.end_to_end.conftest import beside_this_server, environment, inside, settings
 from trimtab.steering import SteeringPlan
 from trimtab.steering.fitters.mean_difference import MeanDifference
 from trimtab.store import ActivationStore, Catalog, StoreError
@@ -121,11 +121,14 @@ def begun(home: Path) -> list[ActivationStore]:
 
 
 @pytest.mark.prefect
-@pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT])
-def test_a_stopped_collection_stays_readable_and_resumes_to_the_same_rows(tiny_recipe, tiny_home, tmp_path, stop):
+@pytest.mark.parametrize("stop, given", [(signal.SIGKILL, environment), (signal.SIGINT, beside_this_server)])
+def test_a_stopped_collection_stays_readable_and_resumes_to_the_same_rows(
+    tiny_recipe, tiny_home, tmp_path, stop, given
+):
+    """With a Prefect server that the command starts for itself, and with one that is there already."""
     home = tmp_path / "home"
     command = [str(Path(sys.executable).parent / "trimtab"), "--home", str(home), "collect", str(tiny_recipe)]
-    started = subprocess.Popen(command, env=environment(tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    started = subprocess.Popen(command, env=given(tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and not begun(home):
         time.sleep(0.02)

@@ -3,17 +3,15 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.conftest import ROOT, environment
+from tests.end_to_end.conftest import ROOT, beside_this_server
 from trimtab.store import Catalog
 
 pytestmark = [pytest.mark.slow]
@@ -21,22 +19,9 @@ BIN = Path(sys.executable).parent
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory) -> Iterator[dict[str, str]]:
-    """The environment that reaches a server of its own."""
-    folder = tmp_path_factory.mktemp("server")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    url = f"http://127.0.0.1:{port}/api"
-    known = {**environment(folder), "PREFECT_API_URL": url, "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
-    command = [str(BIN / "prefect"), "server", "start", "--host", "127.0.0.1", "--port", str(port), "--no-ui"]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    started = subprocess.Popen(command, env=known, start_new_session=True, **quiet)
-    try:
-        wait(lambda: urllib.request.urlopen(f"{url}/health", timeout=5).status == 200, 120)
-        yield known
-    finally:
-        stop(started)
+def server(tmp_path_factory, prefect_backend) -> dict[str, str]:
+    """The environment in which commands reach the session's server."""
+    return {**beside_this_server(tmp_path_factory.mktemp("server")), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
 
 
 def wait(ready, seconds: float) -> None:

@@ -8,9 +8,9 @@ from itertools import product
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from tiny_models import FAMILY_NAMES, LIKE
 from transformers import AutoModelForCausalLM
 
-from tests.conftest import FAMILY_NAMES, LIKE
 from tests.laws.fold_table import row, stated, write
 from trimtab.steering.errors import BadPlan, CannotFold
 from trimtab.steering.gates.first import First
