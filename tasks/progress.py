@@ -10,12 +10,12 @@ from uuid import UUID
 import httpx
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
-Sink = Callable[[str, int, int], None]
-_SINKS: list[Sink] = []
+Listener = Callable[[str, int, int], None]
+_SINKS: list[Listener] = []
 
 
 @contextmanager
-def watched(sink: Sink) -> Iterator[None]:
+def watched(sink: Listener) -> Iterator[None]:
     """While the block runs, `sink(stage, done, total)` is called for all progress in this process."""
     _SINKS.append(sink)
     try:

@@ -1,9 +1,12 @@
-"""Who may know whom: flows -> tasks -> {steering, store}. The direction is a test, so it cannot erode."""
+"""Who may know whom: flows -> tasks -> {steering, store}. The direction is a test, so it cannot erode; so is what names
+say: a variable holds what its name says, and a class name means one thing."""
 
 import ast
 import importlib
 import subprocess
 import sys
+from collections import defaultdict
+from collections.abc import Iterator
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from itertools import pairwise
@@ -192,3 +195,47 @@ def test_what_is_typed_is_what_is_found(package):
     assert typed.keys() == set(package.__all__) <= set(dir(package))
     for name, (module, attribute) in typed.items():
         assert getattr(package, name) is getattr(importlib.import_module(str(module)), attribute)
+
+
+PLACEHOLDERS = {"found", "asked", "known", "chosen", "made", "kept", "held", "given", "taken", "seen"}
+PUBLISHED = {  # keys of stored verdicts and of `--json`: their readers know them by these names
+    ("steering/price/result.py", "asked"),
+    ("steering/judge/verdict.py", "asked"),
+    ("steering/judge/verdict.py", "kept"),
+    ("tasks/admin/doctor.py", "found"),
+    ("tasks/references.py", "given"),
+}
+
+
+def placeholders(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Line and name of everything that is bound under a placeholder: variables, parameters, attributes and fields."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Name(id=name, ctx=ast.Store()) | ast.Attribute(attr=name, ctx=ast.Store()) | ast.arg(arg=name):
+                if name.strip("_") in PLACEHOLDERS:
+                    yield node.lineno, name
+
+
+@pytest.mark.parametrize(
+    "code", ["found = 1", "def f(asked): ...", "self.seen = 1", "for kept in x: ...", "given: int"]
+)
+def test_a_placeholder_is_noticed(code):
+    assert list(placeholders(ast.parse(code)))
+
+
+def test_every_name_says_what_it_holds():
+    for path in FILES:
+        place = path.relative_to(ROOT).as_posix()
+        bound = [(line, name) for line, name in placeholders(parsed(path)) if (place, name) not in PUBLISHED]
+        assert not bound, f"{place}:{bound[0][0]}: '{bound[0][1]}' says nothing of what it holds; use the noun"
+
+
+def test_one_class_one_name():
+    """Public classes of all rooms: a name means the same everywhere."""
+    places = defaultdict(list)
+    for path in FILES:
+        for node in parsed(path).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places[node.name].append(path.relative_to(ROOT).as_posix())
+    namesakes = {name: paths for name, paths in places.items() if len(paths) > 1}
+    assert not namesakes

@@ -16,7 +16,7 @@ from trimtab.steering.causal.question import PASS_BUDGET, Batch, Question, quest
 from trimtab.steering.causal.units import Unit
 from trimtab.steering.errors import BadSite
 from trimtab.steering.model.anatomy import Anatomy
-from trimtab.steering.model.attention import Change, Look, attending
+from trimtab.steering.model.attention import Look, PatternChange, attending
 from trimtab.steering.model.hooks import Edit, hooked
 from trimtab.steering.model.site import Site
 
@@ -123,7 +123,7 @@ def _head_masks(anatomy: Anatomy, sets: Sequence[Set]) -> dict[int, Bool[Tensor,
     return masks
 
 
-def _levelled(masks: dict[int, Tensor], copies: int) -> Change:
+def _levelled(masks: dict[int, Tensor], copies: int) -> PatternChange:
     def change(look: Look) -> Tensor | None:
         if look.block not in masks:
             return None

@@ -24,7 +24,7 @@ from trimtab.steering.errors import SilentNoOp, UnknownName, UnsupportedModel
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.attention import Look, attending
 from trimtab.steering.model.hooks import hooked, rewired
-from trimtab.steering.model.norms import Form, scaled_form
+from trimtab.steering.model.norms import NormForm, scaled_form
 from trimtab.steering.model.site import Site
 
 RULES = ("norm", "activation", "half", "attention")
@@ -104,7 +104,7 @@ class _NormRule:
 
     def __init__(self, norm: nn.Module):
         self._norm = norm
-        self._form: Form | None = None
+        self._form: NormForm | None = None
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
         if self._form is None:

@@ -73,7 +73,7 @@ class ControllerSettings:
 
 
 @dataclass(frozen=True)
-class Step:
+class TrainingStep:
     """One step of the training: the loss and its parts, nats per token."""
 
     loss: float
@@ -89,7 +89,7 @@ class ControllerFit:
     wanted prompts of the report split."""
 
     plan: SteeringPlan
-    history: tuple[Step, ...]
+    history: tuple[TrainingStep, ...]
     rates: Rates
     weights: Mapping[str, float]
 
@@ -157,7 +157,9 @@ class _Course:
     wanted: np.ndarray
     rows: Float[Tensor, "n r"]
 
-    def run(self, network: Network, how: ControllerSettings, progress: Progress) -> tuple[Network, tuple[Step, ...]]:
+    def run(
+        self, network: Network, how: ControllerSettings, progress: Progress
+    ) -> tuple[Network, tuple[TrainingStep, ...]]:
         taught = [name for name in (f.name for f in fields(Network)) if name not in ("mean", "scale")]
         leaves = {name: getattr(network, name).clone().requires_grad_(True) for name in taught}
         learning = replace(network, **leaves)
@@ -178,7 +180,7 @@ class _Course:
         half = batch // 2
         return np.concatenate([draw.choice(yes, half, len(yes) < half), draw.choice(no, half, len(no) < half)])
 
-    def _loss(self, network: Network, numbers: np.ndarray, how: ControllerSettings) -> tuple[Tensor, Step]:
+    def _loss(self, network: Network, numbers: np.ndarray, how: ControllerSettings) -> tuple[Tensor, TrainingStep]:
         scale, weights = network.scale_and_weights(self.rows[numbers])
         gates = [_Given(scale * weights[:, k]) for k in range(weights.shape[1])]
         texts, half = [self.texts[i] for i in numbers], len(numbers) // 2
@@ -190,7 +192,7 @@ class _Course:
         kl_wanted, kl_unwanted = spent[:half].mean(), spent[half:].mean()
         over = torch.relu(kl_wanted - how.budget) ** 2
         loss = target_nll + how.leave_alone * kl_unwanted + how.overspent * over
-        return loss, Step(*(float(x.detach()) for x in (loss, target_nll, kl_wanted, kl_unwanted)))
+        return loss, TrainingStep(*(float(x.detach()) for x in (loss, target_nll, kl_wanted, kl_unwanted)))
 
 
 def _answers(model: PreTrainedModel, texts: Sequence[Tokens], plan: SteeringPlan | None) -> list[Tensor]:

@@ -27,7 +27,7 @@ class InMemory:
 
 
 @dataclass(frozen=True, eq=False)
-class Data:
+class SurveyedRows:
     """The rows of a fit as re-readable blocks, with statistics from one pass over them.
 
     n, d: number of rows and their width. scale: a power of two near the root mean square of all entries. Iterating
@@ -59,7 +59,7 @@ class Data:
             )
 
 
-def survey(source: RowBlocks, device: "torch.device | str | None" = None) -> Data:
+def survey(source: RowBlocks, device: "torch.device | str | None" = None) -> SurveyedRows:
     """Read all rows once and compute their number, width, scale and sums of squares. device: by default that of the
     rows. Raises BadRows for fewer than two rows, widths that differ, only zeros, or values that are not finite."""
     n, mean, squares, width, work_device = 0, torch.zeros(()), 0.0, 0, torch.device(device or "cpu")
@@ -76,7 +76,7 @@ def survey(source: RowBlocks, device: "torch.device | str | None" = None) -> Dat
     check_sums(n, width, squares)
     scale = 2.0 ** round(math.log2(math.sqrt(squares / (n * width))))
     about_mean = squares - float((mean / n).square().sum()) * n
-    return Data(source, n, width, scale, squares / scale**2, max(about_mean, 0.0) / scale**2, work_device)
+    return SurveyedRows(source, n, width, scale, squares / scale**2, max(about_mean, 0.0) / scale**2, work_device)
 
 
 def as_rows(block: "Tensor | np.ndarray") -> Float[Tensor, "m d"]:

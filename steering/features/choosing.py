@@ -19,7 +19,7 @@ from trimtab.steering.errors import SteeringError
 from trimtab.steering.features.matching import matched_cosines
 from trimtab.steering.features.snmf import SNMF, Factors, explained_variance, fit_snmf, transform
 
-Progress = Callable[[int, int], None]  # fits done, fits in all
+FitProgress = Callable[[int, int], None]  # fits done, fits in all
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def rank_curve(
     held_out: Float[Tensor, "m d"],
     grid: Grid,
     settings: SNMF = SNMF(),  # noqa: B008 (frozen)
-    progress: Progress = lambda done, total: None,
+    progress: FitProgress = lambda done, total: None,
 ) -> tuple[Candidate, ...]:
     """Fit and score every point of the grid. held_out: rows of texts that are not in the fit (other tokens of the same
     texts would be too similar)."""

@@ -7,7 +7,7 @@ from sklearn.cluster import MiniBatchKMeans
 from torch import Tensor
 
 from trimtab.steering.errors import UnknownName
-from trimtab.steering.features.blocks import Data
+from trimtab.steering.features.blocks import SurveyedRows
 
 STARTS = ("random", "svd", "kmeans")
 SAMPLE = 20_000  # rows on which centres are found
@@ -15,7 +15,7 @@ LIFT = 0.02  # an exact zero never moves; Ding et al. raise indicators by 0.2, w
 SOFT = 0.1  # of a singular vector's mean absolute value, for the same reason
 
 
-def begin(data: Data, start: str, seed: int, into: Float[Tensor, "n k"]) -> None:
+def begin(data: SurveyedRows, start: str, seed: int, into: Float[Tensor, "n k"]) -> None:
     """Fill `into` with the first G. random: uniform in [0, 1) (the paper's). svd: both signs of the leading singular
     vectors; does not depend on the order of the rows. kmeans: the cluster of each row. Raises UnknownName."""
     if start not in STARTS:
@@ -23,7 +23,7 @@ def begin(data: Data, start: str, seed: int, into: Float[Tensor, "n k"]) -> None
     {"random": _random, "svd": _svd, "kmeans": _kmeans}[start](data, seed, into)
 
 
-def _random(data: Data, seed: int, into: Tensor) -> None:
+def _random(data: SurveyedRows, seed: int, into: Tensor) -> None:
     draw = np.random.default_rng(seed)  # its stream does not depend on how rows are cut into blocks
     for where, _ in data:
         into[where] = _uniform(draw, where.stop - where.start, into)
@@ -33,7 +33,7 @@ def _uniform(draw: np.random.Generator, rows: int, like: Tensor) -> Tensor:
     return torch.from_numpy(draw.random((rows, like.shape[1]), dtype=np.float32)).to(like.device)
 
 
-def _svd(data: Data, seed: int, into: Tensor) -> None:
+def _svd(data: SurveyedRows, seed: int, into: Tensor) -> None:
     axes = leading_axes(data, -(-into.shape[1] // 2))
     draw, k = np.random.default_rng(seed), into.shape[1]
     for where, rows in data:
@@ -46,7 +46,7 @@ def _svd(data: Data, seed: int, into: Tensor) -> None:
     into += SOFT * into.mean(0)
 
 
-def leading_axes(data: Data, count: int) -> Float[Tensor, "d r"]:
+def leading_axes(data: SurveyedRows, count: int) -> Float[Tensor, "d r"]:
     """The leading right singular vectors of the rows, about zero, `r <= count`; from one pass."""
     scatter = torch.zeros(data.d, data.d, dtype=torch.float64, device=data.device)
     for _, rows in data:
@@ -55,7 +55,7 @@ def leading_axes(data: Data, count: int) -> Float[Tensor, "d r"]:
     return torch.linalg.eigh(scatter).eigenvectors[:, -count:].flip(1).float()
 
 
-def _kmeans(data: Data, seed: int, into: Tensor) -> None:
+def _kmeans(data: SurveyedRows, seed: int, into: Tensor) -> None:
     every = max(1, -(-data.n // SAMPLE))
     sample = torch.cat([rows[(-where.start) % every :: every].cpu() for where, rows in data])
     count = min(into.shape[1], len(sample))

@@ -22,7 +22,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from trimtab.steering.errors import BadRows, SteeringError, UnknownName
-from trimtab.steering.features.blocks import Data, InMemory, as_rows, survey
+from trimtab.steering.features.blocks import InMemory, SurveyedRows, as_rows, survey
 from trimtab.steering.features.init import STARTS, begin
 from trimtab.steering.features.updates import (
     FLOOR,
@@ -34,7 +34,7 @@ from trimtab.steering.features.updates import (
     winners,
 )
 
-Progress = Callable[[int, int, float], None]  # iterations done, at most, explained variance so far
+IterationProgress = Callable[[int, int, float], None]  # iterations done, at most, explained variance so far
 RESOLUTION = 1e-7  # of the sum of squares: float32 sums cannot see a smaller loss
 TRANSFORM_STEPS = 50
 
@@ -122,7 +122,7 @@ class Buffers:
     other: Float[Tensor, "n k"]
 
 
-def fit_snmf(rows: Float[Tensor, "n d"], settings: SNMF = SNMF(), progress: Progress | None = None) -> Factors:
+def fit_snmf(rows: Float[Tensor, "n d"], settings: SNMF = SNMF(), progress: IterationProgress | None = None) -> Factors:
     """Factorise rows that fit in memory, on their device, in float32. The rows are not changed.
 
     Raises BadRows (fewer than 2 rows, only zeros, values not finite).
@@ -132,7 +132,9 @@ def fit_snmf(rows: Float[Tensor, "n d"], settings: SNMF = SNMF(), progress: Prog
     return factorise(data, settings, Buffers(empty, torch.empty_like(empty)), progress)
 
 
-def factorise(data: Data, settings: SNMF, buffers: Buffers, progress: Progress | None = None) -> Factors:
+def factorise(
+    data: SurveyedRows, settings: SNMF, buffers: Buffers, progress: IterationProgress | None = None
+) -> Factors:
     """The loop, over restarts. The result's activations are one of the buffers."""
     best: Factors | None = None
     for restart in range(settings.restarts):
@@ -147,14 +149,14 @@ def factorise(data: Data, settings: SNMF, buffers: Buffers, progress: Progress |
 class _Run:
     """One start, iterated."""
 
-    def __init__(self, data: Data, settings: SNMF, buffers: Buffers):
+    def __init__(self, data: SurveyedRows, settings: SNMF, buffers: Buffers):
         self.data, self.settings = data, settings
         self.current, self.spare = buffers.one, buffers.other
         self.losses: list[float] = []
         self.features = torch.empty(0)
         self.best, self.mark, self.stale = -1, math.inf, 0
 
-    def fit(self, progress: Progress | None) -> Factors:
+    def fit(self, progress: IterationProgress | None) -> Factors:
         begin(self.data, self.settings.start, self.settings.seed, self.current)
         cross, gram = self._sums_of_start()
         best_buffer = None

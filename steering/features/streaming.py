@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from trimtab.steering.features.blocks import RowBlocks, survey
-from trimtab.steering.features.snmf import SNMF, Buffers, Factors, Progress, factorise
+from trimtab.steering.features.snmf import SNMF, Buffers, Factors, IterationProgress, factorise
 
 DEFAULT = SNMF()
 
@@ -20,7 +20,7 @@ DEFAULT = SNMF()
 def fit_streaming(
     blocks: RowBlocks,
     settings: SNMF = DEFAULT,
-    progress: Progress | None = None,
+    progress: IterationProgress | None = None,
     device: "torch.device | str | None" = None,
     scratch: "str | Path | None" = None,
 ) -> Factors:

@@ -16,7 +16,7 @@ from trimtab.steering.learning.examples import Examples, margin_weights
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.site import Site
 from trimtab.steering.plans.plan import SteeringPlan
-from trimtab.steering.price.pulls import Place
+from trimtab.steering.price.pulls import SitePlace
 from trimtab.steering.price.response import LinearResponse
 from trimtab.steering.running.answer_pair import AnswerPair
 from trimtab.steering.running.progress import Progress, silent
@@ -70,7 +70,7 @@ class Natural(ModelFitter):
         progress("learning", 2, 2)
         return candidates(anatomy, examples, (held_out or fitted).response, directions)
 
-    def _direction(self, fitted: "_Half", held_out: "_Half | None", place: Place) -> Float[Tensor, "d"]:
+    def _direction(self, fitted: "_Half", held_out: "_Half | None", place: SitePlace) -> Float[Tensor, "d"]:
         metric = Metric.of(fitted.response, place)
         gradient = fitted.gradient(place)
         if self.shrinkage is not None or held_out is None:
@@ -90,10 +90,10 @@ class _Half:
     def of(cls, response: LinearResponse, pairs: Sequence[AnswerPair]) -> "_Half":
         return cls(response, margin_weights(pairs))
 
-    def gradient(self, place: Place) -> Float[Tensor, "d"]:
+    def gradient(self, place: SitePlace) -> Float[Tensor, "d"]:
         return self.weights @ self.response.slopes[place].double()
 
-    def per_root_nat(self, place: Place, direction: Float[Tensor, "d"]) -> float:
+    def per_root_nat(self, place: SitePlace, direction: Float[Tensor, "d"]) -> float:
         """Forecast margin at one nat per token; 0 for a direction that moves no logit."""
         return self.response.effect_at(1.0, self.weights.tolist(), [(place, direction)])
 
@@ -107,7 +107,7 @@ class Metric:
     axes: Float[Tensor, "d k"]
 
     @classmethod
-    def of(cls, response: LinearResponse, place: Place) -> "Metric":
+    def of(cls, response: LinearResponse, place: SitePlace) -> "Metric":
         scores = response.scores[place].double()
         samples = scores.flatten(0, 1) / (scores.shape[1] * response.tokens) ** 0.5
         _, singular, axes = torch.linalg.svd(samples, full_matrices=False)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from trimtab.steering.judge.bench import Bench, Guesses, Judged, prompted_kl
 from trimtab.steering.judge.effect import margins
 from trimtab.steering.judge.placebo import Placebo, flipped
-from trimtab.steering.judge.search import Choice
+from trimtab.steering.judge.search import SearchResult
 from trimtab.steering.judge.verdict import Contender
 from trimtab.steering.model.tokens import Tokens
 from trimtab.steering.plans.plan import SteeringPlan
@@ -62,14 +62,14 @@ def _partners(bench: Bench, prompts: Sequence[Tokens]) -> list[Tokens]:
     return [requests[prompt.ids.tobytes()] for prompt in prompts]
 
 
-def flip_of(bench: Bench, choice: Choice) -> list[tuple[Placebo, Choice]]:
+def flip_of(bench: Bench, choice: SearchResult) -> list[tuple[Placebo, SearchResult]]:
     """The chosen candidate with its sign flipped, whose search for a dose begins at the plan's own strength."""
     flip = flipped(choice.name, choice.plan)
     return [(flip, replace(choice, plan=flip.candidates[choice.name]))] * min(bench.settings.placebos.flip, 1)
 
 
 def judged_placebos(
-    bench: Bench, drawn: Sequence[tuple[Placebo, Choice]], plan: tuple[Choice, Dose], progress: Progress
+    bench: Bench, drawn: Sequence[tuple[Placebo, SearchResult]], plan: tuple[SearchResult, Dose], progress: Progress
 ) -> list[Judged]:
     """Every placebo, by the candidate that its search chose. plan: the choice and dose of the plan, from which first
     strengths are guessed."""

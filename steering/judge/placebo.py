@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from trimtab.steering.judge.candidates import Candidates, Refit, rows_at
-from trimtab.steering.moves.base import Draw
+from trimtab.steering.moves.base import DrawDirections
 from trimtab.steering.plans.intervention import Intervention
 from trimtab.steering.plans.plan import SteeringPlan
 from trimtab.steering.running.contrast import Contrast
@@ -73,7 +73,7 @@ def flipped(name: str, plan: SteeringPlan) -> Placebo:
 def random_plan(plan: SteeringPlan, generator: torch.Generator) -> SteeringPlan:
     """Every move redrawn along uniformly random directions: same class, size and rank."""
 
-    def draw(step: Intervention) -> Draw:
+    def draw(step: Intervention) -> DrawDirections:
         return lambda n: torch.randn(n, step.move.width or 1, generator=generator)
 
     return _redirected(plan, draw)
@@ -86,7 +86,7 @@ def covariance_plan(plan: SteeringPlan, contrast: Contrast, generator: torch.Gen
     combination of centred rows, so no matrix is formed.
     """
 
-    def draw(step: Intervention) -> Draw:
+    def draw(step: Intervention) -> DrawDirections:
         pair = rows_at(contrast, step)
         centred = torch.cat([side.float() - side.float().mean(0) for side in (pair.positive, pair.negative)])
         return lambda n: torch.randn(n, len(centred), generator=generator) @ centred
@@ -108,7 +108,7 @@ def _each(candidates: Candidates, change: Callable[[SteeringPlan], SteeringPlan]
     return {name: change(plan) for name, plan in candidates.items()}
 
 
-def _redirected(plan: SteeringPlan, draw: Callable[[Intervention], Draw]) -> SteeringPlan:
+def _redirected(plan: SteeringPlan, draw: Callable[[Intervention], DrawDirections]) -> SteeringPlan:
     steps = tuple(replace(step, move=step.move.redirected(draw(step))) for step in plan.interventions)
     return replace(plan, interventions=steps)
 

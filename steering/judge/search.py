@@ -30,7 +30,7 @@ CREDITED = 0.7  # share of the budget below which a candidate gets no credit for
 
 
 @dataclass(frozen=True, eq=False)
-class Choice:
+class SearchResult:
     """What a search chose. name, plan: of the candidate. points: all candidates, in their order. strength: at the
     teacher-forced KL; 0 when the candidate moves nothing."""
 
@@ -50,11 +50,11 @@ class Search:
     settings: SearchSettings = SearchSettings()
     seed: int = 0
 
-    def __call__(self, sets: Sequence[Candidates], progress: Progress) -> list[Choice]:
+    def __call__(self, sets: Sequence[Candidates], progress: Progress) -> list[SearchResult]:
         """The choice from each set of candidates. All are screened together, and measured on the same pairs."""
         progress("search", 0, len(sets))
         screens, probe = self._screened(sets), Probe(self.scorer, self.pairs[: self.settings.pairs])
-        base, choices = probe(None)[1], list[Choice]()
+        base, choices = probe(None)[1], list[SearchResult]()
         for done, (candidates, screen) in enumerate(zip(sets, screens, strict=True)):
             progress("search", done, len(sets))
             choices.append(self._best(candidates, screen, probe, base))
@@ -71,7 +71,9 @@ class Search:
         screens = iter([_Screen(one.forecast(many), one.forecast(few)) for one in along])
         return [{name: next(screens) for name in candidates} for candidates in sets]
 
-    def _best(self, candidates: Candidates, screens: Mapping[str, "_Screen"], probe: Probe, base: float) -> Choice:
+    def _best(
+        self, candidates: Candidates, screens: Mapping[str, "_Screen"], probe: Probe, base: float
+    ) -> SearchResult:
         forecasts = {name: screen.many for name, screen in screens.items()}
         attempts = {name: _Attempt(name, candidates[name], screens[name], probe, base) for name in candidates}
         looked_at = {
@@ -81,7 +83,7 @@ class Search:
         finalists = {name: attempts[name].at_budget(self.budget, self.settings) for name in ahead}
         points = [finalists.get(name) or forecast_point(name, forecasts[name], self.budget) for name in candidates]
         best = best_point(points, self.budget)
-        return Choice(best.site, candidates[best.site], best.strength, tuple(points))
+        return SearchResult(best.site, candidates[best.site], best.strength, tuple(points))
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.site import Site
 from trimtab.steering.model.span import ALL, Span
 from trimtab.steering.model.tokens import Tokens
-from trimtab.steering.price.pulls import Labels, Place
+from trimtab.steering.price.pulls import Labels, SitePlace
 from trimtab.steering.price.response import LinearResponse
 from trimtab.steering.running.answer_pair import AnswerPair
 from trimtab.steering.running.padded_texts import check_completions
@@ -23,9 +23,11 @@ class Responses:
 
     def __init__(self) -> None:
         self._key: tuple[object, ...] = ()
-        self._rows: dict[int, dict[Place, tuple[Tensor, Tensor]]] = {}
+        self._rows: dict[int, dict[SitePlace, tuple[Tensor, Tensor]]] = {}
 
-    def of(self, anatomy: Anatomy, texts: Sequence[Tokens], places: Sequence[Place], labels: Labels) -> LinearResponse:
+    def of(
+        self, anatomy: Anatomy, texts: Sequence[Tokens], places: Sequence[SitePlace], labels: Labels
+    ) -> LinearResponse:
         """The response of these texts. Rows of texts that were seen under the same model, places and labels are not
         computed again; the caller keeps the texts alive."""
         key = (anatomy, tuple(places), labels)
@@ -37,7 +39,7 @@ class Responses:
         scores = {place: torch.stack([row[place][1] for row in rows]) for place in places}
         return LinearResponse(slopes, scores, sum(len(text) - text.prompt_length for text in texts))
 
-    def _add(self, texts: Sequence[Tokens], anatomy: Anatomy, places: Sequence[Place], labels: Labels) -> None:
+    def _add(self, texts: Sequence[Tokens], anatomy: Anatomy, places: Sequence[SitePlace], labels: Labels) -> None:
         if not texts:
             return
         response = LinearResponse.of(anatomy.model, texts, places, labels)

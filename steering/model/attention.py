@@ -46,11 +46,11 @@ class Look:
         return _softmax(torch.zeros_like(self.pattern) + self.mask, self.pattern.dtype)
 
 
-Change = Callable[[Look], Tensor | None]
+PatternChange = Callable[[Look], Tensor | None]
 
 
 @contextmanager
-def attending(anatomy: Anatomy, change: Change) -> Iterator[None]:
+def attending(anatomy: Anatomy, change: PatternChange) -> Iterator[None]:
     """While the block runs, `change` sees every block's attention and may return another pattern (None: as it is).
 
     Raises UnsupportedModel for families with attention code of their own (gptj, gpt_neo), SilentNoOp when a pass did

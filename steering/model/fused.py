@@ -63,12 +63,12 @@ class FusedLayout:
     def prove(self, run: Callable[[], object]) -> None:
         """That every block adds to the stream what its attention and its MLP give, and that `z` has the width of all
         heads. run: a pass of any tokens. Raises UnsupportedModel naming what does not hold."""
-        seen = [_Sums() for _ in self.blocks]
+        sums_by_block = [_Sums() for _ in self.blocks]
         with ExitStack() as stack:
-            for block, sums in enumerate(seen):
+            for block, sums in enumerate(sums_by_block):
                 self._read(block, sums, stack)
             run()
-        for block, sums in enumerate(seen):
+        for block, sums in enumerate(sums_by_block):
             self._check_sums(block, sums)
 
     def _hooked(self, site: Site, edit: Edit) -> AbstractContextManager[None]:

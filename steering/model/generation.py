@@ -26,7 +26,7 @@ PACKED = ("generate_batch", "init_continuous_batching", "continuous_batching_con
 
 
 @dataclass(eq=False)
-class Generation:
+class GenerateCall:
     """One call of `model.generate`. text: what is known of its text. ids, mask: `[b s]`, text and real tokens up to the
     pass that comes next, padding included, as `generate` prepared them (mask None: every token is real). passes:
     prepared so far. cache: of its passes. closing: undone when the call ends."""
@@ -53,7 +53,7 @@ class Generation:
 class GenerationWatcher(Protocol):
     """Told what `model.generate` does, in the thread that called it."""
 
-    def generate_started(self, generation: Generation) -> None:
+    def generate_started(self, generation: GenerateCall) -> None:
         """Before anything runs."""
 
     def inputs_prepared(self, ids: Tensor | None, mask: Tensor | None) -> None:
@@ -68,7 +68,7 @@ def generate_watched(model: nn.Module, watcher: GenerationWatcher) -> Iterator[N
     """Tell `watcher` of every `model.generate` while the block runs. Continuous batching is refused."""
 
     def generate(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        generation = Generation(TextState(prompt_columns(model, args, kwargs)))
+        generation = GenerateCall(TextState(prompt_columns(model, args, kwargs)))
         watcher.generate_started(generation)
         try:
             with generation.closing:

@@ -21,7 +21,7 @@ from trimtab.steering.model.site import Site
 Edit = Callable[[Tensor], Tensor]
 Read = Callable[[Tensor], None]
 Watch = Callable[[Mapping[str, Any]], None]
-Add = Callable[[RemovableHandle], None]
+AddHandle = Callable[[RemovableHandle], None]
 Rewire = Callable[[Tensor, Tensor], Tensor]
 Before = Callable[[tuple[Any, ...], dict[str, Any]], Any]
 After = Callable[[Any], Any]
@@ -157,7 +157,9 @@ def _reading(read: Read) -> Edit:
     return edit
 
 
-def _register_edit(anatomy: Layout, site: Site, edit: Edit, shape: _Shape, add: Add, reading: bool = False) -> None:
+def _register_edit(
+    anatomy: Layout, site: Site, edit: Edit, shape: _Shape, add: AddHandle, reading: bool = False
+) -> None:
     if site.point == "resid_mid" and not reading:
         _register_mid_edit(anatomy, site, edit, shape, add)
         return
@@ -169,7 +171,7 @@ def _register_edit(anatomy: Layout, site: Site, edit: Edit, shape: _Shape, add: 
         add(place.module.register_forward_hook(_output_hook(change)))
 
 
-def _register_mid_edit(anatomy: Layout, site: Site, edit: Edit, shape: _Shape, add: Add) -> None:
+def _register_mid_edit(anatomy: Layout, site: Site, edit: Edit, shape: _Shape, add: AddHandle) -> None:
     """Edit resid_mid = resid_pre + attn_out, a sum that no module outputs.
 
     The change that the edit makes is added to attn_out, so that the MLP and the skip path both see it. Editing the

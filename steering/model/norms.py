@@ -7,12 +7,12 @@ from torch import Tensor, nn
 
 from trimtab.steering.errors import UnsupportedModel
 
-Form = Callable[[Tensor, Tensor], Tensor]  # input and output of the norm, to `w (x - mean) scale`
+NormForm = Callable[[Tensor, Tensor], Tensor]  # input and output of the norm, to `w (x - mean) scale`
 TOLERANCE = {torch.bfloat16: 2e-2, torch.float16: 3e-3}  # of the largest value; 1e-4 in other dtypes
 EPS = 1e-5  # of a norm that does not say its own
 
 
-def scaled_form(norm: nn.Module, x: Tensor, y: Tensor) -> Form:
+def scaled_form(norm: nn.Module, x: Tensor, y: Tensor) -> NormForm:
     """The norm as a function that is linear in x, whose scale has no gradient; its value is that of the norm without
     its bias.
 
@@ -31,7 +31,7 @@ def scaled_form(norm: nn.Module, x: Tensor, y: Tensor) -> Form:
     )
 
 
-def _forms(norm: nn.Module) -> Iterator[Form]:
+def _forms(norm: nn.Module) -> Iterator[NormForm]:
     weight = getattr(norm, "weight", None)
     weights = [None] if weight is None else [weight, 1.0 + weight]
     names = ("variance_epsilon", "eps")
@@ -41,7 +41,7 @@ def _forms(norm: nn.Module) -> Iterator[Form]:
             yield _scaled(w, eps, centred)
 
 
-def _scaled(weight: Tensor | None, eps: float, centred: bool) -> Form:
+def _scaled(weight: Tensor | None, eps: float, centred: bool) -> NormForm:
     def form(x: Tensor, y: Tensor) -> Tensor:
         wide = x.float()
         wide = wide - wide.mean(-1, keepdim=True) if centred else wide

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from trimtab.steering.errors import BadMove
-from trimtab.steering.moves.base import AffineMap, Draw, Straight, check_finite, turned
+from trimtab.steering.moves.base import AffineMap, DrawDirections, Straight, check_finite, turned
 
 TOLERANCE = 1e-4
 
@@ -55,7 +55,7 @@ class Ablate(Straight):
             bias = (self.center @ self.basis.T) @ self.basis
         return AffineMap(bias, left=-self.basis.T, right=self.basis.T)
 
-    def redirected(self, draw: Draw) -> "Ablate":
+    def redirected(self, draw: DrawDirections) -> "Ablate":
         """As many random directions, which come to rest at the same center."""
         return Ablate(turned(self.basis.T, draw).T.contiguous(), self.center)
 

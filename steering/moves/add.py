@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from trimtab.steering.errors import BadMove
-from trimtab.steering.moves.base import AffineMap, Draw, Straight, check_finite, turned
+from trimtab.steering.moves.base import AffineMap, DrawDirections, Straight, check_finite, turned
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +31,7 @@ class Add(Straight):
     def affine(self) -> AffineMap:
         return AffineMap(bias=self.vector)
 
-    def redirected(self, draw: Draw) -> "Add":
+    def redirected(self, draw: DrawDirections) -> "Add":
         return Add(turned(self.vector[:, None], draw)[:, 0].contiguous())
 
     @property

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from trimtab.steering.errors import BadMove
-from trimtab.steering.moves.base import AffineMap, Draw, Straight, check_finite, turned
+from trimtab.steering.moves.base import AffineMap, DrawDirections, Straight, check_finite, turned
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +64,7 @@ class Affine(Straight):
             return AffineMap(self.bias, self.left, self.right)
         return AffineMap(self.bias, self.left, torch.eye(self.width, device=self.bias.device))
 
-    def redirected(self, draw: Draw) -> "Affine":
+    def redirected(self, draw: DrawDirections) -> "Affine":
         """The same map seen in a turned frame: `W M W^T` and `W b`."""
         if self.left is None:
             return Affine(turned(self.bias[:, None], draw)[:, 0].contiguous())

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from trimtab.steering.errors import BadMove
-from trimtab.steering.moves.base import Draw, Turn, check_finite, turned
+from trimtab.steering.moves.base import DrawDirections, Turn, check_finite, turned
 
 TOLERANCE = 1e-4
 
@@ -50,7 +50,7 @@ class Angular(Turn):
         turned = radius * torch.cat([ends.cos(), ends.sin()], dim=-1)
         return h + (turned - inside) @ plane
 
-    def redirected(self, draw: Draw) -> "Angular":
+    def redirected(self, draw: DrawDirections) -> "Angular":
         """The same angle in a random plane."""
         return Angular(turned(self.plane.T, draw).T.contiguous(), self.angle)
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from trimtab.steering.errors import BadMove
 
-Draw = Callable[[int], Tensor]  # n -> n random directions, `[n d]`, of any length
+DrawDirections = Callable[[int], Tensor]  # n -> n random directions, `[n d]`, of any length
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Move(ABC):
         """The same displacement as an affine map, or None when it depends on the input in another way."""
 
     @abstractmethod
-    def redirected(self, draw: Draw) -> "Move":
+    def redirected(self, draw: DrawDirections) -> "Move":
         """A move of the same class, width, rank and size along directions that `draw` gives: its placebo. Raises
         BadMove when the move has no direction."""
 
@@ -109,7 +109,7 @@ class Turn(Move):
         """None: how far a vector turns depends on the vector."""
 
 
-def turned(columns: Float[Tensor, "d k"], draw: Draw) -> Float[Tensor, "d k"]:
+def turned(columns: Float[Tensor, "d k"], draw: DrawDirections) -> Float[Tensor, "d k"]:
     """The columns carried over to random directions with their lengths and angles to each other: `Q' Q^T columns`, Q
     an orthonormal basis of their span and Q' one of as many drawn directions."""
     basis, within = torch.linalg.qr(columns)

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from trimtab.steering.errors import BadMove
-from trimtab.steering.moves.base import Draw, Straight, check_finite, turned
+from trimtab.steering.moves.base import DrawDirections, Straight, check_finite, turned
 
 TOLERANCE = 1e-4
 
@@ -50,7 +50,7 @@ class Clamp(Straight):
     def affine(self) -> None:
         """It bends at the bounds: no affine map does that."""
 
-    def redirected(self, draw: Draw) -> "Clamp":
+    def redirected(self, draw: DrawDirections) -> "Clamp":
         """The same bounds along a random direction."""
         return Clamp(turned(self.direction[:, None], draw)[:, 0].contiguous(), self.low, self.high)
 

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from trimtab.steering.errors import BadMove
-from trimtab.steering.moves.base import AffineMap, Draw, Straight, check_finite, turned
+from trimtab.steering.moves.base import AffineMap, DrawDirections, Straight, check_finite, turned
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +41,7 @@ class Diagonal(Straight):
     def affine(self) -> AffineMap:
         return AffineMap(self.bias, diagonal=None if bool((self.weight == 1).all()) else self.weight - 1)
 
-    def redirected(self, draw: Draw) -> "Diagonal":
+    def redirected(self, draw: DrawDirections) -> "Diagonal":
         """Changes of the weights and biases as long as they are, and at the same angle to each other, elsewhere."""
         weight, bias = turned(torch.stack([self.weight - 1, self.bias], dim=1), draw).T.contiguous()
         return Diagonal(1 + weight, bias.contiguous())

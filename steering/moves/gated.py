@@ -7,7 +7,7 @@ from torch import Tensor
 
 from trimtab.steering.errors import BadMove
 from trimtab.steering.gates.base import Gate
-from trimtab.steering.moves.base import Draw, Move
+from trimtab.steering.moves.base import DrawDirections, Move
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +39,7 @@ class Gated(Move):
     def affine(self) -> None:
         """What a prompt decides is not in the weights."""
 
-    def redirected(self, draw: Draw) -> "Gated":
+    def redirected(self, draw: DrawDirections) -> "Gated":
         """The wrapped move in another direction, under the same gate."""
         return Gated(self.move.redirected(draw), self.gate)
 

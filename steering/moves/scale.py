@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from trimtab.steering.errors import BadMove
-from trimtab.steering.moves.base import AffineMap, Draw, Straight
+from trimtab.steering.moves.base import AffineMap, DrawDirections, Straight
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +35,7 @@ class Scale(Straight):
     def affine(self) -> AffineMap:
         return AffineMap(torch.zeros(1), diagonal=torch.tensor([self.factor - 1.0]))
 
-    def redirected(self, draw: Draw) -> "Scale":
+    def redirected(self, draw: DrawDirections) -> "Scale":
         """Raises BadMove: every direction is scaled alike."""
         raise BadMove(
             "Scale moves every direction alike, so no random direction can stand beside it; ask for no random and no "

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from trimtab.steering.errors import BadMove
-from trimtab.steering.moves.base import Draw, Turn, check_finite, turned
+from trimtab.steering.moves.base import DrawDirections, Turn, check_finite, turned
 
 TOLERANCE = 1e-4
 _FLAT = 1e-6  # sine of the angle below which h lies along the direction, and no plane is defined
@@ -53,7 +53,7 @@ class Slerp(Turn):
         turned = turn.cos() * h + turn.sin() * norm * across / sine.clamp(min=_FLAT)
         return torch.where(sine > _FLAT, turned, h)
 
-    def redirected(self, draw: Draw) -> "Slerp":
+    def redirected(self, draw: DrawDirections) -> "Slerp":
         """The same share of the angle to a random direction."""
         return Slerp(turned(self.direction[:, None], draw)[:, 0].contiguous(), self.share)
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from trimtab.steering.errors import BadPlan
 from trimtab.steering.gates.base import Gate, GateInput, History, Reading
 from trimtab.steering.model.anatomy import Anatomy
-from trimtab.steering.model.generation import Generation, wrapped
+from trimtab.steering.model.generation import GenerateCall, wrapped
 from trimtab.steering.model.hooks import Read, StopForward, hooked
 from trimtab.steering.model.positions import TextState, past_length
 from trimtab.steering.model.site import Site
@@ -73,7 +73,7 @@ class Gatekeeper:
         return [(site, listener(site)) for site in self._follows]
 
     def observe(
-        self, arguments: Mapping[str, Any], positions: Positions, text: TextState, generation: Generation | None
+        self, arguments: Mapping[str, Any], positions: Positions, text: TextState, generation: GenerateCall | None
     ) -> None:
         """A pass over this text begins: read its prompt when that has not been done yet."""
         if not self._gates:
@@ -88,7 +88,7 @@ class Gatekeeper:
         inputs = GateInput(_age(positions), text.readings, {}, text.memory, past)
         self._thread.inputs, self._thread.factors = inputs, {}
 
-    def follow(self, generation: Generation, cache: Any) -> None:
+    def follow(self, generation: GenerateCall, cache: Any) -> None:
         """Have the gates' memory reordered whenever beams reorder the generation's cache."""
 
         def reorder(original: Callable[..., Any], rows: Tensor) -> Any:
@@ -166,7 +166,7 @@ def _check_rows(readings: Mapping[Reading, Tensor], rows: int) -> None:
         )
 
 
-def _whole(generation: Generation | None, positions: Positions, past: int) -> tuple[dict[str, Any], Positions]:
+def _whole(generation: GenerateCall | None, positions: Positions, past: int) -> tuple[dict[str, Any], Positions]:
     """Arguments of a pass over the whole text of a generation that goes on with a cache, and its positions."""
     rows, columns = len(positions.index), past + positions.index.shape[1]
     ids = None if generation is None else generation.ids

@@ -28,7 +28,7 @@ from trimtab.steering.whole import written_whole
 
 FORMAT = 1
 NETWORK = "network"
-Part = Move | Gate | Network
+PlanPart = Move | Gate | Network
 
 
 class HasArrays(Protocol):
@@ -120,7 +120,7 @@ class PartWriter:
         self._names: dict[int, str] = {}
         self._tensors: list[Tensor] = []  # ids stay taken while the writer lives
 
-    def part(self, path: str, part: Part) -> dict[str, Any]:
+    def part(self, path: str, part: PlanPart) -> dict[str, Any]:
         """The header of one part; its tensors become arrays `{path}/{field}`. Raises BadPlan for other fields."""
         headers = {f.name: self._field(f"{path}/{f.name}", getattr(part, f.name)) for f in fields(part)}  # type: ignore[arg-type]
         return {"name": _name(part), "fields": headers}
@@ -162,9 +162,9 @@ class PartReader:
     def __init__(self, arrays: Mapping[str, np.ndarray]):
         self._arrays = arrays
         self._tensors: dict[str, Tensor] = {}
-        self._shared: dict[str, Part] = {}
+        self._shared: dict[str, PlanPart] = {}
 
-    def part(self, header: Mapping[str, Any], shelf: str = "move") -> Part:
+    def part(self, header: Mapping[str, Any], shelf: str = "move") -> PlanPart:
         """The part of one header. Raises KeyError, TypeError or ValueError when they do not belong together, and the
         part's own error for values that make none."""
         values = {name: self._field(field) for name, field in header["fields"].items()}
@@ -186,7 +186,7 @@ class PartReader:
         }
         return read[kind](value)
 
-    def _once(self, kind: str, header: Mapping[str, Any]) -> Part:
+    def _once(self, kind: str, header: Mapping[str, Any]) -> PlanPart:
         """Equal headers name the same arrays, so they are one object: one reading and one decision serve all."""
         key = f"{kind}:{header!r}"
         if key not in self._shared:
@@ -199,7 +199,7 @@ class PartReader:
         return self._tensors[name]
 
 
-def _name(part: Part) -> str:
+def _name(part: PlanPart) -> str:
     if isinstance(part, Network):
         return NETWORK
     return MOVES.name_of(type(part)) if isinstance(part, Move) else GATES.name_of(type(part))

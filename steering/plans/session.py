@@ -13,7 +13,7 @@ from trimtab.steering.governing.governed import governed
 from trimtab.steering.governing.governor import Account, Governor, Ledger
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.attachments import attachment
-from trimtab.steering.model.generation import Generation, generate_watched
+from trimtab.steering.model.generation import GenerateCall, generate_watched
 from trimtab.steering.model.hooks import calls_watched, hooked
 from trimtab.steering.model.positions import PositionTracker, TextState, columns_of, past_length
 from trimtab.steering.model.span import Positions, Span
@@ -29,11 +29,11 @@ class _Thread(threading.local):
     reached: the base model's hooks ran in the present call of the model."""
 
     def __init__(self) -> None:
-        self.generations: list[Generation] = []
+        self.generations: list[GenerateCall] = []
         self.text, self.reached = TextState(), True
 
     @property
-    def generation(self) -> Generation | None:
+    def generation(self) -> GenerateCall | None:
         return self.generations[-1] if self.generations else None
 
 
@@ -95,7 +95,7 @@ class Session:
         self._firing.check()
         self._warn()
 
-    def generate_started(self, generation: Generation) -> None:
+    def generate_started(self, generation: GenerateCall) -> None:
         """`model.generate` was called in this thread."""
         self._thread.generations.append(generation)
         with self._lock:
@@ -157,7 +157,7 @@ class Session:
         if self._thread.generation is None and past_length(arguments.get("past_key_values")) == 0:
             self._account.new_answer()
 
-    def _positions(self, arguments: Mapping[str, Any], text: TextState, generation: Generation | None) -> Positions:
+    def _positions(self, arguments: Mapping[str, Any], text: TextState, generation: GenerateCall | None) -> Positions:
         rows, columns = columns_of(arguments)
         if generation is not None and text.columns is None:
             text.columns = columns

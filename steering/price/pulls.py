@@ -24,7 +24,7 @@ from trimtab.steering.running.padded_texts import PaddedTexts, check_completions
 PASS_TOKENS = 512  # of one forward pass whose graph is kept
 _STEP = 1e-3  # strength over which a turn is differentiated
 
-Place = tuple[Site, Span]
+SitePlace = tuple[Site, Span]
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,9 @@ class Pull:
     def __init__(self, batch: "_Batch", number: int, values: Mapping[Site, Tensor], slopes: Mapping[Site, Tensor]):
         self.texts, self.number = batch.numbers, number
         self._positions, self._values, self._slopes = batch.padded.positions, values, slopes
-        self._sums: dict[Place, Tensor] = {}
+        self._sums: dict[SitePlace, Tensor] = {}
 
-    def summed(self, anatomy: Anatomy, place: Place) -> Float[Tensor, "b d"]:
+    def summed(self, anatomy: Anatomy, place: SitePlace) -> Float[Tensor, "b d"]:
         """Gradient with respect to a vector added on the span's tokens, per row."""
         if place not in self._sums:
             site, span = place

@@ -28,7 +28,7 @@ from trimtab.steering.causal.patching import whole_sites
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.tokens import Tokens
 from trimtab.steering.plans.plan import SteeringPlan
-from trimtab.steering.price.pulls import ONE_DRAW, Labels, Place, pulls
+from trimtab.steering.price.pulls import ONE_DRAW, Labels, SitePlace, pulls
 
 
 @dataclass(frozen=True)
@@ -77,13 +77,13 @@ class LinearResponse:
     log-probability per completion token. scores: `[n draws d]`, gradients of the summed log-probability of drawn
     labels: `F = mean over draws of scores' scores / tokens` is Fisher's matrix per token."""
 
-    slopes: Mapping[Place, Float[Tensor, "n d"]]
-    scores: Mapping[Place, Float[Tensor, "n draws d"]]
+    slopes: Mapping[SitePlace, Float[Tensor, "n d"]]
+    scores: Mapping[SitePlace, Float[Tensor, "n draws d"]]
     tokens: int
 
     @classmethod
     def of(
-        cls, model: PreTrainedModel, texts: Sequence[Tokens], places: Sequence[Place], labels: Labels = ONE_DRAW
+        cls, model: PreTrainedModel, texts: Sequence[Tokens], places: Sequence[SitePlace], labels: Labels = ONE_DRAW
     ) -> "LinearResponse":
         """One forward and `1 + draws` backward passes over the texts, for all places. Raises SteeringError for a text
         without a completion."""
@@ -96,14 +96,14 @@ class LinearResponse:
         slopes = {place: one[:, 0] for place, one in sums.items()}
         return cls(slopes, {place: one[:, 1:] for place, one in sums.items()}, _scored(texts))
 
-    def along(self, additions: Sequence[tuple[Place, Float[Tensor, "d"]]]) -> Along:
+    def along(self, additions: Sequence[tuple[SitePlace, Float[Tensor, "d"]]]) -> Along:
         """The response to vectors added at once, each at its place."""
         slopes = sum(self.slopes[place].double() @ vector.double() for place, vector in additions)
         scores = sum(self.scores[place].double() @ vector.double() for place, vector in additions)
         return Along(np.asarray(slopes), np.asarray(scores), self.tokens)
 
     def effect_at(
-        self, budget: float, weights: Sequence[float], additions: Sequence[tuple[Place, Float[Tensor, "d"]]]
+        self, budget: float, weights: Sequence[float], additions: Sequence[tuple[SitePlace, Float[Tensor, "d"]]]
     ) -> float:
         """Forecast gain of `sum_i weights[i] * mean log-probability of text i` at `budget` nats per token."""
         return self.along(additions).forecast(weights).effect(budget)

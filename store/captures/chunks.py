@@ -27,10 +27,10 @@ BLOCK_BYTES = 2**20  # Blosc's automatic block size loses most of the gain (1.25
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
-Piece = tuple[ArraySpec, int, np.ndarray]  # spec, first row, rows [n, ...] in the stored dtype
+ChunkRows = tuple[ArraySpec, int, np.ndarray]  # spec, first row, rows [n, ...] in the stored dtype
 
 
-def whole_chunks(store: icechunk.IcechunkStore, pieces: Iterable[Piece]) -> None:
+def whole_chunks(store: icechunk.IcechunkStore, pieces: Iterable[ChunkRows]) -> None:
     """Write pieces that begin at the first row of a chunk, and end at the last row of one or of the array."""
     blocks = []
     for spec, start, rows in pieces:
@@ -39,7 +39,7 @@ def whole_chunks(store: icechunk.IcechunkStore, pieces: Iterable[Piece]) -> None
     sync(_each(_put(store, *block) for block in blocks))
 
 
-def patch_chunks(store: icechunk.IcechunkStore, pieces: Iterable[Piece], total: int) -> None:
+def patch_chunks(store: icechunk.IcechunkStore, pieces: Iterable[ChunkRows], total: int) -> None:
     """Write rows into chunks that keep their other rows. total: rows of the whole array.
 
     Raises ValueError or an Icechunk error when a chunk that keeps rows cannot be read.
@@ -137,7 +137,7 @@ async def _get(store: icechunk.IcechunkStore, spec: ArraySpec, number: int) -> n
     return raw.view(spec.stored_dtype).reshape(spec.chunk_rows, *spec.stored_shape)
 
 
-async def _patch(store: icechunk.IcechunkStore, number: int, parts: Sequence[Piece], total: int) -> None:
+async def _patch(store: icechunk.IcechunkStore, number: int, parts: Sequence[ChunkRows], total: int) -> None:
     spec = parts[0][0]
     whole = min(spec.chunk_rows, total - number * spec.chunk_rows)
     covered = sum(len(part) for _, _, part in parts) == whole  # then no row stays, and the chunk may be damaged

@@ -19,7 +19,7 @@ import numpy as np
 import zarr
 
 from trimtab.store.captures.buffer import RegionBuffer
-from trimtab.store.captures.chunks import Piece, patch_chunks, whole_chunks
+from trimtab.store.captures.chunks import ChunkRows, patch_chunks, whole_chunks
 from trimtab.store.captures.schema import ArraySpec, Region
 from trimtab.store.digests import array_bytes
 from trimtab.store.errors import Conflict, Mismatch
@@ -41,7 +41,7 @@ class RegionResult:
     """
 
     number: int
-    fragments: list[Piece]
+    fragments: list[ChunkRows]
     digests: np.ndarray
     errors: np.ndarray
 
@@ -79,13 +79,13 @@ def _sha256(array: np.ndarray) -> bytes:
     return hashlib.sha256(array_bytes(array)).digest()
 
 
-def _split(buffer: RegionBuffer, spec: ArraySpec, total: int | None) -> tuple[list[Piece], list[Piece]]:
+def _split(buffer: RegionBuffer, spec: ArraySpec, total: int | None) -> tuple[list[ChunkRows], list[ChunkRows]]:
     """The rows of one site that fill whole chunks, and those in chunks shared with other regions (all without
     total)."""
     region, values = buffer.region, buffer.arrays[spec.name]
     start, stop = (region.row_stop, region.row_stop) if total is None else owned(region, spec.chunk_rows, total)
 
-    def pieces(*bounds: tuple[int, int]) -> list[Piece]:
+    def pieces(*bounds: tuple[int, int]) -> list[ChunkRows]:
         return [(spec, a, values[a - region.row_start : b - region.row_start]) for a, b in bounds if a < b]
 
     return pieces((start, stop)), pieces((region.row_start, start), (stop, region.row_stop))

@@ -16,7 +16,7 @@ from trimtab.store.catalog.refs import CAPTURE, LATEST, Ref, check_name, is_name
 from trimtab.store.digests import JSON, plain
 from trimtab.store.errors import Corrupt, NotFound, nearest
 
-Pair = tuple[str, int]
+NamedVersion = tuple[str, int]
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class View:
 
     place: str
     session: icechunk.Session | None
-    records: dict[Pair, dict[str, JSON]] = field(default_factory=dict)
+    records: dict[NamedVersion, dict[str, JSON]] = field(default_factory=dict)
 
     def names(self) -> list[str]:
         """Every name that has a version, sorted."""
@@ -77,7 +77,7 @@ class View:
         """The highest version number that `name` ever had, deleted ones included; 0 before the first."""
         return max([*self.versions(name), *self._numbers(f"deleted/{name}")], default=0)
 
-    def resolve(self, ref: str) -> Pair:
+    def resolve(self, ref: str) -> NamedVersion:
         """The name and version of "name", "name@3", "name@latest", "name@<alias>" or "capture:<digest>".
 
         Raises NotFound, naming what there is instead, and Corrupt for an alias that is not certain.
@@ -115,7 +115,7 @@ class View:
             who, when = (str(tombstone.get(field))[:80] for field in ("who", "when"))
             raise NotFound(f"{name}@{version} was deleted by {who} at {when}; its number is not used again.")
 
-    def _capture(self, digest: str) -> Pair:
+    def _capture(self, digest: str) -> NamedVersion:
         for artifact in reversed(self.inventory("capture").artifacts):
             if artifact.header.get("digest") == digest or artifact.digest == digest:
                 return artifact.name, artifact.version
@@ -200,7 +200,7 @@ class View:
         return sorted(children + [f"{name}@{alias}" for alias, named in last.items() if named == version])
 
     @cached_property
-    def pairs(self) -> list[Pair]:
+    def pairs(self) -> list[NamedVersion]:
         """(name, version) of every version."""
         below = self._children("artifacts")
         return [(n, v) for n in below if is_name(n) for v in sorted(filter(None, map(number, below[n])))]
@@ -228,14 +228,14 @@ class View:
 
     # ---- reading
 
-    def _sound(self, pairs: Sequence[Pair]) -> Iterator[Artifact]:
+    def _sound(self, pairs: Sequence[NamedVersion]) -> Iterator[Artifact]:
         return (self._artifact_of(record) for record in self._read(pairs) if isinstance(record, dict))
 
-    def _read(self, pairs: Sequence[Pair]) -> Sequence[dict[str, JSON] | Corrupt]:
+    def _read(self, pairs: Sequence[NamedVersion]) -> Sequence[dict[str, JSON] | Corrupt]:
         """For each pair its record, or the reason why it cannot be used. Those not in the cache are read together."""
         unread = [pair for pair in pairs if pair not in self.records]
         records = self._all_attributes([f"artifacts/{name}/{version}" for name, version in unread])
-        damaged: dict[Pair, Corrupt] = {}
+        damaged: dict[NamedVersion, Corrupt] = {}
         for pair, record in zip(unread, records, strict=True):
             try:
                 self.records[pair] = checked(record, *pair)

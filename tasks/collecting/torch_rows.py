@@ -12,7 +12,7 @@ from trimtab.store.captures.epochs import Epoch
 
 
 @dataclass(eq=False)
-class Rows(IterableDataset):
+class RowBatches(IterableDataset):
     """Batches float32 `[<= size d]` of the rows of one site; every selected row once an epoch, each epoch in another
     order. Special tokens, such as an attention sink at the first position, are left out unless `where` says otherwise.
 
@@ -37,7 +37,7 @@ class Rows(IterableDataset):
             yield torch.from_numpy(batch).flatten(1)
 
 
-def loader(rows: Rows, workers: int = 0) -> DataLoader:
+def loader(rows: RowBatches, workers: int = 0) -> DataLoader:
     """A DataLoader over the dataset's own batches. Workers are spawned: the storage library's threads do not survive a
     fork."""
     context = "spawn" if workers else None

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from trimtab.steering.features.blocks import BLOCK
-from trimtab.steering.features.snmf import SNMF, Factors, Progress, fit_snmf
+from trimtab.steering.features.snmf import SNMF, Factors, IterationProgress, fit_snmf
 from trimtab.steering.features.streaming import fit_streaming
 from trimtab.store import ActivationStore
 from trimtab.store.captures.where import Where
@@ -41,7 +41,7 @@ def rows_in(store: ActivationStore, site: str, splits: Sequence[str]) -> Tensor:
 
 
 def fit_rows(
-    store: ActivationStore, site: str, splits: Sequence[str], settings: SNMF, progress: Progress | None = None
+    store: ActivationStore, site: str, splits: Sequence[str], settings: SNMF, progress: IterationProgress | None = None
 ) -> Factors:
     """Factorise the rows of some splits, out of core when they are more than a GiB."""
     where = Where(prompts=prompts_in(store, splits).tolist())

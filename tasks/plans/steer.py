@@ -72,7 +72,7 @@ class Steered:
 
 
 @dataclass(frozen=True)
-class Steering:
+class SteeredAnswers:
     """ref, digest: what steered. strength: times the published one. kl_temperature: at which all nats were taken."""
 
     ref: str
@@ -82,7 +82,7 @@ class Steering:
     kl_temperature: float = 1.0
 
 
-def steer_prompts(ref: str, prompts: Sequence[str], home: Home, settings: SteerSettings) -> Steering:
+def steer_prompts(ref: str, prompts: Sequence[str], home: Home, settings: SteerSettings) -> SteeredAnswers:
     """Answer prompts with and without the plan of `ref` (or a feature of a set, `name:17`), on its recipe's model.
 
     Raises StoreError (no such version), SteeringError (not a plan; a KL that cannot be reached).
@@ -103,7 +103,7 @@ def steer_prompts(ref: str, prompts: Sequence[str], home: Home, settings: SteerS
     for prompt, text, unsteered in zip(prompts, tokens, base, strict=True):
         steered = _answer(model, text, plan.scaled(strength), settings)
         answers.append(_shown(tokenizer, prompt, unsteered, steered))
-    return Steering(
+    return SteeredAnswers(
         pinned(artifact, number), artifact.digest, strength, tuple(answers), settings.decoding.sampling.kl_temperature
     )
 

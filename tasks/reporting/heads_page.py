@@ -165,12 +165,12 @@ def _provenance(ranking: Ranking, about: Mapping[str, str]) -> Section:
     return Section("provenance", "Provenance", "How it was made", parts)
 
 
-def _values(ranking: Ranking, numbers: Sequence[float] | np.ndarray) -> dict[heat.Place, float]:
+def _values(ranking: Ranking, numbers: Sequence[float] | np.ndarray) -> dict[heat.HeadPlace, float]:
     pairs = zip(ranking.units, numbers, strict=True)
     return {_place(unit): float(x) for unit, x in pairs if unit.head is not None and np.isfinite(x)}
 
 
-def _place(unit: Site) -> heat.Place:
+def _place(unit: Site) -> heat.HeadPlace:
     return unit.block or 0, unit.head or 0
 
 

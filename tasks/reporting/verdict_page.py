@@ -4,21 +4,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from trimtab.steering.judge.verdict import Verdict
+from trimtab.tasks.reporting.answer_sections import answered, generated
 from trimtab.tasks.reporting.document import Section, contents, document
 from trimtab.tasks.reporting.drawing.verdict import read_verdict
+from trimtab.tasks.reporting.effect_sections import ablated, contended, curved, searched
+from trimtab.tasks.reporting.price_sections import billed, dosed, spread
 from trimtab.tasks.reporting.provenance import provenance_section, words
 from trimtab.tasks.reporting.summary import headline
-from trimtab.tasks.reporting.verdict_sections import (
-    ablated,
-    answered,
-    billed,
-    contended,
-    curved,
-    dosed,
-    generated,
-    searched,
-    spread,
-)
 
 
 def verdict_page(verdict: Mapping[str, Any], provenance: Mapping[str, Any]) -> str:

@@ -15,7 +15,7 @@ from trimtab.tasks.serving.guard import Guard, error_body
 from trimtab.tasks.serving.reading import job_of, listed, read
 from trimtab.tasks.serving.replies import Shape, headers
 from trimtab.tasks.serving.schema import ChatRequest, CompletionRequest
-from trimtab.tasks.serving.service import Answer, Job, Service
+from trimtab.tasks.serving.service import Job, RunningAnswer, Service
 from trimtab.tasks.serving.settings import Refused
 
 PAGE = files("trimtab.tasks.serving").joinpath("data/page.html")
@@ -114,7 +114,7 @@ async def _gone(http: Request) -> None:
         pass
 
 
-async def _whole(service: Service, job: Job) -> tuple[Answer, list[list[TokenLogprob]]]:
+async def _whole(service: Service, job: Job) -> tuple[RunningAnswer, list[list[TokenLogprob]]]:
     async with service.answering(job) as (answer, pieces):
         logprobs: list[list[TokenLogprob]] = [[] for _ in answer.rows]
         async for piece in _timed(service, pieces):
@@ -163,7 +163,7 @@ async def _timed(service: Service, pieces: AsyncIterator[Piece]) -> AsyncIterato
     service.metrics.whole.observe(time.monotonic() - began)
 
 
-def _count(service: Service, answer: Answer) -> None:
+def _count(service: Service, answer: RunningAnswer) -> None:
     metrics, label = service.metrics, answer.steering.request.expression or "none"
     label = label if all(term.factor == 1 for term in answer.steering.request.terms) else "sum"
     metrics.tokens.labels("prompt").inc(sum(map(len, answer.job.prompts)))

@@ -87,7 +87,7 @@ def packable(plan: SteeringPlan | None) -> bool:
     return True
 
 
-class Bench:
+class BodyThread:
     """One body with one thread: static batches, measurements or dosing, one job at a time."""
 
     def __init__(self, model: PreTrainedModel, name: str):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from trimtab.tasks.serving.answer import Choice, TokenLogprob
-from trimtab.tasks.serving.service import Answer
+from trimtab.tasks.serving.service import RunningAnswer
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Shape:
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     created: int = field(default_factory=lambda: int(time.time()))
 
-    def whole(self, answer: Answer, logprobs: Sequence[Sequence[TokenLogprob]]) -> dict[str, Any]:
+    def whole(self, answer: RunningAnswer, logprobs: Sequence[Sequence[TokenLogprob]]) -> dict[str, Any]:
         """The answer in one object. logprobs: of each choice's tokens, empty where none were asked for."""
         kind = "chat.completion" if self.chat else "text_completion"
         choices = [self._choice(choice, said) for choice, said in zip(answer.choices, logprobs, strict=True)]
@@ -38,7 +38,7 @@ class Shape:
         """The first event of a chat's choice."""
         return self._event([{"index": index, "delta": {"role": "assistant", "content": ""}, **ended(None)}])
 
-    def closing(self, answer: Answer, usage_wanted: bool) -> dict[str, Any]:
+    def closing(self, answer: RunningAnswer, usage_wanted: bool) -> dict[str, Any]:
         """The last event: what was spent."""
         counted = {"usage": usage(answer)} if usage_wanted else {}
         return {**self._event([]), **counted, "trimtab": spent(answer)}
@@ -72,14 +72,14 @@ def ended(finish: str | None) -> dict[str, str | None]:
     return {"finish_reason": finish}
 
 
-def usage(answer: Answer) -> dict[str, int]:
+def usage(answer: RunningAnswer) -> dict[str, int]:
     """Tokens of the prompts, each counted once, and of all choices."""
     prompt = sum(map(len, answer.job.prompts))
     written = sum(len(choice.ids) for choice in answer.choices)
     return {"prompt_tokens": prompt, "completion_tokens": written, "total_tokens": prompt + written}
 
 
-def spent(answer: Answer) -> dict[str, Any]:
+def spent(answer: RunningAnswer) -> dict[str, Any]:
     """What steered, and what it cost. nats: of each choice, KL(steered || unsteered) at the tokens it wrote, at the
     temperature of sampling (1 when greedy); null when it was not measured."""
     steering = answer.steering
@@ -96,7 +96,7 @@ def spent(answer: Answer) -> dict[str, Any]:
     }
 
 
-def headers(answer: Answer) -> Mapping[str, str]:
+def headers(answer: RunningAnswer) -> Mapping[str, str]:
     """The same in short."""
     steering = answer.steering
     if steering.plan is None:

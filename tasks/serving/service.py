@@ -20,7 +20,7 @@ from trimtab.steering.running.writing import Decoding
 from trimtab.tasks.home import Home
 from trimtab.tasks.plans.steer import SteerSettings
 from trimtab.tasks.serving.answer import Choice, Piece, Wanted
-from trimtab.tasks.serving.lanes import Bench, Row, packable, started
+from trimtab.tasks.serving.lanes import BodyThread, Row, packable, started
 from trimtab.tasks.serving.metrics import Metrics
 from trimtab.tasks.serving.plans import Plans, Resolved
 from trimtab.tasks.serving.settings import Refused, Serving
@@ -43,7 +43,7 @@ class Job:
 
 
 @dataclass
-class Answer:
+class RunningAnswer:
     """An answer while it is written. steering: what steers it, with a dosed strength once that is there. dosed: that
     strength (None: no KL was asked for)."""
 
@@ -70,7 +70,7 @@ class Service:
         self.anatomy = Anatomy.of(model)
         self.plans = Plans(home, serving, lambda plan: plan.check(self.anatomy))
         self.metrics = Metrics()
-        self._static, self._measuring, self._dosing = (Bench(model, name) for name in ("static", "nats", "dose"))
+        self._static, self._measuring, self._dosing = (BodyThread(model, name) for name in ("static", "nats", "dose"))
         self._continuous = started(model)
         self._slots = asyncio.Semaphore(serving.limits.running)
         self._waiting = 0
@@ -106,11 +106,11 @@ class Service:
         return None if self._continuous is None else self._continuous.engine.capacity
 
     @contextlib.asynccontextmanager
-    async def answering(self, job: Job) -> AsyncIterator[tuple[Answer, AsyncIterator[Piece]]]:
+    async def answering(self, job: Job) -> AsyncIterator[tuple[RunningAnswer, AsyncIterator[Piece]]]:
         """The answer and its pieces as they come; leaving the block frees everything, finished or not. Raises Refused
         when there is no room, no engine, or no strength that costs what was asked."""
         async with self._slot():
-            answer = Answer(job, job.steering)
+            answer = RunningAnswer(job, job.steering)
             pieces: asyncio.Queue[Piece] = asyncio.Queue()
             loop = asyncio.get_running_loop()
 
@@ -163,7 +163,7 @@ class Service:
                 rows.append((prompt, Choice(self.tokenizer, wanted, tell)))
         return rows
 
-    async def _begin(self, answer: Answer) -> list[str]:
+    async def _begin(self, answer: RunningAnswer) -> list[str]:
         steering, plan = answer.steering.request, answer.steering.plan
         if self._continuous is not None and not steering.governed and packable(plan):
             try:
@@ -178,7 +178,7 @@ class Service:
         self._static.thread.submit(self._static.write, answer.rows, plan or SteeringPlan(()), governor)
         return []
 
-    async def _pieces(self, answer: Answer, pieces: "asyncio.Queue[Piece]") -> AsyncIterator[Piece]:
+    async def _pieces(self, answer: RunningAnswer, pieces: "asyncio.Queue[Piece]") -> AsyncIterator[Piece]:
         """Until every choice has ended. Raises Refused when one fails or the time is over."""
         open_choices, began = len(answer.rows), time.monotonic()
         while open_choices:
@@ -192,7 +192,7 @@ class Service:
             open_choices -= piece.finish is not None
             yield piece
 
-    async def measure(self, answer: Answer) -> None:
+    async def measure(self, answer: RunningAnswer) -> None:
         """Nats of every token of a finished answer, where they were asked for and something steered."""
         plan, job = answer.steering.plan, answer.job
         if plan is None or not job.nats or answer.measured:
@@ -207,7 +207,7 @@ class Service:
         except TimeoutError:
             raise Refused(f"not measured within {self.serving.limits.seconds:g} s", 504, "timeout") from None
 
-    async def _dose(self, answer: Answer) -> None:
+    async def _dose(self, answer: RunningAnswer) -> None:
         """Scale the plan to the KL that was asked for, on these very prompts."""
         job, kl = answer.job, answer.job.steering.request.kl
         prompts = tuple(prompt.ids.tobytes() for prompt in job.prompts)

@@ -60,12 +60,12 @@ class Admission:
 
     def pinned(self, extra: Mapping[str, Any]) -> Pinned | None:
         """What steers a request with these extra_args. Raises Refused with the reason, for what cannot be served."""
-        asked = self._asked(extra)
-        if not asked.terms:
+        steering = self._requested(extra)
+        if not steering.terms:
             return None
         if self._reason is not None:
             raise Refused(f"this engine cannot steer: {self._reason}")
-        return pinned_parts(self._plans.resolve(asked))
+        return pinned_parts(self._plans.resolve(steering))
 
     def plan(self, pinned: Pinned) -> SteeringPlan:
         """The plan of a pinned request, one object for equal ones. Raises Refused when a version is no longer what it
@@ -73,8 +73,8 @@ class Admission:
         return self._loaded(pinned)
 
     def _load(self, pinned: Pinned) -> SteeringPlan:
-        asked = Steering(tuple(Term(ref, factor) for ref, _, factor in pinned.parts))
-        resolved = self._plans.resolve(asked)
+        steering = Steering(tuple(Term(ref, factor) for ref, _, factor in pinned.parts))
+        resolved = self._plans.resolve(steering)
         if pinned_parts(resolved) != pinned or resolved.plan is None:
             raise Refused(f"'{resolved.label}' is not what it was when the request came", 503, "server_error")
         return resolved.plan
@@ -89,15 +89,15 @@ class Admission:
         """Why this engine cannot steer; None when it can."""
         return self._reason
 
-    def _asked(self, extra: Mapping[str, Any]) -> Steering:
+    def _requested(self, extra: Mapping[str, Any]) -> Steering:
         try:
-            asked = Steering.parse(extra.get(FIELD))
+            steering = Steering.parse(extra.get(FIELD))
         except BadExpression as error:
             raise Refused(str(error)) from None
-        if asked.kl is not None or asked.governed:
+        if steering.kl is not None or steering.governed:
             raise Refused("kl, govern and govern_total need a second, unsteered pass, which vLLM does not run; use "
                           "`trimtab serve`")  # fmt: skip
-        return asked
+        return steering
 
     def _check(self, plan: SteeringPlan) -> None:
         if self._outline is not None:

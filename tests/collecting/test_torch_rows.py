@@ -7,7 +7,7 @@ import torch
 from trimtab.store import ActivationStore, Where
 from trimtab.store.captures.epochs import Epoch
 from trimtab.tasks.collecting.capture import capture_recipe
-from trimtab.tasks.collecting.torch_rows import Rows, loader
+from trimtab.tasks.collecting.torch_rows import RowBatches, loader
 from trimtab.tasks.home import Home
 from trimtab.tasks.recipes.kinds import load_recipe
 
@@ -26,13 +26,13 @@ def rows_of(batches) -> np.ndarray:
 @pytest.mark.parametrize("workers", [0, 2])
 def test_every_row_once(store, workers):
     everything = Where()
-    rows = Rows(store.location.url, "z.1", Epoch(size=32, seed=3, buffer_rows=64), everything)
+    rows = RowBatches(store.location.url, "z.1", Epoch(size=32, seed=3, buffer_rows=64), everything)
     whole = store.rows("z.1").reshape(store.n_rows, -1)
     assert np.array_equal(rows_of(loader(rows, workers)), whole[np.lexsort(whole.T)])
 
 
 def test_epochs_differ_and_repeat(store):
-    rows = Rows(store.location.url, "resid_post.2", Epoch(32))
+    rows = RowBatches(store.location.url, "resid_post.2", Epoch(32))
     first, again = torch.cat(list(rows)), torch.cat(list(rows))
     rows.set_epoch(1)
     second = torch.cat(list(rows))
@@ -41,6 +41,6 @@ def test_epochs_differ_and_repeat(store):
 
 
 def test_special_tokens_are_left_out(store):
-    ordinary = Rows(store.location.url, "resid_post.2", Epoch(32))
+    ordinary = RowBatches(store.location.url, "resid_post.2", Epoch(32))
     special = int(store.index.special.sum())
     assert len(torch.cat(list(ordinary))) == store.n_rows - special

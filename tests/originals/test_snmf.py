@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from trimtab.steering.features.blocks import Data, InMemory, survey
+from trimtab.steering.features.blocks import InMemory, SurveyedRows, survey
 from trimtab.steering.features.init import begin
 from trimtab.steering.features.snmf import SNMF, fit_snmf
 from trimtab.steering.features.updates import norms, solved_features, split, updated_activations, winners
@@ -34,7 +34,7 @@ def rows() -> torch.Tensor:
     return torch.randn(N, D, generator=torch.Generator().manual_seed(0))
 
 
-def first(data: Data) -> torch.Tensor:
+def first(data: SurveyedRows) -> torch.Tensor:
     g = torch.empty(N, K)
     begin(data, "random", 3, g)
     return g

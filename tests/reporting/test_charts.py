@@ -30,7 +30,7 @@ def test_no_name_in_the_histogram_is_crossed_by_another_line(budget: float | Non
     """Mean, budget and 95th percentile so near to each other that their names would lie on each other."""
     kl = verdict().price.budget
     near = replace(kl, mean=replace(kl.mean, mean=0.33), p95=0.6, max=2.0, per_token=(1e-4, 0.1, 0.3, 2.0))
-    drawn = tokens.draw(tokens.Tokens(near, budget))
+    drawn = tokens.draw(tokens.TokenCosts(near, budget))
     lines = [tuple(map(float, one)) for one in re.findall(r'<line class="mark \w+" x1="(\S+)" y1="(\S+)"', drawn)]
     names = re.findall(r'<text class="flag end" x="(\S+)" y="(\S+)">([^<]*)<', drawn)
     assert len(lines) == len(names) == (3 if budget is None else 4)

@@ -5,10 +5,10 @@ import math
 import pytest
 
 from trimtab.steering.statistics import Interval
+from trimtab.tasks.reporting.answer_sections import marked
 from trimtab.tasks.reporting.drawing.html import el
-from trimtab.tasks.reporting.drawing.marking import marked
 from trimtab.tasks.reporting.drawing.numbers import estimate, number
-from trimtab.tasks.reporting.drawing.scale import Scale, linear, positive
+from trimtab.tasks.reporting.drawing.scale import AxisScale, linear, positive
 
 
 def test_html_is_escaped_unless_made_by_el() -> None:
@@ -48,7 +48,7 @@ def test_scales_keep_order_and_ticks_inside() -> None:
     for scale in (
         linear([-0.3, 0.9], 10, 400),
         positive([0.01, 1.0], 10, 400),
-        Scale(0, 1, 300, 20),
+        AxisScale(0, 1, 300, 20),
         linear([2.0], 0, 9),
     ):
         ticks = scale.ticks()

@@ -4,7 +4,7 @@ from trimtab.steering.judge.verdict import AblationResult
 from trimtab.steering.statistics import Interval
 from trimtab.tasks.reporting.drawing.html import NO_ATTRIBUTES, Html, el
 from trimtab.tasks.reporting.drawing.numbers import NATS, bounds, estimate, finite, number, percent
-from trimtab.tasks.reporting.drawing.scale import Scale, linear
+from trimtab.tasks.reporting.drawing.scale import AxisScale, linear
 from trimtab.tasks.reporting.drawing.svg import (
     HALF,
     Frame,
@@ -36,7 +36,7 @@ def bars(result: AblationResult, width: int = HALF) -> Html:
     return drawing(frame, "Gain from asking, before and after ablation", axis, drawn, zero)
 
 
-def _bar(one: tuple[str, Interval, str], top: float, x: Scale) -> Html:
+def _bar(one: tuple[str, Interval, str], top: float, x: AxisScale) -> Html:
     name, value, colour = one
     left, right = sorted((x(0), x(value.mean)))
     y = top + 28
@@ -68,7 +68,7 @@ def _random(n: int, share: float, x: float) -> Html:
     return hover(f"random direction {n + 1}\nremoves {percent(share)}", circle((x, y), 6, "hit"), dot)
 
 
-def _plan(share: float, x: Scale, frame: Frame) -> Html:
+def _plan(share: float, x: AxisScale, frame: Frame) -> Html:
     at = (x(share * 100), 33.0)
     words = text((14, 16), f"this plan's direction: {percent(share)}", "strong")
     return hover(

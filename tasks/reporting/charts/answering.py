@@ -6,7 +6,7 @@ from trimtab.steering.judge.verdict import Answering, AnsweringPoint
 from trimtab.steering.statistics import Interval
 from trimtab.tasks.reporting.drawing.html import Html, el
 from trimtab.tasks.reporting.drawing.numbers import bounds, estimate, number, percent
-from trimtab.tasks.reporting.drawing.scale import Scale, linear, positive
+from trimtab.tasks.reporting.drawing.scale import AxisScale, linear, positive
 from trimtab.tasks.reporting.drawing.svg import (
     HALF,
     circle,
@@ -46,13 +46,13 @@ def draw(answering: Answering, width: int) -> Html:
     return drawing(frame, "Answers still right over their length", axes, lines, prompts, own, label if wide else None)
 
 
-def _line(points: Sequence[tuple[AnsweringPoint, Interval]], kind: str, x: Scale, y: Scale) -> Html:
+def _line(points: Sequence[tuple[AnsweringPoint, Interval]], kind: str, x: AxisScale, y: AxisScale) -> Html:
     at = [(x(one.tokens.mean), y(value.mean)) for one, value in points]
     marks = [_mark(one, value, kind, x, y) for one, value in points]
     return el("g", {"class": f"k-{kind}"}, polyline(at, "curve"), marks)
 
 
-def _mark(one: AnsweringPoint, value: Interval, kind: str, x: Scale, y: Scale) -> Html:
+def _mark(one: AnsweringPoint, value: Interval, kind: str, x: AxisScale, y: AxisScale) -> Html:
     at = (x(one.tokens.mean), y(value.mean))
     shape, radius = (diamond, 5.5) if kind == "plan" else (circle, 4.0)
     factor = text((at[0] + 9, at[1] - 7), f"{one.factor:g}×", "name") if kind == "plan" and one.factor else None

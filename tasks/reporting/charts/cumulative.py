@@ -5,7 +5,7 @@ from typing import Any
 
 from trimtab.tasks.reporting.drawing.html import Html, el
 from trimtab.tasks.reporting.drawing.numbers import finite, number
-from trimtab.tasks.reporting.drawing.scale import Scale, linear
+from trimtab.tasks.reporting.drawing.scale import AxisScale, linear
 from trimtab.tasks.reporting.drawing.svg import (
     HALF,
     circle,
@@ -43,7 +43,7 @@ def draw(curve: Mapping[str, Any], width: int, label: str) -> Html:
     return drawing(frame, label, axes, zero_line(frame, y), level, band, own, name)
 
 
-def _area(sizes: Sequence[float], low: Sequence[Any], high: Sequence[Any], x: Scale, y: Scale) -> Html | None:
+def _area(sizes: Sequence[float], low: Sequence[Any], high: Sequence[Any], x: AxisScale, y: AxisScale) -> Html | None:
     edges = [(x(k), y(a), y(b)) for k, a, b in zip(sizes, low, high, strict=True) if a is not None and b is not None]
     if len(edges) < 2:
         return None

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from trimtab.steering.judge.verdict import CurvePoint, Verdict
 from trimtab.tasks.reporting.drawing.html import Html, el
 from trimtab.tasks.reporting.drawing.numbers import NATS, bounds, estimate, finite, number, shorten
-from trimtab.tasks.reporting.drawing.scale import Scale, linear, positive
+from trimtab.tasks.reporting.drawing.scale import AxisScale, linear, positive
 from trimtab.tasks.reporting.drawing.svg import (
     HALF,
     Frame,
@@ -50,7 +50,7 @@ def draw(verdict: Verdict, width: int) -> Html:
     return drawing(frame, "Effect against KL for each contender", axes, budget, drawn)
 
 
-def _names(lines: Sequence[Line], frame: Frame, y: Scale) -> Html:
+def _names(lines: Sequence[Line], frame: Frame, y: AxisScale) -> Html:
     """Each line's name beside its end, pushed down where two would overlap; in a crowd, the plan's alone."""
     named = lines if len(lines) <= MOST_NAMES else [one for one in lines if one[1] == "plan"]
     labels, last = [], frame.top - SPACING
@@ -86,7 +86,7 @@ def _kind(verdict: Verdict, name: str) -> str:
     return kind if kind in KINDS else "method"
 
 
-def _line(one: Line, x: Scale, y: Scale) -> Html:
+def _line(one: Line, x: AxisScale, y: AxisScale) -> Html:
     name, kind, points = one
     at = [(x(p.kl), y(p.margin.mean)) for p in points]
     framed_points = [p for p in points if len(finite([p.margin.low, p.margin.high])) == 2]

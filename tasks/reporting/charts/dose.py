@@ -3,7 +3,7 @@
 from trimtab.steering.price.result import Dose
 from trimtab.tasks.reporting.drawing.html import NO_ATTRIBUTES, Html, el
 from trimtab.tasks.reporting.drawing.numbers import NATS, finite, number
-from trimtab.tasks.reporting.drawing.scale import Scale, positive
+from trimtab.tasks.reporting.drawing.scale import AxisScale, positive
 from trimtab.tasks.reporting.drawing.svg import (
     HALF,
     Frame,
@@ -25,7 +25,7 @@ def draw(dose: Dose, width: int = HALF) -> Html:
     """One mark per verification, its strength under it; the last one is what the plan uses."""
     frame = framed(width, 270, (40, 20, 46, 52))
     steps = [(strength, kl) for strength, kl in dose.history if finite([strength, kl])[1:]]
-    x = Scale(0.5, len(steps) + 0.5, frame.left, frame.right)
+    x = AxisScale(0.5, len(steps) + 0.5, frame.left, frame.right)
     y = positive([kl for _, kl in steps] + finite([dose.asked]), frame.bottom, frame.top)
     at = [(x(n + 1), y(kl)) for n, (_, kl) in enumerate(steps)]
     marks = [_mark(n, step, at[n], n == len(steps) - 1) for n, step in enumerate(steps)]
@@ -44,7 +44,7 @@ def _mark(n: int, step: tuple[float, float], at: tuple[float, float], last: bool
     return hover(tip, circle(at, 12, "hit"), diamond(at, 6.5, "dot") if last else circle(at, 4, "dot"))
 
 
-def _strengths(frame: Frame, x: Scale, strengths: list[float]) -> Html:
+def _strengths(frame: Frame, x: AxisScale, strengths: list[float]) -> Html:
     every = max(1, round(len(strengths) * LABEL_WIDTH / (frame.right - frame.left) + 0.5))
     shown = [n for n in range(len(strengths)) if (len(strengths) - 1 - n) % every == 0]
     labels = [text((x(n + 1), frame.bottom + 17), number(strengths[n]), "tick mid") for n in shown]

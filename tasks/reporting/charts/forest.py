@@ -8,7 +8,7 @@ from trimtab.steering.judge.verdict import Contender
 from trimtab.steering.statistics import Interval
 from trimtab.tasks.reporting.drawing.html import NO_ATTRIBUTES, Html, el
 from trimtab.tasks.reporting.drawing.numbers import NATS, bounds, estimate, finite, like, number, shorten
-from trimtab.tasks.reporting.drawing.scale import Scale, linear
+from trimtab.tasks.reporting.drawing.scale import AxisScale, linear
 from trimtab.tasks.reporting.drawing.svg import (
     LEADING,
     NARROW,
@@ -98,7 +98,7 @@ def _grouped(contenders: Sequence[Contender]) -> list[tuple[Contender, ...]]:
     return groups
 
 
-def _band(forest: Forest, frame: Frame, x: Scale) -> Html | None:
+def _band(forest: Forest, frame: Frame, x: AxisScale) -> Html | None:
     """The plan's interval through the whole height: what overlaps it is not beaten."""
     plan = next((forest.value(c) for c in forest.contenders if c.kind == "plan"), None)
     if plan is None or len(finite([plan.low, plan.high])) < 2:
@@ -107,11 +107,11 @@ def _band(forest: Forest, frame: Frame, x: Scale) -> Html | None:
     return rect((x(plan.low), frame.top), size, "plan-band")
 
 
-def _zero(frame: Frame, x: Scale) -> Html:
+def _zero(frame: Frame, x: AxisScale) -> Html:
     return line((x(0), frame.top), (x(0), frame.bottom), "zero")
 
 
-def _row(forest: Forest, row: Row, x: Scale, narrow: bool) -> Html | None:
+def _row(forest: Forest, row: Row, x: AxisScale, narrow: bool) -> Html | None:
     if len(row.members) == 1:
         y = row.y + (9 if narrow else 0)
         return _mark(row.members[0], forest.value(row.members[0]), x, y)
@@ -120,7 +120,7 @@ def _row(forest: Forest, row: Row, x: Scale, narrow: bool) -> Html | None:
     return el("g.packed", NO_ATTRIBUTES, marks)
 
 
-def _mark(contender: Contender, value: Interval, x: Scale, y: float, room: float = 20.0) -> Html | None:
+def _mark(contender: Contender, value: Interval, x: AxisScale, y: float, room: float = 20.0) -> Html | None:
     if not finite([value.mean]):
         return None
     hollow = "" if contender.reachable else " hollow"

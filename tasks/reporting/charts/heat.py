@@ -6,11 +6,11 @@ from trimtab.tasks.reporting.drawing.html import NO_ATTRIBUTES, Html, el
 from trimtab.tasks.reporting.drawing.numbers import number
 from trimtab.tasks.reporting.drawing.svg import Frame, drawing, framed, hover, rect, text
 
-Place = tuple[int, int]  # block, head
+HeadPlace = tuple[int, int]  # block, head
 MOST = 26.0  # pixels of a cell
 
 
-def heads(values: Mapping[Place, float], width: int, what: str, ringed: Sequence[Place] = ()) -> Html:
+def heads(values: Mapping[HeadPlace, float], width: int, what: str, ringed: Sequence[HeadPlace] = ()) -> Html:
     """Full colour is the largest size among the values; the other colour is below 0. ringed: outlined heads."""
     across, down = sorted({b for b, _ in values}), sorted({h for _, h in values})
     cell = min((width - 62) / len(across), MOST)
@@ -31,7 +31,7 @@ def heads(values: Mapping[Place, float], width: int, what: str, ringed: Sequence
 RING = "cell-ring"
 
 
-def seeds(grids: Sequence[Mapping[Place, float]], width: int, what: str) -> Html:
+def seeds(grids: Sequence[Mapping[HeadPlace, float]], width: int, what: str) -> Html:
     """One small map a seed, all on the scale from 0 to 1: what is the same in all of them is stable."""
     across = 1 + max(b for b, _ in grids[0])
     down = 1 + max(h for _, h in grids[0])
@@ -48,12 +48,12 @@ def seeds(grids: Sequence[Mapping[Place, float]], width: int, what: str) -> Html
     return drawing(frame, f"{what} of each of {len(grids)} seeds", drawn)
 
 
-def _small(corner: tuple[float, float], cell: float, place: Place, value: float) -> Html:
+def _small(corner: tuple[float, float], cell: float, place: HeadPlace, value: float) -> Html:
     at = (corner[0] + place[0] * cell, corner[1] + place[1] * cell)
     return el("g", {"opacity": f"{max(value, 0.04):.2f}"}, rect(at, (cell - 0.6, cell - 0.6), "cell for"))
 
 
-def _cell(corner: tuple[float, float], side: float, place: Place, value: float, largest: float) -> Html:
+def _cell(corner: tuple[float, float], side: float, place: HeadPlace, value: float, largest: float) -> Html:
     style = "cell for" if value >= 0 else "cell against"
     share = abs(value) / largest
     box = el("g", {"opacity": f"{max(share, 0.03):.2f}"}, rect(corner, (side - 1, side - 1), style, 2))

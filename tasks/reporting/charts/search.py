@@ -9,7 +9,7 @@ from trimtab.steering.judge.verdict import SitePoint
 from trimtab.steering.model.site import Site
 from trimtab.tasks.reporting.drawing.html import NO_ATTRIBUTES, Html, el
 from trimtab.tasks.reporting.drawing.numbers import NATS, finite, number
-from trimtab.tasks.reporting.drawing.scale import Scale, linear
+from trimtab.tasks.reporting.drawing.scale import AxisScale, linear
 from trimtab.tasks.reporting.drawing.svg import (
     Frame,
     circle,
@@ -27,7 +27,7 @@ SERIES_COLOURS = 6
 
 
 @dataclass(frozen=True)
-class Candidate:
+class SearchedSite:
     """A point of the search with its site read. in_plan: it is the one the plan uses."""
 
     point: SitePoint
@@ -45,7 +45,7 @@ class Candidate:
         )
 
 
-def candidates(search: Sequence[SitePoint], acting: str) -> list[Candidate]:
+def candidates(search: Sequence[SitePoint], acting: str) -> list[SearchedSite]:
     """Those that name one block and have a finite margin. acting: where the plan acts, one site or several, however
     separated."""
     names = set(re.findall(r"[a-z_]+(?:\.\d+)+", acting)) or {acting}
@@ -53,7 +53,7 @@ def candidates(search: Sequence[SitePoint], acting: str) -> list[Candidate]:
     for point in search:
         site = _read(point.site)
         if site is not None and site.block is not None and finite([point.margin]):
-            points.append(Candidate(point, site, point.site in names))
+            points.append(SearchedSite(point, site, point.site in names))
     return points
 
 
@@ -64,7 +64,7 @@ def _read(name: str) -> Site | None:
         return None
 
 
-def by_block(points: Sequence[Candidate], width: int) -> Html:
+def by_block(points: Sequence[SearchedSite], width: int) -> Html:
     """One line per kind of place, margin over block; the chosen site has a ring and its name, forecasts are hollow."""
     frame = framed(width, 300, (34, 16, 46, 52))
     blocks = [float(c.site.block or 0) for c in points]
@@ -77,15 +77,15 @@ def by_block(points: Sequence[Candidate], width: int) -> Html:
     return drawing(frame, f"Effect of each of {len(points)} candidate sites over blocks", axes, lines, rings)
 
 
-def series(points: Sequence[Candidate]) -> list[str]:
+def series(points: Sequence[SearchedSite]) -> list[str]:
     """Kinds of place in the order of their colours: the chosen one has the plan's."""
     own = {c.site.point for c in points if c.in_plan}
     return sorted({c.site.point for c in points}, key=lambda point: (point not in own, point))
 
 
-def _blocks_axis(frame: Frame, x: Scale, blocks: Sequence[float]) -> Html:
+def _blocks_axis(frame: Frame, x: AxisScale, blocks: Sequence[float]) -> Html:
     # between two blocks there is nothing, so ticks are whole numbers
-    whole = Scale(min(blocks), max(max(blocks), min(blocks) + 1), frame.left, frame.right)
+    whole = AxisScale(min(blocks), max(max(blocks), min(blocks) + 1), frame.left, frame.right)
     room = max(2, int((frame.right - frame.left) / 55))
     ticks = sorted({round(tick) for tick in whole.ticks(room) if min(blocks) <= round(tick) <= max(blocks)})
     labels = [text((x(tick), frame.bottom + 17), str(tick), "tick mid") for tick in ticks]
@@ -93,7 +93,7 @@ def _blocks_axis(frame: Frame, x: Scale, blocks: Sequence[float]) -> Html:
     return el("g", NO_ATTRIBUTES, labels, name)
 
 
-def _series(points: Sequence[Candidate], number_of_line: int, x: Scale, y: Scale) -> Html:
+def _series(points: Sequence[SearchedSite], number_of_line: int, x: AxisScale, y: AxisScale) -> Html:
     colour = f"s{number_of_line % SERIES_COLOURS}"
     ordered = sorted(points, key=lambda c: c.site.block or 0)
     at = [(x(c.site.block or 0), y(c.point.margin)) for c in ordered]
@@ -101,19 +101,19 @@ def _series(points: Sequence[Candidate], number_of_line: int, x: Scale, y: Scale
     return el("g", {"class": colour}, polyline(at, "curve"), marks)
 
 
-def _dot(candidate: Candidate, at: tuple[float, float]) -> Html:
+def _dot(candidate: SearchedSite, at: tuple[float, float]) -> Html:
     """Filled where the margin was measured, smaller and hollow where it was forecast."""
     return circle(at, 4.5, "dot") if candidate.point.pairs else circle(at, 3, "dot hollow")
 
 
-def _ring(c: Candidate, frame: Frame, x: Scale, y: Scale) -> Html:
+def _ring(c: SearchedSite, frame: Frame, x: AxisScale, y: AxisScale) -> Html:
     at = (x(c.site.block or 0), y(c.point.margin))
     side = "end" if at[0] > (frame.left + frame.right) / 2 else ""
     label = text((at[0] + (-13 if side else 13), at[1] - 10), f"chosen: {c.point.site}", f"strong {side}".strip())
     return hover(c.tip, circle(at, 8, "ring"), label)
 
 
-def by_head(points: Sequence[Candidate], width: int) -> Html:
+def by_head(points: Sequence[SearchedSite], width: int) -> Html:
     """Heads down, blocks across; full colour is the largest effect, the other colour the wrong direction."""
     blocks = sorted({c.site.block or 0 for c in points})
     heads = sorted({c.site.head or 0 for c in points})
@@ -124,11 +124,11 @@ def by_head(points: Sequence[Candidate], width: int) -> Html:
     return drawing(frame, f"Effect of each of {len(points)} heads", cells, _head_labels(frame, blocks, heads, cell))
 
 
-def _corner(c: Candidate, blocks: list[int], heads: list[int], frame: Frame, cell: float) -> tuple[float, float]:
+def _corner(c: SearchedSite, blocks: list[int], heads: list[int], frame: Frame, cell: float) -> tuple[float, float]:
     return frame.left + blocks.index(c.site.block or 0) * cell, frame.top + heads.index(c.site.head or 0) * cell
 
 
-def _cell(c: Candidate, corner: tuple[float, float], side: float, largest: float) -> Html:
+def _cell(c: SearchedSite, corner: tuple[float, float], side: float, largest: float) -> Html:
     style = "cell for" if c.point.margin >= 0 else "cell against"
     share = abs(c.point.margin) / largest
     box = el("g", {"opacity": f"{max(share, 0.02):.2f}"}, rect(corner, (side - 1, side - 1), style, 2))

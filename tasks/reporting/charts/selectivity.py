@@ -7,7 +7,7 @@ from trimtab.steering.model.site import Site
 from trimtab.steering.statistics import Interval
 from trimtab.tasks.reporting.drawing.html import Html, el
 from trimtab.tasks.reporting.drawing.numbers import bounds, estimate
-from trimtab.tasks.reporting.drawing.scale import Scale, linear
+from trimtab.tasks.reporting.drawing.scale import AxisScale, linear
 from trimtab.tasks.reporting.drawing.svg import (
     HALF,
     circle,
@@ -58,12 +58,12 @@ def _depth(site: str) -> tuple[int, str]:
     return -1 if parsed.block is None else parsed.block, parsed.point
 
 
-def _row(one: Mapping[str, Any], quantity: str, top: float, x: Scale) -> Html:
+def _row(one: Mapping[str, Any], quantity: str, top: float, x: AxisScale) -> Html:
     marks = [_mark(one, side, style, quantity, (top + 22 + 14 * n, x)) for n, (side, style) in enumerate(SIDES)]
     return el("g", {}, text((x.start, top + 12), str(one["name"]), "name"), marks)
 
 
-def _mark(one: Mapping[str, Any], side: str, style: str, quantity: str, at: tuple[float, Scale]) -> Html:
+def _mark(one: Mapping[str, Any], side: str, style: str, quantity: str, at: tuple[float, AxisScale]) -> Html:
     value, (y, x) = _interval(one, side, quantity), at
     centre = (x(value.mean), y)
     dot = diamond(centre, 6, "dot") if side == "wanted" else circle(centre, 4.5, "dot")

@@ -8,7 +8,7 @@ LOG_FROM_RATIO = 20.0
 
 
 @dataclass(frozen=True)
-class Scale:
+class AxisScale:
     """low..high in units of the data maps to start..end in pixels; values outside are drawn at the edge."""
 
     low: float
@@ -39,20 +39,20 @@ class Scale:
         return math.log(value) if self.log else value
 
 
-def linear(values: Sequence[float], start: float, end: float, pad: float = 0.06) -> Scale:
+def linear(values: Sequence[float], start: float, end: float, pad: float = 0.06) -> AxisScale:
     """A linear scale around the values, with a share `pad` of room at both ends."""
     low, high = min(values), max(values)
     room = (high - low) * pad or abs(high) * 0.1 or 1.0
-    return Scale(low - room, high + room, start, end)
+    return AxisScale(low - room, high + room, start, end)
 
 
-def positive(values: Sequence[float], start: float, end: float) -> Scale:
+def positive(values: Sequence[float], start: float, end: float) -> AxisScale:
     """For what cannot be negative: logarithmic when it spans a factor of 20 or more, else from 0."""
     above = [value for value in values if value > 0] or [1.0]
     low, high = min(above), max(above)
     if min(values) > 0 and high / low >= LOG_FROM_RATIO:
-        return Scale(low / 1.25, high * 1.25, start, end, log=True)
-    return Scale(0.0, high * 1.08, start, end)
+        return AxisScale(low / 1.25, high * 1.25, start, end, log=True)
+    return AxisScale(0.0, high * 1.08, start, end)
 
 
 def _linear_ticks(low: float, high: float, count: int) -> list[float]:

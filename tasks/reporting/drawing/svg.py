@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from trimtab.tasks.reporting.drawing.html import NO_ATTRIBUTES, Child, Html, el
 from trimtab.tasks.reporting.drawing.numbers import tick
-from trimtab.tasks.reporting.drawing.scale import Scale
+from trimtab.tasks.reporting.drawing.scale import AxisScale
 
 WIDE, NARROW, HALF = 900, 380, 440
 LETTER = 6.4  # pixels of one letter of an axis' name, on average and rounded up
@@ -96,7 +96,7 @@ def hover(tip: str, *shapes: Child) -> Html:
     return el("g.tip", NO_ATTRIBUTES, el("title", NO_ATTRIBUTES, tip), *shapes)
 
 
-def x_axis(frame: Frame, scale: Scale, label: str, count: int = 6) -> Html:
+def x_axis(frame: Frame, scale: AxisScale, label: str, count: int = 6) -> Html:
     """Grid lines, tick labels and the name of a horizontal axis."""
     parts: list[Html] = []
     for value in scale.ticks(count):
@@ -116,7 +116,7 @@ def wrapped(label: str, frame: Frame) -> list[str]:
     return textwrap.wrap(label, int(room / LETTER))
 
 
-def y_axis(frame: Frame, scale: Scale, label: str, count: int = 5) -> Html:
+def y_axis(frame: Frame, scale: AxisScale, label: str, count: int = 5) -> Html:
     """The same for a vertical axis; its name stands above it, to be read without turning the head."""
     parts: list[Html] = [text((2, frame.top - 14), label, "axis")]
     for value in scale.ticks(count):
@@ -126,7 +126,7 @@ def y_axis(frame: Frame, scale: Scale, label: str, count: int = 5) -> Html:
     return el("g", NO_ATTRIBUTES, parts)
 
 
-def zero_line(frame: Frame, scale: Scale) -> Html | None:
+def zero_line(frame: Frame, scale: AxisScale) -> Html | None:
     """A stronger horizontal line where nothing changes, if that is in view."""
     if not scale.low <= 0 <= scale.high:
         return None
@@ -139,3 +139,9 @@ def _points(points: Sequence[tuple[float, float]]) -> str:
 
 def _px(value: float) -> str:
     return f"{value:.1f}".removesuffix(".0")
+
+
+def half_figure(name: str, chart: Html, caption: Child = None) -> Html:
+    """A chart of half the page's width with a title above and a caption below."""
+    below = el("figcaption", NO_ATTRIBUTES, caption) if caption else None
+    return el("figure.half", {}, el("h3", {}, name), el("div", {"style": f"max-width:{HALF + 40}px"}, chart), below)
