@@ -1,4 +1,4 @@
-"""Families in vLLM's own blocks: the proof at start holds, and answers are those of transformers.
+"""Families in vLLM's own blocks: the proof at start holds, and log-probabilities are those of transformers.
 
 Each engine and its expected answers come in a process of their own: several engines in one process share state.
 """
