@@ -26,20 +26,25 @@ class Options:
     device: str = "cpu"
 
     @classmethod
-    def of(cls, name: str, given: Mapping[str, Any]) -> "Options":
+    def of(cls, name: str, arguments: Mapping[str, Any]) -> "Options":
         """From `MODEL` or `MODEL@STEERING` and the arguments of `-M`. Raises Refused for an argument that is none."""
-        known = [field.name for field in fields(cls) if field.name not in ("model", "plan")]
-        for argument in given:
-            if argument not in known:
-                near = nearest(argument, known)
+        names = [field.name for field in fields(cls) if field.name not in ("model", "plan")]
+        for argument in arguments:
+            if argument not in names:
+                near = nearest(argument, names)
                 hint = f"did you mean '{near}'? " if near else ""
-                raise Refused(f"-M {argument}: {hint}known: {', '.join(known)}")
+                raise Refused(f"-M {argument}: {hint}known: {', '.join(names)}")
         model, _, plan = name.partition("@")
-        return cls(model, plan.strip(), **given)
+        return cls(model, plan.strip(), **arguments)
 
     @property
     def steering(self) -> dict[str, Any] | None:
-        """As a request says it; None when nothing steers and nothing was asked for."""
-        asked = {name: getattr(self, name) for name in FIELDS}
-        asked["plan"] = asked["plan"] or None
-        return asked if any(value is not None for value in asked.values()) else None
+        """As a request says it; None when nothing steers and nothing else is set."""
+        values = {name: getattr(self, name) for name in FIELDS}
+        values["plan"] = values["plan"] or None
+        return values if any(value is not None for value in values.values()) else None
+
+    @property
+    def source(self) -> dict[str, str]:
+        """The model section of a recipe."""
+        return {"id": self.model, "dtype": self.dtype, "device": self.device}

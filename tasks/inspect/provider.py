@@ -36,7 +36,7 @@ from trimtab.tasks.serving.answer import Choice, TokenLogprob
 from trimtab.tasks.serving.reading import job_of
 from trimtab.tasks.serving.replies import spent, usage
 from trimtab.tasks.serving.schema import ChatRequest
-from trimtab.tasks.serving.service import Answer, Service
+from trimtab.tasks.serving.service import RunningAnswer, Service
 from trimtab.tasks.serving.settings import Limits, Refused, Serving
 
 UNCONFIGURED = GenerateConfig()
@@ -58,11 +58,11 @@ class Provider(ModelAPI):
         base_url: str | None = None,
         api_key: str | None = None,
         config: GenerateConfig = UNCONFIGURED,
-        **given: Any,  # Inspect hands every -M over by its own name
+        **arguments: Any,  # Inspect hands every -M over by its own name
     ):
         super().__init__(model_name, base_url, api_key, [], config)
         try:
-            self._options = Options.of(model_name, given)
+            self._options = Options.of(model_name, arguments)
             self._key, self._service = _service_of(self._options)
             self._service.plans.resolve(Steering.parse(self._options.steering))
         except (Refused, RecipeError, SteeringError, StoreError, ValidationError) as error:
@@ -113,7 +113,7 @@ class Provider(ModelAPI):
         except ValidationError as error:
             raise Refused(str(error)) from None
 
-    def _output(self, answer: Answer, logprobs: list[list[TokenLogprob]], seconds: float) -> ModelOutput:
+    def _output(self, answer: RunningAnswer, logprobs: list[list[TokenLogprob]], seconds: float) -> ModelOutput:
         counted = usage(answer)
         return ModelOutput(
             model=self.model_name,
@@ -129,9 +129,9 @@ class Provider(ModelAPI):
 
     def _choice(self, choice: Choice, said: list[TokenLogprob]) -> ChatCompletionChoice:
         message = ChatMessageAssistant(content=choice.text, model=self.model_name, source="generate")
-        told = Logprobs(content=[_logprob(token) for token in said]) if said else None
+        logprobs = Logprobs(content=[_logprob(token) for token in said]) if said else None
         stop = STOPS.get(choice.finish or "", "unknown")
-        return ChatCompletionChoice(message=message, stop_reason=stop, logprobs=told)
+        return ChatCompletionChoice(message=message, stop_reason=stop, logprobs=logprobs)
 
 
 def _parts(message: ChatMessage) -> list[Any]:
@@ -148,7 +148,7 @@ def _service_of(options: Options) -> tuple[tuple[str, ...], Service]:
     home = Home.at(options.home)
     key = (options.model, options.dtype, options.device, home.url)
     if key not in _SERVICES:
-        model, tokenizer = model_of(ModelSpec(id=options.model, dtype=options.dtype, device=options.device))
+        model, tokenizer = model_of(ModelSpec.model_validate(options.source))
         _SERVICES[key] = service = Service(model, tokenizer, home, Serving(options.model, limits=LIMITS))
         threading.Thread(target=_stop_at_the_end, args=(service,)).start()
     return key, _SERVICES[key]
