@@ -82,6 +82,16 @@ RECIPES = {
     "wrong kind of field": ("mean_difference", "logistic_probe\n  fields: {c: high}", "bad.yaml:9: fit.fields.c: "),
     "field out of range": ("mean_difference", "logistic_probe\n  fields: {c: -1}", "fit.fields: logistic_probe: "),
     "unknown competitor": ("mean_difference", "pca\n  compare: [lda]", "bad.yaml:9: fit.compare: unknown fitter 'lda'"),
+    "competitor of no name": (
+        "mean_difference",
+        "pca\n  compare: [{nme: lda}]",
+        "must be the name of a fitter or `{name",
+    ),
+    "field of a competitor": (
+        "mean_difference",
+        "pca\n  compare: [{name: logistic_probe, fields: {d: 1}}]",
+        "bad.yaml:9: fit.compare.0.fields.d: unknown field; known: c",
+    ),
     "competitor of itself": ("mean_difference", "pca\n  compare: [pca]", "'pca' is named twice"),
     "pool": ("mean_difference", "pca\n  pool: median", "fit.pool: must be 'mean', 'last' or 'tokens'"),
     "split": ("pairs.jsonl", "pairs.jsonl\n  split: {fit: 0.9}", "data.split: fit 0.9 + select 0.2 + report 0.3 = 1.4"),

@@ -43,9 +43,7 @@ def fit_key(recipe: BehaviourRecipe, fitter: str) -> str:
 
 
 def _method(recipe: BehaviourRecipe, fitter: str) -> Method:
-    """The recipe's fields are those of its own fitter; rivals keep their defaults."""
-    fields = dict(recipe.fit.fields) if fitter == recipe.fit.fitter else {}
-    method: Method = make_method(FITTERS, fitter, fields)
+    method: Method = make_method(FITTERS, fitter, recipe.fit.fields_of(fitter))
     return method
 
 

@@ -31,11 +31,14 @@ def _check_point(capture: CaptureSpec, fit: FitSpec) -> Iterator[Problem]:
 
 
 def _check_rivals(fit: FitSpec) -> Iterator[Problem]:
-    for name in fit.compare:
-        if name not in FITTERS:
-            yield ("fit", "compare"), f"unknown fitter '{name}'{did_you_mean(name, FITTERS)}"
-        elif fit.fitters.count(name) > 1:
-            yield ("fit", "compare"), f"'{name}' is named twice; it would be compared with itself"
+    for number, rival in enumerate(fit.rivals):
+        if rival.name not in FITTERS:
+            yield ("fit", "compare"), f"unknown fitter '{rival.name}'{did_you_mean(rival.name, FITTERS)}"
+        elif fit.fitters.count(rival.name) > 1:
+            yield ("fit", "compare"), f"'{rival.name}' is named twice; it would be compared with itself"
+        else:
+            for key, message in method_problems(FITTERS, "fitter", rival.name, rival.fields, "name"):
+                yield ("fit", "compare", number, *key), message
 
 
 def _check_heads(capture: CaptureSpec, fit: FitSpec) -> Iterator[Problem]:

@@ -176,6 +176,24 @@ class CaptureSpec(Part):
         return [int(block) for block in self.blocks]
 
 
+class Rival(Part):
+    """A fitter to compare with, with fields of its own."""
+
+    name: str
+    """Name of a fitter; `trimtab methods` lists them."""
+    fields: Mapping[str, Any] = Field(default_factory=dict)
+    """Hyper-parameters of the fitter, by name."""
+
+
+def _rival(value: object) -> object:
+    """One message for what is neither a name nor a Rival, where pydantic has one for each type of the union."""
+    name, fields = (value.get("name"), value.get("fields", {})) if isinstance(value, Mapping) else (value, {})
+    own_keys = not isinstance(value, Mapping) or value.keys() <= {"name", "fields"}
+    if isinstance(value, Rival) or (isinstance(name, str) and isinstance(fields, Mapping) and own_keys):
+        return value
+    raise ValueError("must be the name of a fitter or `{name: ..., fields: {...}}`")
+
+
 class FitSpec(Part):
     """How vectors are fitted, and where the plan acts."""
 
@@ -189,13 +207,23 @@ class FitSpec(Part):
     """How the tokens of one text become rows: their mean, the last one, or a row for each."""
     span: SpanText = "all"
     """Tokens on which the plan acts: `all`, `prompt`, `generated`, `answer`, `last`, `first:n` or `after:n`."""
-    compare: tuple[str, ...] = ()
-    """Other fitters, with their default fields, judged at the same KL."""
+    compare: tuple[Annotated[str | Rival, BeforeValidator(_rival)], ...] = ()
+    """Other fitters, judged at the same KL: by name, with default fields, or as `{name: ..., fields: {...}}`."""
 
     @property
     def fitters(self) -> tuple[str, ...]:
         """The fitter, then those to compare with."""
-        return (self.fitter, *self.compare)
+        return (self.fitter, *(rival.name for rival in self.rivals))
+
+    @property
+    def rivals(self) -> tuple[Rival, ...]:
+        """Those to compare with."""
+        return tuple(Rival(name=one) if isinstance(one, str) else one for one in self.compare)
+
+    def fields_of(self, fitter: str) -> Mapping[str, Any]:
+        """The hyper-parameters of the fitter, or of one to compare with."""
+        own = {rival.name: rival.fields for rival in self.rivals}
+        return self.fields if fitter == self.fitter else own[fitter]
 
 
 class SamplingSpec(Part):
