@@ -396,12 +396,7 @@ def test_fields_of_fitters_to_compare_with_can_be_set_in_a_recipe():
     fit = read_recipe(RECIPES / "brief.yaml", settings).fit
     assert fit.fitters == ("pca", "mean_difference", "logistic_probe")
     assert [fit.fields_of(name) for name in fit.fitters] == [{}, {}, {"c": 0.25}]
-    plain, named = ([setting, f"fit.compare=[{rival}]"] for setting, rival in
-                    [("fit.fitter=pca", "mean_difference"), ("fit.fitter=pca", "{name: mean_difference}")])  # fmt: skip
     assert make_method(FITTERS, "logistic_probe", fit.fields_of("logistic_probe")).c == 0.25
-    assert (
-        read_recipe(RECIPES / "brief.yaml", plain).fit.rivals == read_recipe(RECIPES / "brief.yaml", named).fit.rivals
-    )
 
 
 def test_fields_of_gates_that_are_not_fitted_can_be_set_in_a_recipe():

@@ -41,12 +41,14 @@ class Stage:
         return -self.nudge * theta.clamp(low, high).mean((1, 2))
 
     def rate(self, step: int) -> float:
+        """The learning rate of an update, counted from 0."""
         first, last = self.rates
         return first + (last - first) * step / max(1, self.steps - 1)
 
 
 def start(shape: tuple[int, int, int], seed: int) -> Float[Tensor, "seeds layers heads"]:
-    """Random gates, uniform in (0, 1), as logits. The gates of seed k do not depend on the number of seeds."""
+    """Logits of random gates, uniform in (0, 1). shape: (seeds, layers, heads). Seed k gets the same gates whatever the
+    number of seeds."""
     draws = [torch.rand(shape[1:], generator=torch.Generator().manual_seed(seed + k)) for k in range(shape[0])]
     return torch.logit(torch.stack(draws).clamp(1e-6, 1 - 1e-6))
 
@@ -54,7 +56,8 @@ def start(shape: tuple[int, int, int], seed: int) -> Float[Tensor, "seeds layers
 def fit_gates(
     theta: Float[Tensor, "seeds layers heads"], loss: Loss, stage: Stage
 ) -> tuple[Float[Tensor, "seeds layers heads"], Float[Tensor, "steps seeds"]]:
-    """Theta after the stage (the given one is not changed), and each seed's loss without the penalty at every step."""
+    """(theta after the stage, each seed's loss without the penalty at every step `[steps seeds]`). theta: `[seeds
+    layers heads]`; it is not changed. loss: of the gates at a step, one number per seed."""
     theta = theta.detach().clone().requires_grad_(True)
     adam = torch.optim.Adam([theta], lr=stage.rates[0])
     trace = []

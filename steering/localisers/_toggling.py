@@ -28,9 +28,9 @@ EXPECTED = {"facilitation": "below 0", "interference": "above 0", "irrelevance":
 
 @dataclass(frozen=True, eq=False)
 class ToggleCurve:
-    """One role's curve. sizes: how many heads were toggled. difference: `[sizes questions]` log-probability of the
-    answer with the heads off minus with them on, nats per token, mean over seeds. counts: `[seeds]` heads with a score
-    of 0.5 or more: beyond that size the curve says nothing about the role."""
+    """The curve of one role. score: its name. sizes: how many heads were toggled. difference: `[sizes questions]`
+    log-probability of the answer with the heads off minus with them on, nats per token, mean over seeds. counts:
+    `[seeds]` heads with a score of 0.5 or more: beyond that size the curve says nothing about the role."""
 
     score: str
     sizes: tuple[int, ...]

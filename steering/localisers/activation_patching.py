@@ -26,8 +26,8 @@ class ActivationPatching(Localiser):
     noising: `m(clean run) - m(clean run, unit from the corrupted run)`: does the answer need it?
 
     Source: Vig et al. 2020 (arXiv 2004.12265), Meng et al. 2022; best practice in Heimersheim and Nanda 2024
-    (arXiv 2404.15255). The two are not symmetric: of two units that each suffice, neither is needed. The truth that
-    gradient methods are measured against. Every token of the unit is patched, so the corrupted prompt must have the
+    (arXiv 2404.15255). The two are not symmetric: of two units that each suffice, neither is needed. It
+    measures what gradient methods estimate. Every token of the unit is patched, so the corrupted prompt must have the
     clean one's length.
 
     reference: what noising puts in place of the clean activation: `corrupted`, or `zero` (single-unit zero ablation,

@@ -23,7 +23,7 @@ class AttentionSink(Localiser):
     Source: Gu et al. 2024 (arXiv 2410.10781) for the metric; Guo et al. 2024 (arXiv 2410.13835) for heads that are
     sinks (dormant) on one domain and active on another: rank the questions of each domain and subtract (`extra` holds
     `per_question`, so the difference has an interval). The first query is left out: it can look nowhere else. Zeroing
-    a sink is not neutral: it takes away a constant write.
+    a sink is not neutral: it removes a vector that the head writes at every token.
 
     budget: tokens of a forward pass. Costs one forward, with attention in the open.
     """

@@ -79,12 +79,12 @@ class Localiser(ABC):
 
 
 def heads(anatomy: Anatomy) -> tuple[Site, ...]:
-    """Every query head, `z.0.0` first."""
+    """The sites of all query heads, block by block: `z.0.0`, `z.0.1`, ..."""
     return tuple(Site("z", block, head) for block in range(anatomy.n_layers) for head in range(anatomy.n_heads))
 
 
 def mlps(anatomy: Anatomy) -> tuple[Site, ...]:
-    """What every MLP adds to the residual stream, `mlp_out.0` first."""
+    """The sites of what every MLP adds to the residual stream: `mlp_out.0`, `mlp_out.1`, ..."""
     return tuple(Site("mlp_out", block) for block in range(anatomy.n_layers))
 
 

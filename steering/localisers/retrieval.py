@@ -25,7 +25,7 @@ class Retrieval(Localiser):
 
     Source: Wu et al. 2024 (arXiv 2404.15574), there while the model writes, here with the answer forced, so that no
     answer has to be judged; the first occurrence counts once (the released code counts repeats and can exceed 1). A
-    correlate, not an effect: set an ablation beside it.
+    high value does not show that the answer depends on the head; ablate it to find out.
 
     budget: tokens of a forward pass. Costs one forward, with attention in the open. Raises BadQuestion when an answer
     has no token that occurs in its prompt.

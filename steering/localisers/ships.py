@@ -28,10 +28,10 @@ class Ships(Localiser):
     dataset: `sum over r of arccos sigma_r(U^T U_h)`, degrees, U and U_h the first `directions` left singular vectors of
     the prompts' last-token representations (after the final norm) with and without the head.
 
-    Source: Zhou et al. 2025 (arXiv 2410.13708). Answers are not looked at. KL has no sign: a head that speaks against
-    the behaviour ranks as high as one that makes it; set a signed ranking beside it. The unit is the query head, also
-    where several share keys and values (the released code indexes key heads by query heads and works without sharing
-    only). `sahara` grows a set of heads greedily by the dataset form.
+    Source: Zhou et al. 2025 (arXiv 2410.13708). The answers of the questions are not used. KL has no sign: a head that
+    speaks against the behaviour ranks as high as one that makes it; set a signed ranking beside it. The unit is the
+    query head, also where several share keys and values (the released code indexes key heads by query heads and works
+    without sharing only). `sahara` grows a set of heads greedily by the dataset form.
 
     operator: see `causal/head_scales.py`; in the paper's data uniform attention found safety heads and zeroing did
     not. directions: how many singular vectors count (1 in the released code). budget: tokens of a forward pass. Costs

@@ -1,8 +1,8 @@
-"""Attention patterns: read them, change them, ask for their gradients, in every family that calls its attention through
-transformers' interface. The only file that replaces an attention function.
+"""Attention patterns: read them, change them, or take gradients with respect to them, in every family that calls its
+attention through transformers' attention interface. No other file replaces an attention function.
 
-While `attending` is on, attention is computed in the open (scores, soft cap, mask, softmax in float32) instead of in a
-fused kernel; without a change the model's answers are the same within rounding.
+Inside `attending`, attention is computed step by step (scores, soft cap, mask, softmax in float32) instead of by a
+fused kernel. As long as no pattern is changed, logits stay the same within rounding.
 """
 
 import sys
@@ -25,8 +25,13 @@ NAME = "trimtab"
 
 @dataclass(frozen=True, eq=False)
 class Look:
-    """One block's attention in one pass. query, key, value: `[b h s d]` as they meet, after position embedding, keys
-    and values repeated for the query heads that share them. pattern: `[b h s s]`, rows sum to 1."""
+    """The attention of one block in one forward pass, of `b` rows, `h` query heads and `s` tokens.
+
+    block: its number, from 0. query, key, value: `[b h s d]`, after position embedding; keys and values are repeated
+    for query heads that share them. pattern: `[b h s s]`, attention weights of each query (third axis) over the keys,
+    which sum to 1. mask: added to the scores, 0 where a query may see a key and very negative elsewhere. scaling:
+    factor of `query . key`. softcap: scores are `softcap * tanh(scores / softcap)`; None for families without a cap.
+    """
 
     block: int
     query: Tensor
@@ -38,11 +43,11 @@ class Look:
     softcap: float | None
 
     def scores(self, query: Tensor, key: Tensor) -> Float[Tensor, "b h s s"]:
-        """What the softmax would see with this query or key instead, soft cap and mask included."""
+        """Scores before the softmax for other queries or keys `[b h s d]`, with soft cap and mask."""
         return _scores(query, key, self.scaling, self.softcap) + self.mask
 
     def uniform(self) -> Float[Tensor, "b h s s"]:
-        """Equal attention to every key a query may see."""
+        """The pattern with equal weight on every key that a query may see."""
         return _softmax(torch.zeros_like(self.pattern) + self.mask, self.pattern.dtype)
 
 
@@ -51,10 +56,12 @@ PatternChange = Callable[[Look], Tensor | None]
 
 @contextmanager
 def attending(anatomy: Anatomy, change: PatternChange) -> Iterator[None]:
-    """While the block runs, `change` sees every block's attention and may return another pattern (None: as it is).
+    """Inside the `with` block, call `change` with the attention of every transformer block in every forward pass.
 
-    Raises UnsupportedModel for families with attention code of their own (gptj, gpt_neo), SilentNoOp when a pass did
-    not reach it.
+    change: returns another pattern `[b h s s]` to go on with, or None to leave it as it is.
+
+    Raises UnsupportedModel for families with attention code of their own (gptj, gpt_neo) and for softmaxes with learned
+    sinks, and SilentNoOp when the model did not run inside the `with` block.
     """
     _check(anatomy)
     config = anatomy.text_config

@@ -1,4 +1,5 @@
-"""load_model: the embedded model, a local folder or a hub id, through one door. Never remote code, never pickle."""
+"""load_model: the embedded model, a local folder or a model on the Hugging Face hub. Code that comes with a model is
+not run, and weights are read from safetensors only."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +25,11 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 @dataclass(frozen=True)
 class ModelSource:
-    """name: `smollm2`, a local folder or a hub id. revision: a hub commit or tag. dtype: of weights and forward.
-    device: a torch device such as `cpu` or `cuda`."""
+    """Which model to load, and how.
+
+    name: `smollm2` (comes with trimtab), a local folder or a hub id. revision: a commit or tag on the hub. dtype: of
+    weights and activations, one of DTYPES. device: a torch device such as `cpu`, `cuda` or `cuda:1`.
+    """
 
     name: str = EMBEDDED
     revision: str | None = None
@@ -36,15 +40,17 @@ class ModelSource:
 def load_model(
     name: str = EMBEDDED, dtype: str = "float32", device: str = "cpu", revision: str | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A model in eval mode, proved by its Anatomy, and its tokenizer (left padding, a pad token).
+    """A model in eval mode whose sites are proved (`Anatomy.of`), and its tokenizer with left padding and a pad token.
 
-    Raises SteeringError when it cannot be found, UnsupportedModel when its family has no row or the row is refuted.
+    name, dtype, device, revision: as in ModelSource. Raises SteeringError when the model cannot be found or its files
+    do not fit its configuration, UnknownName for a dtype, UnsupportedModel when its family is not known or the proof
+    fails.
     """
     return load(ModelSource(name, revision, dtype, device))
 
 
 def load(source: ModelSource) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The same from a ModelSource."""
+    """`load_model` from a ModelSource. Raises the same errors."""
     if source.dtype not in DTYPES:
         raise UnknownName("dtype", source.dtype, DTYPES)
     device = _device(source.device)

@@ -1,7 +1,8 @@
-"""Packed passes: the tokens of many texts in one row, one segment after another, as inference engines run them.
+"""Packed passes: forward passes that hold the tokens of many texts in one row, one segment after another, as inference
+engines run them.
 
-A segment says whose tokens it holds, where in its text they stand and how long the prompt of that text is. That is all
-a span needs to know, so "prompt", "generated" or "first:8" mean the same in a packed pass as in a padded batch.
+A segment says which text its tokens belong to, where in this text they stand, and how long the text's prompt is. Spans
+need no more, so "prompt", "generated" or "first:8" select the same tokens in a packed pass as in a padded batch.
 """
 
 from collections.abc import Sequence
@@ -17,9 +18,9 @@ from trimtab.steering.model.span import Positions
 class Segment:
     """Consecutive tokens of one text in a packed pass.
 
-    text: whose they are, for example the id of a request. length: tokens of this pass. first: place of the first of
-    them among the text's tokens, from 0 (more than 0 when the rest is cached or came in an earlier chunk). prompt:
-    tokens of the text's prompt.
+    text: names the text, for example by the id of a request. length: number of tokens in this pass. first: index of
+    the first of them in the text, from 0 (above 0 when earlier tokens are cached). prompt: number of tokens of the
+    text's prompt.
     """
 
     text: str
@@ -29,7 +30,7 @@ class Segment:
 
 
 def packed_positions(segments: Sequence[Segment], tokens: int, device: torch.device | str = "cpu") -> Positions:
-    """Positions `[1 tokens]` of a packed pass; tokens behind the last segment are padding.
+    """Positions of a packed pass: index and prompt_length `[1 tokens]`. Tokens behind the last segment are padding.
 
     Raises BadSpan when the segments hold more tokens than the pass.
     """
@@ -46,7 +47,7 @@ def packed_positions(segments: Sequence[Segment], tokens: int, device: torch.dev
 
 
 def starts(segments: Sequence[Segment]) -> list[int]:
-    """Column of each segment's first token."""
+    """Column of the pass, from 0, at which each segment begins."""
     ends, total = [], 0
     for segment in segments:
         ends.append(total)

@@ -1,7 +1,7 @@
 """PositionTracker: which real token of its row each token of a forward pass is, and where the row's prompt ends.
 
-It sees the arguments of every forward pass of the base model. Without it a span would count per forward pass, and
-every cached decode step would look like token 0.
+It reads the arguments of every forward pass of the base model: token ids, attention mask and cache. With a cache each
+decoding step is a forward pass of one token; the tracker says that this is token 57 of its text and not token 0.
 """
 
 import weakref
@@ -18,11 +18,12 @@ from trimtab.steering.model.span import Positions
 
 @dataclass(eq=False)
 class TextState:
-    """What is known of the texts (one per row) whose keys and values one cache holds, or one call of generate writes.
+    """What is known of the texts, one per row, whose keys and values one cache holds, or which one call of `generate`
+    writes.
 
-    columns: of their prompts, padding included; None when nobody saw where they end. readings: what gates read of the
-    clean prompts, None before they did. memory: what gates left for the next pass. continued: passes came after the
-    first one.
+    columns: number of columns of their prompts, padding included; None when the pass that held the prompt was not
+    observed. readings: activations of the unsteered prompts that gates read, None before they were read. memory: what
+    gates stored for the next pass. continued: True once a pass came after the first one.
     """
 
     columns: int | None = None
@@ -34,9 +35,10 @@ class TextState:
 class PositionTracker:
     """State of one `with plan.on(model)`.
 
-    prompt_lengths: real tokens per row's prompt, when the caller scores a prompt and completion at once. Without
-    it, the prompt is what `model.generate` was given, and otherwise what the first pass into a cache held.
-    whole: texts that ran in one pass by hand, counted as prompt to their last token.
+    prompt_lengths: number of real tokens of each row's prompt; needed where prompt and completion run in one pass.
+    Without it, the prompt is what `model.generate` was called with, or else what the first pass into a cache held.
+    whole: number of passes outside `model.generate` that held more than one token and were followed by no other; all
+    of their tokens counted as prompt.
     """
 
     def __init__(self, prompt_lengths: Sequence[int] | None = None):
@@ -45,7 +47,7 @@ class PositionTracker:
         self.whole = 0
 
     def text_of(self, arguments: Mapping[str, Any]) -> TextState:
-        """Of the texts that a pass outside `model.generate` runs: new ones, or those in its cache."""
+        """The state of the texts that a pass outside `model.generate` runs: the one of its cache, or a new one."""
         past, tokens = past_length(arguments.get("past_key_values")), _inputs(arguments).shape[1]
         if past == 0:
             self.whole += tokens > 1
@@ -58,7 +60,7 @@ class PositionTracker:
         return text
 
     def keep(self, text: TextState, output: Any) -> Any:
-        """A pass gave this output: its cache, which is returned if there is one, holds the text."""
+        """Remember that the cache in the output of a pass holds this text. Returns the cache, None without one."""
         values = output if isinstance(output, tuple) else output.values()
         cache = next((value for value in values if hasattr(value, "get_seq_length")), None)
         if cache is not None:
@@ -68,10 +70,12 @@ class PositionTracker:
     def observe(
         self, arguments: Mapping[str, Any], text: TextState, mask: Tensor | None = None
     ) -> tuple[Positions, bool]:
-        """Positions of the tokens of the forward pass with these arguments, and whether the prompt's end is known.
+        """Positions of the `[b s]` tokens of the forward pass with these arguments, and whether it is known where the
+        prompts end.
 
-        mask: `[b s]`, of the tokens so far, for passes whose own mask is in another form. Raises BadSpan on an unknown
-        mask.
+        mask: `[b past+s]`, 1 for real tokens among those of cache and pass; used where the attention mask of the pass
+        has one row per query. Raises BadSpan when no mask of that shape is there, or when `prompt_lengths` does not
+        divide the rows.
         """
         inputs = _inputs(arguments)
         b, s = inputs.shape[:2]
@@ -93,12 +97,12 @@ class PositionTracker:
 
 
 def past_length(cache: Any) -> int:
-    """Columns that a cache holds; 0 without one."""
+    """Number of columns (tokens with padding) that a cache holds; 0 without a cache."""
     return 0 if cache is None else int(cache.get_seq_length())
 
 
 def columns_of(arguments: Mapping[str, Any]) -> tuple[int, int]:
-    """Rows of a pass, and columns of the text when it has run, cached ones included."""
+    """(rows of a pass, columns of the text after it, cached ones included)."""
     rows, tokens = _inputs(arguments).shape[:2]
     return rows, past_length(arguments.get("past_key_values")) + tokens
 

@@ -1,7 +1,7 @@
 """Site: a named place in the computation. `resid_post.12`, `z.7` (all heads), `z.7.3` (one head), `embed`.
 
-Points use TransformerLens's words, blocks count from 0. A site says *where*; which module that is in a given
-model is the business of `anatomy.py`, and a wrong answer there cannot pass its proof on load.
+Points are named as in TransformerLens, blocks and heads count from 0. Which module of a model holds a site is looked up
+in the Anatomy (`anatomy.py`), which proves its answer on the loaded model.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,16 @@ WITHOUT_BLOCK = ("embed",)
 
 @dataclass(frozen=True, order=True)
 class Site:
-    """point: one of POINTS. block: from 0 (None only for `embed`). head: query head, only for `z`; None = all heads."""
+    """A place in every forward pass, where activations `[b s d]` are read or changed.
+
+    point: `embed` (token embeddings), `resid_pre`, `resid_mid` and `resid_post` (the residual stream before the block,
+    between attention and MLP, and after it), `z` (each head's output before the output projection), `attn_out` and
+    `mlp_out` (what attention and MLP add to the residual stream) or `mlp_post` (neurons, the input of the MLP's last
+    projection). block: from 0; None only for `embed`. head: a query head, only for `z`; None means all heads, side by
+    side in `d = n_heads * d_head`.
+
+    Raises UnknownName for another point, BadSite for a block or head that the point cannot have.
+    """
 
     point: Point
     block: int | None = None
@@ -44,7 +53,10 @@ class Site:
 
     @classmethod
     def parse(cls, text: "str | Site") -> "Site":
-        """Read a stored name. Raises BadSite or UnknownName with the cure."""
+        """A Site from its name, such as `resid_post.12` or `z.7.3`; a Site stays as it is.
+
+        Raises BadSite for text that is no name of a site, UnknownName for an unknown point.
+        """
         if isinstance(text, Site):
             return text
         point, *rest = str(text).split(".")

@@ -1,8 +1,8 @@
-"""Span: which tokens. Counted in real tokens of each row: never in padding, never per forward pass.
+"""Span: which tokens of a text a plan acts on, or which are read. Counted in real tokens of each row, without padding.
 
-Libraries that count positions per forward pass steer nothing under a KV cache: each decode step is a forward
-of one token, so "from position 20 on" never comes. Here a token's index is its place among the row's real
-tokens since the start of the text, whatever the batching, padding side, caching or chunking.
+A token's index is its place among the row's real tokens from the start of the text, whatever the batch, the side of the
+padding, the cache or the chunks. Counting positions per forward pass would not do: with a KV cache each decoding step
+is a forward pass of one token, so "from position 20 on" would never begin.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ DIGITS = 9  # of a count; more do not fit every tensor
 
 @dataclass(frozen=True)
 class Positions:
-    """Where the tokens of one forward pass stand in their rows.
+    """Where the tokens of one forward pass of `b` rows and `s` columns stand in their texts.
 
     index: `[b s]`, place among the row's real tokens from 0; -1 marks padding.
     prompt_length: `[b]`, number of real tokens in each row's prompt; `[b s]` in a packed pass, where each token says
@@ -33,7 +33,7 @@ class Positions:
 
 @dataclass(frozen=True)
 class Span:
-    """kind and, for `first`/`after`, a count of tokens.
+    """Which tokens of a text. kind: one of the words below. count: n of `first:n` and `after:n`, 0 for the others.
 
     all       every real token
     prompt    tokens of the prompt
@@ -64,7 +64,10 @@ class Span:
 
     @classmethod
     def parse(cls, text: "str | Span") -> "Span":
-        """Read `all`, `prompt`, `generated`, `answer`, `last`, `first:n` or `after:n`."""
+        """A Span from `all`, `prompt`, `generated`, `answer`, `last`, `first:n` or `after:n`; a Span stays as it is.
+
+        Raises UnknownName for another word, BadSpan for a count that is missing, too large or not allowed.
+        """
         if isinstance(text, Span):
             return text
         kind, colon, count = str(text).partition(":")
@@ -79,7 +82,7 @@ class Span:
         return cls(kind, int(count) if count else 0)
 
     def mask(self, positions: Positions) -> Bool[Tensor, "b s"]:
-        """True where a token belongs to the span; padding never does."""
+        """`[b s]` bool, True where a token belongs to the span; False for padding."""
         index, prompt = positions.index, positions.prompt_length
         if prompt.ndim == 1:
             prompt = prompt[:, None]

@@ -24,8 +24,8 @@ from trimtab.tasks.recipes.kinds import collectable, make_recipe
 
 @dataclass(frozen=True)
 class Repair:
-    """What was done about one capture. wrong: what was found, empty when all was well. regions: collected again.
-    computed: tokens run through the model."""
+    """The result for one capture. ref: its version. wrong: the damage in words, empty when there was none. regions:
+    number of regions that were collected again. computed: number of tokens that ran through the model for it."""
 
     ref: str
     wrong: str = ""
@@ -45,9 +45,10 @@ class Damage:
 
 
 def repair(home: Home, ref: str | None = None) -> list[Repair]:
-    """Look at the catalog and every capture, or those that a version was made from; bring back what is lost.
+    """Examine the catalog and all captures, or with `ref` those that this version was made from, and restore what is lost.
 
-    Raises NotFound (ref), Mismatch (the model, data or machine are others now), RecipeError (the data are gone).
+    Raises NotFound for an unknown `ref`, Mismatch when the model, data or machine are no longer those of the capture, and
+    RecipeError when the data files are gone.
     """
     catalog = [*_repair_catalog(home)]
     return [*catalog, *(repair_capture(home, artifact) for artifact in _captures(home, ref))]

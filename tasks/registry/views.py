@@ -1,5 +1,5 @@
-"""What people and scripts ask of a home, as plain JSON: listings, one product, lineage, verification. Reading never
-creates anything; no arrays are read but by `verify`."""
+"""Views of a home as plain JSON, for people and scripts: lists of versions, one version, lineage, verification. Reading
+creates nothing, and only `verify` reads arrays."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -22,7 +22,8 @@ Json = dict[str, Any]
 
 
 def listing(home: Home, every: bool = False, kind: str | None = None) -> list[Json]:
-    """One row per name (its newest version), or per version with `every`; oldest first. What is damaged follows."""
+    """One row per name (its newest version), or per version with `every`, oldest first; then the damaged ones. kind:
+    only versions of this kind. Raises StoreError when the catalog cannot be read."""
     inventory = home.catalog.inventory(kind)
     newest = {artifact.name: artifact for artifact in inventory.artifacts}
     shown = [a for a in inventory.artifacts if every or newest[a.name] is a]
@@ -31,7 +32,7 @@ def listing(home: Home, every: bool = False, kind: str | None = None) -> list[Js
 
 
 def captures(home: Home) -> list[Json]:
-    """Every published capture: what was collected, how much, and where it lies."""
+    """One row per published capture: sites, span, rows, bytes and where it lies."""
     return [
         {**_row(artifact, {}), **_capture(home, artifact.header)}
         for artifact in home.catalog.inventory("capture").artifacts
@@ -39,7 +40,8 @@ def captures(home: Home) -> list[Json]:
 
 
 def details(home: Home, ref: str) -> Json:
-    """Everything the catalog knows of one version but the numbers in its arrays. Raises StoreError."""
+    """One version: header, metrics, parents, aliases, and names, shapes and dtypes of its arrays without their numbers.
+    Raises StoreError for an unknown or damaged version."""
     view = home.catalog.view()
     artifact = view.get(ref)
     history = view.history(artifact.name)
