@@ -8,7 +8,7 @@ from pydantic import BaseModel, ValidationError
 from trimtab.tasks.errors import did_you_mean
 from trimtab.tasks.recipes.yaml import Document, Key
 
-Problem = tuple[tuple[str, ...], str]  # the key, and what is wrong with its value
+Problem = tuple[tuple[str | int, ...], str]  # the key, and what is wrong with its value
 CROSS = "sections_disagree"  # the error type that carries several problems of one recipe
 
 

@@ -15,9 +15,8 @@ UNITS = {"h": "hours", "d": "days", "w": "weeks"}
 def delete_version(home: Home, ref: str) -> dict[str, Any]:
     """Delete a version, and a capture's rows with it.
 
-    Returns ref, kind, digest, `bytes` freed, and in `kept` why the rows of a capture stay, empty when they do not. Raises
-    StoreError for an unknown version, or when another version or an alias still needs it.
-    """
+    Returns ref, kind, digest, `bytes` freed, and in `kept` why the rows of a capture stay, empty when they do not.
+    Raises StoreError for an unknown version, or when another version or an alias still needs it."""
     deletion = delete(home.catalog, ref)
     gone, freed = deletion.artifact, 0 if deletion.rows_stay else deletion.artifact.header.get("nbytes", 0)
     return {"ref": gone.ref, "kind": gone.kind, "digest": gone.digest, "bytes": freed, "kept": deletion.rows_stay}

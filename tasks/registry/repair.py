@@ -45,11 +45,11 @@ class Damage:
 
 
 def repair(home: Home, ref: str | None = None) -> list[Repair]:
-    """Examine the catalog and all captures, or with `ref` those that this version was made from, and restore what is lost.
+    """Examine the catalog and all captures, or with `ref` those that this version was made from, and restore what is
+    lost.
 
-    Raises NotFound for an unknown `ref`, Mismatch when the model, data or machine are no longer those of the capture, and
-    RecipeError when the data files are gone.
-    """
+    Raises NotFound for an unknown `ref`, Mismatch when the model, data or machine are no longer those of the capture,
+    and RecipeError when the data files are gone."""
     catalog = [*_repair_catalog(home)]
     return [*catalog, *(repair_capture(home, artifact) for artifact in _captures(home, ref))]
 

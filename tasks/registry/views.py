@@ -32,7 +32,7 @@ def listing(home: Home, every: bool = False, kind: str | None = None) -> list[Js
 
 
 def captures(home: Home) -> list[Json]:
-    """One row per published capture: sites, span, rows, bytes and where it lies."""
+    """One row per published capture: points, number of sites, rows, prompts and bytes, and where it lies."""
     return [
         {**_row(artifact, {}), **_capture(home, artifact.header)}
         for artifact in home.catalog.inventory("capture").artifacts
