@@ -5,8 +5,7 @@
     python benchmarks/main_job.py . --recipe recipes/french.yaml
 
 A checkout is a folder with a `.venv`. Each run has an empty home of its own and no Prefect server: capture, fit, judge,
-publish are called as the flow calls them. The verdict's numbers are printed side by side, with the largest difference
-between the placebos' effects.
+publish are called as the flow calls them. The verdict's numbers are printed side by side.
 """
 
 import argparse
@@ -18,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 
@@ -41,7 +41,7 @@ def main() -> None:
 def run(checkout: Path, recipe: str, threads: int) -> dict[str, Any]:
     """One main job in a checkout, by its own interpreter."""
     cores = str(threads)
-    environment = {**os.environ, "OMP_NUM_THREADS": cores, "MKL_NUM_THREADS": cores, "TRIMTAB_BENCHMARK": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": cores, "MKL_NUM_THREADS": cores, "HF_HUB_OFFLINE": "1"}
     command = [checkout.absolute() / ".venv/bin/python", Path(__file__).absolute(), "--worker", "--recipe", recipe]
     done = subprocess.run(command, cwd=checkout, env=environment, stdout=subprocess.PIPE, check=True)
     return {"checkout": str(checkout), **json.loads(done.stdout.splitlines()[-1])}
@@ -97,6 +97,24 @@ def worker(recipe: str) -> None:
 
 def show(runs: list[dict[str, Any]], checkouts: list[str]) -> None:
     """Stages and verdicts side by side: the median of the rounds."""
+    columns = [[one for one in runs if one["checkout"] == checkout] for checkout in checkouts]
+    stages = dict.fromkeys(stage for one in runs for stage in one["stages"])
+    print("| CPU seconds | " + " | ".join(checkouts) + " |\n|---" + "|---" * len(checkouts) + "|")
+    for stage in stages:
+        print(row(stage, [median(one["stages"].get(stage, 0.0) for one in column) for column in columns], ".1f"))
+    print(row("all", [median(one["total"] for one in column) for column in columns], ".1f"))
+    verdicts = [column[0]["verdict"] for column in columns]
+    print("\n| verdict | " + " | ".join(checkouts) + " |\n|---" + "|---" * len(checkouts) + "|")
+    print(f"| site | {' | '.join(one['site'] for one in verdicts)} |")
+    for name in [one["name"] for one in verdicts[0]["contenders"]]:
+        each = [next(one for one in verdict["contenders"] if one["name"] == name) for verdict in verdicts]
+        cells = [f"{one['site']} {one['kl']:.4f} {one['effect']['margin']['mean']:+.4f}" for one in each]
+        print(f"| {name}: site, KL, margin | {' | '.join(cells)} |")
+
+
+def row(name: str, values: list[float], form: str) -> str:
+    """One line of a table."""
+    return f"| {name} | {' | '.join(format(value, form) for value in values)} |"
 
 
 if __name__ == "__main__":

@@ -11,7 +11,9 @@ import httpx
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
 Listener = Callable[[str, int, int], None]
+Reader = Callable[[str], None]
 _SINKS: list[Listener] = []
+_READERS: list[Reader] = []
 
 
 @contextmanager
@@ -28,6 +30,22 @@ def report(stage: str, done: int, total: int) -> None:
     """Say how far a stage is. Cheap: call it as often as you like."""
     for sink in list(_SINKS):
         sink(stage, done, total)
+
+
+@contextmanager
+def heard(reader: Reader) -> Iterator[None]:
+    """While the block runs, `reader(text)` is called for all that stages in this process have to say before they end."""
+    _READERS.append(reader)
+    try:
+        yield
+    finally:
+        _READERS.remove(reader)
+
+
+def say(text: str) -> None:
+    """Something worth reading while a stage goes on; nothing happens when nobody listens."""
+    for reader in list(_READERS):
+        reader(text)
 
 
 class PrefectProgress:

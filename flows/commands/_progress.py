@@ -20,24 +20,26 @@ from rich.progress import (
 from rich.text import Text
 
 from trimtab.flows.commands._show import console, echo
+from trimtab.flows.plain_text import visible
 from trimtab.tasks.admin.doctor import require_reachable
-from trimtab.tasks.progress import watched
+from trimtab.tasks.progress import heard, watched
 
 EVERY = 30.0  # seconds between two lines
 
 
 @contextmanager
 def shown_progress(quiet: bool) -> Iterator[None]:
-    """While the block, in which a flow runs, lasts, stages that tasks report are drawn (nothing with `quiet`). Raises
+    """While the block, in which a flow runs, lasts, stages that tasks report are drawn, and what they say is printed
+    above (nothing with `quiet`). Raises
     RecipeError when the Prefect server that the settings name does not answer."""
     require_reachable()
     if quiet:
         yield
     elif sys.stderr.isatty():
-        with _bars() as bars, watched(_Bars(bars)):
+        with _bars() as bars, watched(_Bars(bars)), heard(lambda text: bars.console.print(Text(visible(text)))):
             yield
     else:
-        with watched(_Lines()):
+        with watched(_Lines()), heard(lambda text: echo(text, err=True)):
             yield
 
 

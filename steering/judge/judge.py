@@ -31,6 +31,8 @@ def judge(judged: JudgeInput, progress: Progress = silent) -> Verdict:
     progress("dose", 0, 1)
     dosed, dose = bench.dosed(choice.plan, choice.strength or None)
     progress("dose", 1, 1)
+    generations = generations_of(bench, dosed, progress)
+    judged.tell(generations)
     plan, price = judged_plan(bench, dosed, dose, progress)
     searched = [*zip(drawn, choices, strict=True), *flip_of(bench, choice)]
     nulls = judged_placebos(bench, searched, (choice, dose), progress)
@@ -47,7 +49,7 @@ def judge(judged: JudgeInput, progress: Progress = silent) -> Verdict:
         search=choice.points,
         curve=curve_of(bench, [plan, *others], progress),
         ablation=ablation_of(bench, choice.plan, progress),
-        generations=generations_of(bench, dosed, progress),
+        generations=generations,
         splits=_splits(bench),
         behaviour_metric=None if judged.behaviour is None else judged.behaviour.metric,
         answering=answering_of(bench, dosed, progress),

@@ -10,6 +10,7 @@ from trimtab.steering.judge.answering import ExamQuestion
 from trimtab.steering.judge.behaviour import BehaviourScorer
 from trimtab.steering.judge.candidates import Candidates, Refit
 from trimtab.steering.judge.settings import JudgeSettings
+from trimtab.steering.judge.verdict import Generation
 from trimtab.steering.model.tokens import Tokens
 from trimtab.steering.plans.plan import SteeringPlan
 from trimtab.steering.price.calibration import check_budget
@@ -49,7 +50,7 @@ class JudgeInput:
     refit: what made them, on shuffled labels; fitter_name: its name. contrast: rows at the candidates' sites, for
     placebos with their covariance. budget: nats per generated token. behaviour, decode: scorer of written text, and
     token ids to text. rivals: plans of other methods, by name, judged at the same price. request: the words that
-    request the behaviour."""
+    request the behaviour. tell: called with the first answers as soon as the dose is there, long before the verdict."""
 
     name: str
     model: PreTrainedModel
@@ -64,6 +65,7 @@ class JudgeInput:
     rivals: Mapping[str, SteeringPlan] = field(default_factory=dict)
     request: str = "a system prompt that asks for the behaviour"
     settings: JudgeSettings = JudgeSettings()
+    tell: Callable[[Sequence[Generation]], None] = lambda generations: None
 
     def __post_init__(self) -> None:
         check_budget(self.budget)

@@ -12,8 +12,9 @@ from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.tokens import Role, Tokens
 from trimtab.steering.plans.plan import SteeringPlan
 from trimtab.steering.price.kl import divergences, steered_from_base
+from trimtab.steering.price.rollouts import generate_together
 from trimtab.steering.running.progress import Progress
-from trimtab.steering.running.writing import Decoding, generate
+from trimtab.steering.running.writing import Decoding
 
 CURVES = ("plan", "random")  # of each of these kinds, the first contender's curve is drawn
 
@@ -67,7 +68,7 @@ def generations_of(bench: Bench, plan: SteeringPlan, progress: Progress) -> tupl
     judged, how = bench.input, bench.settings
     prompts = bench.priced_on.prompts[: how.generations]
     decoding = Decoding(how.generation_tokens, temperature=0.0)
-    base, steered = (generate(judged.model, prompts, one, decoding) for one in (None, plan))
+    base, steered = generate_together(bench.scorer, [None, plan], prompts, decoding)
     texts = [prompt.followed_by(ids) for prompt, ids in zip(prompts, steered, strict=True)]
     spent = divergences(bench.scorer, texts, steered_from_base(plan))
     progress("generations", 1, 1)

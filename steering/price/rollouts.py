@@ -55,12 +55,20 @@ def roll_out_together(
     scorer: Scorer, plans: Sequence[SteeringPlan | None], prompts: Sequence[Tokens], decoding: Decoding
 ) -> list[list[Tokens]]:
     """`roll_out` of several plans (None: the base model), whose answers are written side by side."""
-    texts: list[list[Tokens]] = [[] for _ in plans]
+    written = generate_together(scorer, plans, prompts, decoding)
+    return [finished(scorer.model, prompts, answers, decoding) for answers in written]
+
+
+def generate_together(
+    scorer: Scorer, plans: Sequence[SteeringPlan | None], prompts: Sequence[Tokens], decoding: Decoding
+) -> list[list[list[int]]]:
+    """`generate` under several plans (None: the base model), side by side: per plan and prompt, token ids."""
+    answers: list[list[list[int]]] = [[] for _ in plans]
     for batch in _row_batches(scorer, plans, prompts, decoding):
         written = batch.written(scorer, _Steps(0))
         for k, number in enumerate(batch.numbers):
-            texts[number] += written[k * len(batch.prompts) : (k + 1) * len(batch.prompts)]
-    return texts
+            answers[number] += written[k * len(batch.prompts) : (k + 1) * len(batch.prompts)]
+    return answers
 
 
 def rolled_divergences(
@@ -101,14 +109,18 @@ class _RowBatch:
     prompts: Sequence[Tokens]
     decoding: Decoding
 
-    def written(self, scorer: Scorer, steps: "_Steps") -> list[Tokens]:
-        """Plan after plan, its answers to the prompts. steps: gets what the steps give."""
-        rows, seeds = [*self.prompts] * len(self.plans), [self.decoding.seed + k for k in range(len(self.prompts))]
+    @property
+    def rows(self) -> list[Tokens]:
+        """Plan after plan, all prompts."""
+        return [*self.prompts] * len(self.plans)
+
+    def written(self, scorer: Scorer, steps: "_Steps") -> list[list[int]]:
+        """Token ids of every row's answer. steps: gets what the steps give."""
+        rows, seeds = self.rows, [self.decoding.seed + k for k in range(len(self.prompts))]
         draw, limit = Draw(self.decoding, seeds * len(self.plans)), self.decoding.max_new_tokens
         cache, lengths = _shared(scorer, self.plans, rows), [row.prompt_length for row in rows]
         with torch.inference_mode(), steps.recorded(scorer), steer_rows(scorer.model, self.plans, lengths):
-            written = decode(scorer.model, rows, draw, limit, steps.add, cache)
-        return finished(scorer.model, rows, written, self.decoding)
+            return decode(scorer.model, rows, draw, limit, steps.add, cache)
 
 
 def _row_batches(
@@ -126,7 +138,7 @@ def _row_batches(
 def _divergences(scorer: Scorer, batch: _RowBatch) -> list[Float[np.ndarray, "n_i"]]:
     """KL(steered || base) of a batch's rows."""
     steps = _Steps.of(scorer, batch.plans)
-    texts = batch.written(scorer, steps)
+    texts = finished(scorer.model, batch.rows, batch.written(scorer, steps), batch.decoding)
     per_row = [np.zeros(0)] * len(texts)
     for base in scorer.base(texts, steps.begun(texts)):
         k, n = base.example, len(base.targets)

@@ -16,6 +16,7 @@ from trimtab.steering.judge.judge_input import JudgeInput, Texts
 from trimtab.steering.judge.placebo import PlaceboCounts
 from trimtab.steering.judge.search import Search
 from trimtab.steering.judge.settings import AblationChoice, DoseSettings, JudgeSettings, PriceSettings
+from trimtab.steering.judge.verdict import Generation
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.site import Site
 from trimtab.steering.model.tokens import PromptFormat, tokenize
@@ -32,13 +33,14 @@ from trimtab.tasks.home import Home
 from trimtab.tasks.models import model_of
 from trimtab.tasks.plans.fit import contrast_of
 from trimtab.tasks.plans.learning import candidates_of, examples_of, sites_of
-from trimtab.tasks.progress import report
+from trimtab.tasks.progress import report, say
 from trimtab.tasks.recipes.behaviour import BehaviourRecipe
 from trimtab.tasks.recipes.methods import make_method
 from trimtab.tasks.references import CaptureReference, Reference
 from trimtab.tasks.step import Product, Step, as_task
 
 PLAIN = PromptFormat(chat=False)
+SHOWN_ANSWERS = 2  # before the verdict
 
 
 def validate_recipe(
@@ -92,6 +94,7 @@ def judge_input(
         rivals={fitter: _best(model, plans, texts, settings, recipe.budget.kl) for fitter, plans in by_fitter.items()},
         request=recipe.judge.system_prompt or "",
         settings=settings,
+        tell=lambda generations: say(first_answers(recipe.name, generations)),
     )
 
 
@@ -109,6 +112,15 @@ def _captured_sites(store: ActivationStore, recipe: BehaviourRecipe, candidates:
     captured = set(map(Site.parse, store.sites))
     acting = {site.whole for plan in candidates.values() for site in plan.sites}
     return sorted({*sites_of(store, recipe.fit.point), *(acting & captured)})
+
+
+def first_answers(name: str, generations: Sequence[Generation]) -> str:
+    """What is shown while the judgement goes on: a few prompts answered with and without the plan at its dose."""
+    lines = [f"first answers of {name} at its dose; what they cost beside placebos follows"]
+    for one in generations[:SHOWN_ANSWERS]:
+        base, steered = (" ".join(text.split()) for text in (one.base, one.steered))
+        lines += ["", f"> {one.prompt}", f"  without: {base}", f"  steered: {steered}"]
+    return "\n".join([*lines, ""])
 
 
 def judged_texts(recipe: BehaviourRecipe, tokenizer: PreTrainedTokenizerBase) -> Texts:

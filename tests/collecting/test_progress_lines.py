@@ -1,6 +1,8 @@
 """Progress without a terminal: a line at the start, then every half minute, with rate and time left."""
 
-from trimtab.flows.commands._progress import _Lines
+from trimtab.flows.commands import _progress
+from trimtab.flows.commands._progress import _Lines, shown_progress
+from trimtab.tasks.progress import report, say
 
 
 def test_lines(capsys):
@@ -16,3 +18,14 @@ def test_lines(capsys):
         "capturing: 82 of 120, 1/s, 0:00:38 left",
         "capturing: 120 of 120, 1.05/s, 0:00:00 left",
     ]
+
+
+def test_what_stages_say_is_shown_escaped_unless_nothing_is(capsys, monkeypatch):
+    monkeypatch.setattr(_progress, "require_reachable", lambda: None)
+    with shown_progress(quiet=False):
+        report("judging", 1, 2)
+        say("> hello\x1b[2J")
+    with shown_progress(quiet=True):
+        say("quiet")
+    said = capsys.readouterr().err
+    assert said.startswith("judging (2)\n> hello") and "\x1b" not in said and "quiet" not in said

@@ -183,6 +183,17 @@ def intervals(value) -> list[Interval]:
     return [one for part in inner for one in intervals(part)] if isinstance(inner, list | tuple) else []
 
 
+def test_first_answers_are_told_when_the_dose_is_there(judge_input):
+    heard: list[object] = []
+    judged = replace(
+        judge_input(2.0, settings=replace(SETTINGS, placebos=PlaceboCounts(1, 0, 0, 0))), tell=heard.append
+    )
+    verdict = judge(judged, lambda stage, done, total: heard.append(stage))
+    at = heard.index(verdict.generations)
+    assert "dose" in heard[:at] and not {"price", "placebos", "curve"} & {*heard[:at]}
+    assert {"price", "placebos", "curve"} <= set(heard[at:])
+
+
 def test_every_interval_is_over_prompts(judge_input):
     """20 report pairs that answer 5 prompts, and 4 neutral texts of which one comes twice."""
     quick = replace(SETTINGS, placebos=PlaceboCounts(1, 1, 1, 1), curve=(0.05,), generations=1)
