@@ -9,7 +9,7 @@ margin grows most is taken to the expensive steps. Whatever choosing gains by ch
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from jaxtyping import Float
@@ -81,7 +81,8 @@ class Search:
         }
         ahead = sorted(looked_at, key=lambda name: -_score(looked_at[name], self.budget))[: self.settings.finalists]
         finalists = {name: attempts[name].at_budget(self.budget, self.settings) for name in ahead}
-        points = [finalists.get(name) or forecast_point(name, forecasts[name], self.budget) for name in candidates]
+        known = [finalists.get(name) or forecast_point(name, forecasts[name], self.budget) for name in candidates]
+        points = [replace(point, forecast=forecasts[point.site].effect(self.budget)) for point in known]
         best = best_point(points, self.budget)
         return SearchResult(best.site, candidates[best.site], best.strength, tuple(points))
 

@@ -46,13 +46,15 @@ class SitePoint:
     """One candidate of the search, on the selection split, at the same teacher-forced KL. site: the candidate's name:
     its site when it acts at one. pairs: on how many selection
     pairs it was measured, the margin carried over to all screened ones by the linear response; 0: strength, KL and
-    margin are a forecast by the linear response, as it was no finalist."""
+    margin are a forecast by the linear response, as it was no finalist. forecast: the margin that the linear response
+    had foretold at the budget (None: not said)."""
 
     site: str
     strength: float
     kl: float
     margin: float
     pairs: int = 0
+    forecast: float | None = None
 
 
 @dataclass(frozen=True)

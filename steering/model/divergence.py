@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-_ROWS = 128  # rows of [n v] worked on at once: temporaries stay small for large vocabularies
+# Numbers of [n v] worked on at once: temporaries that stay in a core's cache (a quarter of the time), or fill a device.
+_HOST, _DEVICE = 2**17, 2**23
 
 
 def kl_divergence(p: Float[Tensor, "n v"], q: Float[Tensor, "n v"]) -> Float[Tensor, "n"]:
@@ -18,7 +19,8 @@ def kl_divergence(p: Float[Tensor, "n v"], q: Float[Tensor, "n v"]) -> Float[Ten
     Exponentials are taken in the logits' own precision after the row's maximum is subtracted, sums and logarithms in
     float64: equal logits give exactly 0, and float32 logits an absolute error below 1e-7.
     """
-    parts = [_kl_rows(p[k : k + _ROWS], q[k : k + _ROWS]) for k in range(0, p.shape[0], _ROWS)]
+    rows = max(1, (_HOST if p.device.type == "cpu" else _DEVICE) // p.shape[1])
+    parts = [_kl_rows(p[k : k + rows], q[k : k + rows]) for k in range(0, p.shape[0], rows)]
     return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.float64)
 
 

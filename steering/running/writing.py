@@ -60,15 +60,17 @@ class Draw:
     def __init__(self, decoding: Decoding, seeds: list[int]):
         self._greedy = decoding.sampling.greedy
         self.processors = decoding.sampling.processors()
-        self._streams = [torch.Generator().manual_seed(seed) for seed in seeds]
+        self._streams = {seed: torch.Generator().manual_seed(seed) for seed in seeds}  # rows of one seed draw alike
+        order = {seed: k for k, seed in enumerate(self._streams)}
+        self._stream_of = torch.tensor([order[seed] for seed in seeds], dtype=torch.long)
 
     def __call__(self, scores: Tensor) -> Tensor:
         """Token ids `[b]` from processed logits `[b v]`."""
         if self._greedy:
             return scores.argmax(-1).cpu()
-        noise = torch.stack([torch.rand(scores.shape[-1], generator=stream) for stream in self._streams])
+        noise = torch.stack([torch.rand(scores.shape[-1], generator=stream) for stream in self._streams.values()])
         gumbel = -torch.log(-torch.log(noise.clamp(1e-20, 1 - 1e-7)))
-        return (scores.cpu() + gumbel).argmax(-1)
+        return (scores.cpu() + gumbel[self._stream_of]).argmax(-1)
 
 
 def decode(

@@ -25,8 +25,8 @@ def searched(verdict: Verdict) -> Section:
     places = [c for c in candidates if c.site.head is None]
     charts: list[Child] = [figure(lambda width: search.by_block(places, width), _points(places))] if places else []
     charts += [figure(lambda width: search.by_head(heads, width), _scale_of_heads())] if heads else []
-    rows = [(s.site, number(s.margin, True), number(s.kl), number(s.strength), _known(s)) for s in verdict.search]
-    head = ("site", f"margin, {NATS}", f"KL, {NATS}", "strength", "known by")
+    rows = [_candidate_row(point) for point in verdict.search]
+    head = ("site", f"margin, {NATS}", f"KL, {NATS}", "strength", "known by", f"forecast margin, {NATS}")
     listing = details(f"All {plural(len(rows), 'candidate')}", table("Candidates of the search", head, rows))
     lead = note(
         "Every candidate was forecast at the same KL by its linear response, the best few were measured there, and "
@@ -38,6 +38,11 @@ def searched(verdict: Verdict) -> Section:
     body = [lead, forecasts, charts or note("No candidate names a block to draw it at."), listing]
     title = f"Where it acts: effect by {'head' if heads and not places else 'block'}"
     return Section("search", "Site", title, body if rows else nothing)
+
+
+def _candidate_row(point: SitePoint) -> tuple[str, ...]:
+    forecast = MISSING if point.forecast is None else number(point.forecast, True)
+    return (point.site, number(point.margin, True), number(point.kl), number(point.strength), _known(point), forecast)
 
 
 def _known(point: SitePoint) -> str:

@@ -121,6 +121,8 @@ def test_screening_finds_what_measuring_everything_finds(search, make_plan):
     candidates = {f"resid_post.{b}.{s}": make_plan(seed=s, block=b) for b in range(3) for s in range(5)}
     (screened,) = search(pairs=6, draws=8, finalists=3)([candidates], quiet)
     (full,) = search(pairs=6, finalists=len(candidates), tolerance=0.05, cap=10)([candidates], quiet)
+    assert all(p.forecast is not None and (p.pairs or p.forecast == p.margin) for p in screened.points)
+    assert [p.forecast for p in screened.points] != [p.margin for p in screened.points]
     forecast, worth = ({p.site: p.margin for p in choice.points} for choice in (screened, full))
     assert worth[screened.name] > 0.8 * worth[full.name]
     assert np.corrcoef(list(forecast.values()), list(worth.values()))[0, 1] > 0.9
