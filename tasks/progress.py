@@ -34,7 +34,7 @@ def report(stage: str, done: int, total: int) -> None:
 
 @contextmanager
 def heard(reader: Reader) -> Iterator[None]:
-    """While the block runs, `reader(text)` is called for all that stages in this process have to say before they end."""
+    """While the block runs, `reader(text)` is called for all that stages in this process say before they end."""
     _READERS.append(reader)
     try:
         yield

@@ -63,7 +63,7 @@ class JudgeSettings:
     """report_pairs, placebo_pairs: held-out pairs for the plan, and the first of them for its placebos and curve.
     completion_tokens: only the first tokens of each completion are scored (None: all). curve: KL targets, nats.
     generations, generation_tokens: greedy answers shown side by side. seed: of placebos and rollouts. together:
-    placebos that are dosed side by side."""
+    placebos that are dosed first; the others' first strengths are guessed from theirs."""
 
     search: SearchSettings = SearchSettings()
     dose: DoseSettings = DoseSettings()
