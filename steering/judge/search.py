@@ -81,8 +81,8 @@ class Search:
         }
         ahead = sorted(looked_at, key=lambda name: -_score(looked_at[name], self.budget))[: self.settings.finalists]
         finalists = {name: attempts[name].at_budget(self.budget, self.settings) for name in ahead}
-        known = [finalists.get(name) or forecast_point(name, forecasts[name], self.budget) for name in candidates]
-        points = [replace(point, forecast=forecasts[point.site].effect(self.budget)) for point in known]
+        points = [finalists.get(name) or forecast_point(name, forecasts[name], self.budget) for name in candidates]
+        points = [replace(point, forecast=forecasts[point.site].effect(self.budget)) for point in points]
         best = best_point(points, self.budget)
         return SearchResult(best.site, candidates[best.site], best.strength, tuple(points))
 

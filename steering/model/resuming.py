@@ -58,17 +58,15 @@ def stream_of(output: Any) -> Float[Tensor, "b s d"]:
     return stream
 
 
-def can_resume(layout: Layout) -> bool:
-    """Whether passes of this model may begin in the middle. Tried once per model, on a few tokens behind a cache: the
-    logits must be those of the whole pass, also when another text ran in between. False for models that were compiled
-    in place, whose blocks cannot be exchanged."""
+def can_resume(layout: Layout, model: nn.Module) -> bool:
+    """Whether passes may begin in the middle. model: what is called, which may wrap the layout's. Tried once per model,
+    on a few tokens behind a cache: the logits must be those of the whole pass, also when another text ran in between.
+    False for what torch.compile made, as blocks cannot be exchanged in it."""
+    if any(hasattr(module, "_orig_mod") or module._compiled_call_impl is not None for module in model.modules()):
+        return False
     if layout.model not in _TRIED:
-        _TRIED[layout.model] = not _compiled(layout.model) and _tried(layout)
+        _TRIED[layout.model] = _tried(layout)
     return _TRIED[layout.model]
-
-
-def _compiled(model: nn.Module) -> bool:
-    return any(module._compiled_call_impl is not None for module in model.modules())
 
 
 def _tried(layout: Layout) -> bool:

@@ -65,7 +65,7 @@ def generate_together(
     """`generate` under several plans (None: the base model), side by side: per plan and prompt, token ids."""
     answers: list[list[list[int]]] = [[] for _ in plans]
     for batch in _row_batches(scorer, plans, prompts, decoding):
-        written = batch.written(scorer, _Steps(0))
+        written = batch.written(scorer, _StepOutputs(0))
         for k, number in enumerate(batch.numbers):
             answers[number] += written[k * len(batch.prompts) : (k + 1) * len(batch.prompts)]
     return answers
@@ -114,7 +114,7 @@ class _RowBatch:
         """Plan after plan, all prompts."""
         return [*self.prompts] * len(self.plans)
 
-    def written(self, scorer: Scorer, steps: "_Steps") -> list[list[int]]:
+    def written(self, scorer: Scorer, steps: "_StepOutputs") -> list[list[int]]:
         """Token ids of every row's answer. steps: gets what the steps give."""
         rows, seeds = self.rows, [self.decoding.seed + k for k in range(len(self.prompts))]
         draw, limit = Draw(self.decoding, seeds * len(self.plans)), self.decoding.max_new_tokens
@@ -137,7 +137,7 @@ def _row_batches(
 
 def _divergences(scorer: Scorer, batch: _RowBatch) -> list[Float[np.ndarray, "n_i"]]:
     """KL(steered || base) of a batch's rows."""
-    steps = _Steps.of(scorer, batch.plans)
+    steps = _StepOutputs.of(scorer, batch.plans)
     texts = finished(scorer.model, batch.rows, batch.written(scorer, steps), batch.decoding)
     per_row = [np.zeros(0)] * len(texts)
     for base in scorer.base(texts, steps.begun(texts)):
@@ -154,7 +154,7 @@ def _shared(scorer: Scorer, plans: Sequence[SteeringPlan | None], rows: Sequence
 
 
 @dataclass(frozen=True, eq=False)
-class _Steps:
+class _StepOutputs:
     """What the steps of a decoding gave. depth: blocks, from the first, that no plan changes (0: nothing is stored of
     them). logits, streams: per step, of the next token `[b v]`, and what the last of these blocks returned `[b d]`."""
 
@@ -164,9 +164,9 @@ class _Steps:
     _output: dict[int, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, scorer: Scorer, plans: Sequence[SteeringPlan | None]) -> "_Steps":
+    def of(cls, scorer: Scorer, plans: Sequence[SteeringPlan | None]) -> "_StepOutputs":
         anatomy = Anatomy.of(scorer.model)
-        return cls(min(untouched_blocks(anatomy, plan) for plan in plans) if can_resume(anatomy) else 0)
+        return cls(min(untouched_blocks(anatomy, plan) for plan in plans) if can_resume(anatomy, scorer.model) else 0)
 
     def recorded(self, scorer: Scorer) -> AbstractContextManager[int]:
         """While the block runs, the streams of passes are there for `add`."""

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from trimtab.steering.model.anatomy import Anatomy
-from trimtab.steering.model.resuming import can_resume, resumed
+from trimtab.steering.model.resuming import resumed
 from trimtab.steering.plans.plan import SteeringPlan
 
 KEPT_BYTES = 2**28
@@ -72,9 +72,6 @@ class Streams:
     @contextmanager
     def resumed(self, anatomy: Anatomy, batch: tuple[bytes, ...], depth: Depth) -> Iterator[int]:
         """For one pass over a batch, always with the same masks and cache: how many blocks it leaves out."""
-        if not can_resume(anatomy):
-            yield 0
-            return
         streams = self._batches.setdefault(batch, {})
         self._batches.move_to_end(batch)
         with resumed(anatomy, depth.untouched, depth.stored, streams) as start:

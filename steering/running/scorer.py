@@ -21,7 +21,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.batching import batches, pad_left
-from trimtab.steering.model.resuming import resumed
+from trimtab.steering.model.resuming import can_resume, resumed
 from trimtab.steering.model.tokens import Tokens
 from trimtab.steering.plans.plan import SteeringPlan
 from trimtab.steering.running.resume import WHOLE, Begun, Depth, Streams, untouched_blocks
@@ -179,7 +179,7 @@ class Scorer:
         """base: the same prompts under the base model, from which blocks that are left out take their keys."""
         padded = pad_left([prompt.ids[:-1].tolist() for prompt in prompts], self._device)
         keys, lengths = [_key(prompt) for prompt in prompts], [len(prompt) for prompt in prompts]
-        begun = self.streams.resumed(self._anatomy, (b"prompts", *keys), WHOLE if base is None else way.depth)
+        begun = self._begun((b"prompts", *keys), WHOLE if base is None else way.depth)
         with torch.inference_mode(), begun as start, _steered(self.model, way.plan, lengths):
             out = self._anatomy.base(
                 input_ids=padded.ids, attention_mask=padded.mask, position_ids=padded.positions, use_cache=True
@@ -201,7 +201,12 @@ class Scorer:
         """Where the pass over these texts begins."""
         if way.begun is not None:
             return resumed(self._anatomy, way.begun.depth, 0, way.begun.of(rows))
-        return self.streams.resumed(self._anatomy, (b"ends", *(_split_key(texts[i]) for i in rows)), way.depth)
+        return self._begun((b"ends", *(_split_key(texts[i]) for i in rows)), way.depth)
+
+    def _begun(self, batch: tuple[bytes, ...], depth: Depth) -> AbstractContextManager[int]:
+        if not can_resume(self._anatomy, self.model):
+            return nullcontext(0)
+        return self.streams.resumed(self._anatomy, batch, depth)
 
     def _run_ends(self, prefix: _Prefix, texts: list[Tokens], way: _Way, entry: AbstractContextManager[int]) -> Tensor:
         """Logits `[b s v]` of `last prompt token + completion` without its last, which writes nothing, padded behind,

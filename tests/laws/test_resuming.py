@@ -50,7 +50,7 @@ def same(one: dict[int, torch.Tensor], other: dict[int, torch.Tensor]) -> None:
 
 def check(model, span: str) -> None:
     anatomy = Anatomy.of(model)
-    assert can_resume(anatomy)
+    assert can_resume(anatomy, model)
     last = anatomy.n_layers - 1
     names = ("resid_post.0", "z.1", f"resid_post.{last}")
     plans = [None, *(plan_at(anatomy, Site.parse(name), span) for name in names)]
@@ -113,7 +113,7 @@ def ran(tiny_llama):
     """Numbers of the blocks that ran, pass after pass."""
     numbers: list[int] = []
     anatomy = Anatomy.of(tiny_llama)
-    can_resume(anatomy)
+    can_resume(anatomy, tiny_llama)
     handles = [
         anatomy.place(Site("attn_out", b)).module.register_forward_hook(lambda *_, b=b: numbers.append(b))
         for b in range(anatomy.n_layers)
@@ -188,10 +188,12 @@ def test_a_model_whose_blocks_share_more_than_the_stream_runs_whole(tiny_llama):
     model, left = copy.deepcopy(tiny_llama), {}
     for number in (0, 2):
         model.model.layers[number].mlp = Shared(model.model.layers[number].mlp, left, writes=number == 0)
-    assert not can_resume(Anatomy(model, Anatomy.of(tiny_llama).family))
+    assert not can_resume(Anatomy(model, Anatomy.of(tiny_llama).family), model)
 
 
-def test_a_model_that_was_compiled_in_place_runs_whole(tiny_llama):
+def test_a_model_that_was_compiled_runs_whole(tiny_llama):
+    anatomy, compiled = Anatomy.of(tiny_llama), torch.compile(tiny_llama)
+    assert can_resume(anatomy, tiny_llama) and not can_resume(anatomy, compiled)
     model = copy.deepcopy(tiny_llama)
     model.model.layers[1].compile()
-    assert not can_resume(Anatomy(model, Anatomy.of(tiny_llama).family))
+    assert not can_resume(Anatomy(model, anatomy.family), model)
