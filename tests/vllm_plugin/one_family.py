@@ -1,7 +1,4 @@
-"""One tiny model of a family in transformers and in vLLM. See test_families.py.
-
-Prints how far log-probabilities are apart, then "equal" or "different".
-"""
+"""One tiny model of a family in transformers and in vLLM: prints "equal", or what differs. See test_families.py."""
 
 import sys
 from pathlib import Path
@@ -19,7 +16,6 @@ from trimtab.steering.plans.intervention import Intervention
 from trimtab.steering.plans.plan import SteeringPlan
 from trimtab.tasks.home import Home
 
-TOLERANCE = 2e-3  # of log-probabilities in float32; vLLM's kernels add in another order, and these models amplify it
 PROMPTS = [list(range(20, 57)), [5, 6, 7, 8, 9]]
 
 
@@ -46,27 +42,19 @@ def subject_of(family: str, folder: Path) -> Subject:
 def main(family: str, folder: Path) -> None:
     subject = subject_of(family, folder)
     requests = [(ids, name) for ids in PROMPTS for name in (*subject.plans, None)]
-    unsteered = {tuple(ids): subject.alone(ids, None) for ids in PROMPTS}
+    expected = [subject.alone(ids, subject.plans.get(name)) for ids, name in requests]
+    assert len(set(map(tuple, expected))) > 5, "the plans hardly change the answers"
     llm = LLM(model=str(folder), dtype="float32", enforce_eager=True, max_model_len=128, skip_tokenizer_init=True,
               max_num_seqs=4, max_num_batched_tokens=128)  # fmt: skip
     sampling = [
-        SamplingParams(temperature=0, max_tokens=NEW, ignore_eos=True, detokenize=False, logprobs=20,
+        SamplingParams(temperature=0, max_tokens=NEW, ignore_eos=True, detokenize=False,
                        extra_args={"steering": name} if name else None)
         for _, name in requests
     ]  # fmt: skip
     outputs = llm.generate([{"prompt_token_ids": ids} for ids, _ in requests], sampling, use_tqdm=False)
-    answers = [output.outputs[0] for output in outputs]
-    pairs = list(zip(answers, requests, strict=True))
-    changed = sum(list(a.token_ids) != unsteered[tuple(ids)] for a, (ids, name) in pairs if name)
-    assert changed >= 4, "the plans hardly change the answers"
-    off = {None: 0.0}
-    for answer, (ids, name) in pairs:
-        rows = subject.logprobs(ids, list(answer.token_ids), subject.plans.get(name))
-        for step, row in zip(answer.logprobs, rows, strict=True):
-            here = max(abs(entry.logprob - row[token].item()) for token, entry in step.items())
-            off[name] = max(off.get(name, 0.0), here)
-    print(f"off by at most {off}")
-    print("equal" if max(off.values()) < TOLERANCE else "different")
+    answers = [list(output.outputs[0].token_ids) for output in outputs]
+    wrong = [request for request, a, b in zip(requests, answers, expected, strict=True) if a != b]
+    print("equal" if not wrong else f"{len(wrong)} of {len(requests)} differ: {[name for _, name in wrong]}")
 
 
 if __name__ == "__main__":

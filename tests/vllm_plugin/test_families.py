@@ -1,4 +1,4 @@
-"""Families in vLLM's own blocks: the proof at start holds, and log-probabilities are those of transformers.
+"""Families in vLLM's own blocks: the proof at start holds, and answers are those of transformers.
 
 Each engine and its expected answers come in a process of their own: several engines in one process share state.
 """
@@ -24,8 +24,6 @@ FAMILIES = {
     "qwen2": {**SIZES, "hidden_size": 128},
     "qwen3": SIZES,
     "gemma": {**SIZES, "hidden_size": 128},
-    "gemma2": {**SIZES, "query_pre_attn_scalar": 64},
-    "gemma3_text": {**SIZES, "query_pre_attn_scalar": 64},
     "phi3": {**SQUARE, "pad_token_id": 0},
     "olmo2": SQUARE,
     "gpt2": {"vocab_size": 300, "n_embd": 128, "n_layer": 3, "n_head": 2, "n_inner": 160, "n_positions": 512},
@@ -34,7 +32,6 @@ FAMILIES = {
         "vocab_size": 300, "hidden_size": 128, "ffn_dim": 160, "num_hidden_layers": 3, "num_attention_heads": 2,
         "max_position_embeddings": 512, "word_embed_proj_dim": 128,
     },
-    "phi": SQUARE,
     "starcoder2": SQUARE,
     "qwen3_moe": {**SIZES, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64},
 }  # fmt: skip
