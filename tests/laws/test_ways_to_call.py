@@ -3,6 +3,7 @@ gives, or the stated error. What is measured here is docs/ways-to-call.md; `make
 
 import copy
 import os
+import tempfile
 import threading
 import warnings
 from collections.abc import Callable
@@ -10,9 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from accelerate import cpu_offload, dispatch_model
+from peft import LoraConfig, get_peft_model
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
 from torch import Tensor
-from transformers import AutoModelForSequenceClassification, DynamicCache
+from transformers import AutoModelForSequenceClassification, DynamicCache, PreTrainedTokenizerFast, pipeline
 
+from tests.laws.test_any_origin import packed
 from trimtab.steering.errors import SteeringError
 from trimtab.steering.gates.linear import Linear
 from trimtab.steering.model.anatomy import Anatomy
@@ -24,6 +31,7 @@ from trimtab.steering.plans.intervention import Intervention
 from trimtab.steering.plans.plan import SteeringPlan
 
 DOC = Path(__file__).parents[2] / "docs" / "ways-to-call.md"
+SCRATCH = tempfile.TemporaryDirectory()  # of weights on a disk; removed when the tests end
 IDS, N = torch.tensor([[7, 3, 52, 11, 30, 3]]), 4
 GREEDY = {"max_new_tokens": N, "do_sample": False}
 PROMPT = [IDS.shape[1]]
@@ -109,11 +117,13 @@ class Streamer:
 @dataclass(frozen=True)
 class Way:
     """call: gives token ids inside the block. reference: the same where step-by-step greedy decoding is not the answer.
-    wrap: what the plan is attached to. lengths: with prompt_lengths."""
+    wrap: what the plan is attached to and called. own: the wrapped model is another one (adapted, quantised), so the
+    reference is its own. lengths: with prompt_lengths."""
 
     call: Callable
     reference: Callable = steps
     wrap: Callable = lambda model: model
+    own: bool = False
     lengths: bool = False
 
 
@@ -140,6 +150,43 @@ def classifier(model):
 
 def assisted(model) -> Tensor:
     return generated(model, assistant_model=copy.deepcopy(model))
+
+
+def piped(model) -> Tensor:
+    """transformers' pipeline, given words whose ids are those of the prompt."""
+    words = Tokenizer(WordLevel({f"w{number}": number for number in range(61)}, unk_token="w0"))
+    words.pre_tokenizer = Whitespace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="w0", pad_token="w0")
+    write = pipeline("text-generation", model=model, tokenizer=tokenizer)
+    text = " ".join(f"w{number}" for number in IDS[0].tolist())
+    return torch.tensor([write(text, return_tensors=True, **GREEDY)[0]["generated_token_ids"]])
+
+
+def adapted(model):
+    """A LoRA with random weights on attention and MLP."""
+    torch.manual_seed(0)
+    projections = ["q_proj", "o_proj", "down_proj"]
+    return get_peft_model(
+        copy.deepcopy(model), LoraConfig(r=2, target_modules=projections, init_lora_weights=False)
+    ).eval()
+
+
+def quantised(model):
+    """torch's own 8-bit layers: weights are packed, activations are quantised on the fly."""
+    return torch.ao.quantization.quantize_dynamic(copy.deepcopy(model), {torch.nn.Linear}, dtype=torch.qint8)
+
+
+def mapped(where: str) -> Callable:
+    """`device_map` with the middle block elsewhere; accelerate's hooks move inputs and outputs."""
+
+    def dispatched(model):
+        parts = ("model.embed_tokens", "model.rotary_emb", "model.norm", "lm_head")
+        parts += tuple(f"model.layers.{k}" for k in range(model.config.num_hidden_layers))
+        places = dict.fromkeys(parts, "cpu") | {"model.layers.1": where}
+        folder = SCRATCH.name if where == "disk" else None
+        return dispatch_model(copy.deepcopy(model), places, main_device="cpu", offload_dir=folder, force_hooks=True)
+
+    return dispatched
 
 
 WAYS: dict[str, Way] = {
@@ -170,6 +217,19 @@ WAYS: dict[str, Way] = {
     "generate_batch": Way(lambda model: model.generate_batch(inputs=IDS.tolist())),
     "DataParallel(model)": Way(generated, wrap=torch.nn.DataParallel),
     "a sequence classifier": Way(generated, wrap=classifier),
+    "pipeline(model=…)": Way(piped),
+    "a PEFT model (LoRA)": Way(generated, wrap=adapted, own=True),
+    "a PEFT model, merged": Way(generated, wrap=lambda model: adapted(model).merge_and_unload(), own=True),
+    "8-bit layers (torch quantize_dynamic)": Way(generated, wrap=quantised, own=True),
+    "4-bit packed layers (the layout of bitsandbytes)": Way(
+        generated, wrap=lambda model: packed(copy.deepcopy(model)), own=True
+    ),
+    "device_map, all parts in memory": Way(generated, wrap=mapped("cpu")),
+    "device_map, a block on disk": Way(generated, wrap=mapped("disk")),
+    "device_map, offloaded to the CPU": Way(
+        generated, wrap=lambda model: cpu_offload(copy.deepcopy(model), torch.device("cpu"))
+    ),
+    "a model on the meta device": Way(generated, wrap=lambda model: copy.deepcopy(model).to("meta")),
 }
 
 
@@ -178,14 +238,16 @@ def cell(model, attach: Callable, how: Way) -> str:
     known = {"prompt_lengths": PROMPT}
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
-        base = how.reference(model)
+        called = how.wrap(model)
+        plain = called if how.own else model
         try:
-            with attach(how.wrap(model), **(known if how.lengths else {})):
-                got = how.call(model)
+            with attach(called, **(known if how.lengths else {})):
+                got = how.call(called)
         except SteeringError as error:
             return "refused: " + str(error).split(":")[0].split(", so")[0]
-        with attach(model, **(known if how.reference is steps else {})):
-            want = how.reference(model)
+        base = how.reference(plain)
+        with attach(plain, **(known if how.reference is steps else {})):
+            want = how.reference(plain)
     assert not torch.equal(want, base), "this test would not see steering"
     return "steers" if torch.equal(got, want) else f"WRONG: {got.tolist()} for {want.tolist()}"
 
@@ -201,6 +263,9 @@ def page(cells: dict[str, dict[str, str]]) -> str:
         f"| call | {' | '.join(columns)} |",
         "|---" * (len(columns) + 1) + "|",
         *(f"| {name} | {' | '.join(row.values())} |" for name, row in cells.items()),
+        "",
+        "`generate_batch` has an engine of its own, in which each request has its plan: `SteeredBatching`",
+        "([how](how-to/export.md#one-plan-per-request-in-a-running-batch)).",
         "",
         "Compiled models (`torch.compile(model)`, `model.compile()`, a compiled `model.forward`): compiled inside the",
         "block they are steered; compiled and run before it, or under another plan, they are steered or `SilentNoOp`",
