@@ -74,12 +74,22 @@ TINY: dict[str, dict] = {
     "qwen3_moe": {**WIDE, **EXPERTS},
     "mixtral": {**WIDE, **EXPERTS},
     "olmoe": {**GROUPED, **EXPERTS},
+    "granite": {
+        **WIDE, "residual_multiplier": 0.22, "embedding_multiplier": 3.0, "attention_multiplier": 0.3,
+        "logits_scaling": 2.0, "attention_bias": True, "mlp_bias": True,
+    },
 }  # fmt: skip
 # Families with a row of a family above: tests/laws/test_like_families.py holds for them, the other laws for the above.
 ROUTED = {**EXPERTS, "n_routed_experts": 4, "n_shared_experts": 1, "n_group": 1, "topk_group": 1}
 LATENT = {"q_lora_rank": 8, "kv_lora_rank": 8, "qk_rope_head_dim": 4, "qk_nope_head_dim": 8, "v_head_dim": 10}
 LIKE: dict[str, dict] = {
     "arcee": WIDE,
+    "apertus": WIDE,
+    "bloom": {"vocab_size": 61, "hidden_size": 40, "n_layer": 3, "n_head": 4},
+    "diffllama": GROUPED,
+    "internlm3": WIDE,
+    "nanochat": GROUPED,
+    "granitemoe": {**GROUPED, **EXPERTS, "residual_multiplier": 0.22},
     "cwm": {**WIDE, **SLIDING},
     "ernie4_5": WIDE,
     "glm": WIDE,

@@ -24,7 +24,7 @@ def residual_directions(anatomy: Anatomy, site: Site, directions: Float[Tensor, 
         return rows
     if site.point != "mlp_post":
         raise BadSite(f"{site}: features are read at mlp_post or in the residual stream ({', '.join(STREAM)})")
-    through = rows @ out_weight(anatomy.place(site).module).detach().float().cpu()
+    through = anatomy.multiplier * rows @ out_weight(anatomy.place(site).module).detach().float().cpu()
     if not anatomy.family.post_norm:
         return through
     return _through(anatomy, anatomy.place(Site("mlp_out", site.block)).module, through)

@@ -112,7 +112,7 @@ def residual_direction(anatomy: Anatomy, plan: SteeringPlan, contrast: Contrast)
 def _to_residual(anatomy: Anatomy, site: Site, vector: Tensor) -> Tensor:
     if site.point not in ("z", "mlp_post"):
         return vector
-    weight = out_weight(anatomy.place(site).module).detach().float().cpu()
+    weight = anatomy.multiplier * out_weight(anatomy.place(site).module).detach().float().cpu()
     if site.head is not None:
         weight = weight[site.head * anatomy.d_head : (site.head + 1) * anatomy.d_head]
     return vector @ weight

@@ -72,5 +72,7 @@ def _own_maps(anatomy: Anatomy, tokens: Int[Tensor, "n"], answers: Int[Tensor, "
 
 
 def _writes(anatomy: Anatomy, block: int, z: Float[Tensor, "n d"]) -> Float[Tensor, "heads n d_model"]:
-    weight = out_weight(anatomy.place(Site("z", block)).module).unflatten(0, (anatomy.n_heads, anatomy.d_head))
+    weight = anatomy.multiplier * out_weight(anatomy.place(Site("z", block)).module).unflatten(
+        0, (anatomy.n_heads, anatomy.d_head)
+    )
     return torch.einsum("nhd,hdm->hnm", z.unflatten(-1, (anatomy.n_heads, anatomy.d_head)), weight)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
@@ -49,7 +50,21 @@ def bias_places(model: PreTrainedModel, new: Iterable[str] = ()) -> BiasPlaces:
             f"a checkpoint of {model.config.model_type} has no place for {(lost or sorted(gained))[0]}, and no switch "
             f"of its configuration makes one: saved and loaded, the model would not be steered there"
         )
+    if switches and not _allowed(_on(model.config, *switches)):
+        raise CannotFold(
+            f"a checkpoint of {model.config.model_type} has no place for {sorted(gained)[0]}: its configuration does "
+            f"not allow {', '.join(switches)} alone"
+        )
     return BiasPlaces(switches, gained)
+
+
+def _allowed(config: PretrainedConfig) -> bool:
+    """Whether transformers would load it: some families want two switches to be alike (internlm3)."""
+    try:
+        config.validate()
+    except StrictDataclassError:
+        return False
+    return True
 
 
 def _off(config: PretrainedConfig) -> list[str]:

@@ -168,7 +168,7 @@ def _register_edit(
     if place.side == "in":
         add(place.module.register_forward_pre_hook(_input_hook(change), with_kwargs=True))
     else:
-        add(place.module.register_forward_hook(_output_hook(change)))
+        add(place.module.register_forward_hook(_output_hook(_multiplied(change, place.factor))))
 
 
 def _register_mid_edit(anatomy: Layout, site: Site, edit: Edit, shape: _Shape, add: AddHandle) -> None:
@@ -193,7 +193,7 @@ def _register_mid_edit(anatomy: Layout, site: Site, edit: Edit, shape: _Shape, a
     block = anatomy.blocks[site.block or 0]
     add(block.register_forward_pre_hook(_input_hook(keep), with_kwargs=True))
     attn_out = anatomy.place(Site("attn_out", site.block))
-    add(attn_out.module.register_forward_hook(_output_hook(_shaped(change, shape))))
+    add(attn_out.module.register_forward_hook(_output_hook(_multiplied(_shaped(change, shape), attn_out.factor))))
 
 
 def on_head(edit: Edit, site: Site, d_head: int) -> Edit:
@@ -217,6 +217,19 @@ def _shaped(edit: Edit, shape: _Shape) -> Edit:
         full = shape.restore(h)
         edited = edit(full)
         return h if edited is full else edited.reshape(h.shape)
+
+    return change
+
+
+def _multiplied(edit: Edit, factor: float) -> Edit:
+    """The edit of `factor` times a module's output. Where it changes nothing, the output stays as it was to the bit."""
+    if factor == 1.0:
+        return edit
+
+    def change(output: Tensor) -> Tensor:
+        site = factor * output
+        edited = edit(site)
+        return output if edited is site else output + (edited - site) / factor
 
     return change
 

@@ -21,10 +21,12 @@ from trimtab.steering.model.site import Point, Site
 
 @dataclass(frozen=True)
 class Place:
-    """A module and the side of it where a site's tensor passes: what goes `in`, or what comes `out`."""
+    """A module and the side of it where a site's tensor passes: what goes `in`, or what comes `out`. factor: by which
+    the module's tensor is multiplied to give the site's (1 but for what granite adds to the residual)."""
 
     module: nn.Module
     side: Literal["in", "out"]
+    factor: float = 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,6 +100,11 @@ class Layout:
         return None if self.family.down_proj is None else in_features(self._part(0, "down_proj"))
 
     @property
+    def multiplier(self) -> float:
+        """What a sublayer's output is multiplied by when it is added to the residual: 1, but in granite."""
+        return 1.0 if self.family.multiplier is None else float(getattr(self.text_config, self.family.multiplier))
+
+    @property
     def d_vocab(self) -> int:
         return int(self.text_config.vocab_size)
 
@@ -135,8 +142,8 @@ class Layout:
             "resid_post": lambda: Place(block, "out"),
             "resid_mid": lambda: Place(self._part(site.block, "mid_input"), "in"),
             "z": lambda: Place(self._part(site.block, "out_proj"), "in"),
-            "attn_out": lambda: Place(self._part(site.block, "attn_added"), "out"),
-            "mlp_out": lambda: Place(self._part(site.block, "mlp_added"), "out"),
+            "attn_out": lambda: Place(self._part(site.block, "attn_added"), "out", self.multiplier),
+            "mlp_out": lambda: Place(self._part(site.block, "mlp_added"), "out", self.multiplier),
             "mlp_post": lambda: Place(self._part(site.block, "down_proj"), "in"),
         }
         return part[site.point]()

@@ -50,7 +50,8 @@ def pattern(anatomy: Anatomy, text: Tokens, blocks: Sequence[int] | None = None)
 
 
 def result(anatomy: Anatomy, text: Tokens, block: int) -> Tensor:
-    """`[s h d_model]`, what each head of a block writes: z_h W_O[h], on the CPU. Their sum (and the bias) is attn_out.
+    """`[s h d_model]`, what each head of a block writes: z_h W_O[h], on the CPU, in granite times its multiplier. Their
+    sum (and the bias) is attn_out.
 
     Raises BadSite for a block that the model lacks, and in families with a norm behind the attention, where heads do
     not add up; UnsupportedModel when they do not although they should.
@@ -61,12 +62,12 @@ def result(anatomy: Anatomy, text: Tokens, block: int) -> Tensor:
     sites = [Site("z", block), Site("attn_out", block)]
     with torch.inference_mode():
         rows = _rows(anatomy, _ids(anatomy, text), sites)
-        projection = anatomy.place(sites[0]).module
-        weight = out_weight(projection).float().reshape(anatomy.n_heads, anatomy.d_head, -1)
+        projection, factor = anatomy.place(sites[0]).module, anatomy.multiplier
+        weight = factor * out_weight(projection).float().reshape(anatomy.n_heads, anatomy.d_head, -1)
         z = rows[sites[0]].float().reshape(-1, anatomy.n_heads, anatomy.d_head)
         written = torch.einsum("shk,hkd->shd", z, weight)
         bias = getattr(projection, "bias", None)
-        total = written.sum(1) if bias is None else written.sum(1) + bias.float()
+        total = written.sum(1) if bias is None else written.sum(1) + factor * bias.float()
         _same(anatomy, rows[sites[1]], total, f"attn_out.{block} = sum of result.{block}")
     return written.cpu()
 

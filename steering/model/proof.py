@@ -114,7 +114,7 @@ def _prove_widths(layout: Layout, values: dict[Site, Tensor]) -> None:
 
 def _prove_projection(layout: Layout, values: dict[Site, Tensor], source: Site, added: Site) -> None:
     """What is added is what the projection makes of its input, through the norm behind it in post-norm families."""
-    want = _projected(layout.place(source).module, values[source])
+    want = layout.place(added).factor * _projected(layout.place(source).module, values[source])
     if layout.family.post_norm and want.shape == values[added].shape:
         want = layout.place(added).module(want.to(values[added].dtype))
     _same(layout, values[added], want, f"{added} = {source} W + b")

@@ -199,7 +199,8 @@ def _applied(linear: _Linear, step: Intervention, anatomy: Anatomy) -> _Linear:
     if step.site.point in ("z", "mlp_post"):
         return _on_input(linear, step_map, step.strength, rows)
     weight = linear.weight + step.strength * _times(linear.weight, step_map)
-    bias = linear.bias + step.strength * (_times(linear.bias, step_map) + step_map.bias)
+    constant = step_map.bias / anatomy.place(step.site).factor  # the projection's output is multiplied behind it
+    bias = linear.bias + step.strength * (_times(linear.bias, step_map) + constant)
     return _Linear(weight, bias)
 
 

@@ -1,12 +1,15 @@
 """The table of model families: what stands in each, what does not, and why."""
 
-from trimtab.steering.model.families import FAMILIES, REFUSED, Family
+from trimtab.steering.model.families import FAMILIES, REFUSED, UNTRIED, Family
 
 
 def family_rows() -> list[tuple[str, str, str]]:
     """(family, supported or refused, what it lacks or why it is refused), by name. A row is proved on each model."""
     supported = [(name, "supported", _lacks(row)) for name, row in FAMILIES.items()]
-    refused = [(name, "refused", why) for name, why in REFUSED.items()]
+    refused = [
+        (name, "refused", f"{why} (not tried; its text model was)" if name in UNTRIED else why)
+        for name, why in REFUSED.items()
+    ]
     return sorted(supported + refused)
 
 

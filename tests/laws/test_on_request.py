@@ -49,7 +49,7 @@ def test_results_add_up_to_what_attention_adds(tiny):
     written = result(anatomy, TEXT, 1)
     added = capture(anatomy, [TEXT], [Site("attn_out", 1)]).rows[Site("attn_out", 1)][0]
     bias = getattr(anatomy.place(Site("z", 1)).module, "bias", None)
-    total = written.sum(1) if bias is None else written.sum(1) + bias
+    total = written.sum(1) if bias is None else written.sum(1) + anatomy.multiplier * bias
     assert written.shape == (11, anatomy.n_heads, anatomy.d_model)
     torch.testing.assert_close(total.detach(), added, rtol=1e-4, atol=1e-4)
 

@@ -27,13 +27,14 @@ def summed(model) -> Anatomy:
 
 
 def unembedded(batch: Batch, model) -> torch.Tensor:
-    """Where answers are decided, what the unembedding itself gives."""
+    """Where answers are decided, what the unembedding itself gives, divided as granite divides it."""
+    scaling = getattr(model.config.get_text_config(), "logits_scaling", 1.0)
     seen: list[torch.Tensor] = []
     handle = model.get_output_embeddings().register_forward_hook(lambda module, given, out: seen.append(out))
     with torch.no_grad():
         batch.logits(model)
     handle.remove()
-    return seen[0][batch.row, torch.unique(batch.column, return_inverse=True)[1]]
+    return seen[0][batch.row, torch.unique(batch.column, return_inverse=True)[1]] / scaling
 
 
 def test_direct_contributions_add_up_to_the_metric(tiny):
