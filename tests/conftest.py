@@ -1,6 +1,7 @@
 """Of every test: the environment, no host that is looked up, no waiting for the disk. Models and the Prefect backend
 are plugins beside this file."""
 
+import gc
 import os
 import runpy
 import tempfile
@@ -28,8 +29,14 @@ for _name, _value in {
 def pytest_configure(config: pytest.Config) -> None:
     """The process that only hands out tests (`-n 2`) needs no models, and is spared their libraries."""
     if not config.getoption("numprocesses", None):
+        gc.disable()  # until the tests begin: what is imported stays, and looking through it for garbage takes seconds
         for plugin in ("prefect_server", "tiny_models"):
             config.pluginmanager.import_plugin(plugin)
+
+
+def pytest_collection_finish() -> None:
+    gc.enable()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

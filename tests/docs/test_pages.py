@@ -44,7 +44,7 @@ def home(tmp_path_factory, prefect_backend, tiny_folder) -> Path:  # noqa: F811
     """A folder with the recipes and a home in which `cheerful` was published for a tiny model."""
     folder = tmp_path_factory.mktemp("docs")
     copytree(ROOT / "recipes", folder / "recipes")
-    (folder / "recipes/cheerful.jsonl").write_text(short_pairs(36))
+    (folder / "recipes/cheerful.jsonl").write_text(short_pairs(18))
     small = settings([*FEW, f"model={tiny_folder}"])
     done = inside("run", str(folder / "recipes/cheerful.yaml"), *small, home=folder / ".trimtab")
     assert done.code == 0, done.stderr

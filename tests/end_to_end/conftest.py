@@ -75,7 +75,7 @@ def tiny_folder(tmp_path_factory) -> Path:
 def tiny_recipe(tiny_folder, tmp_path_factory) -> Path:
     """A recipe that runs the whole job on the tiny model in seconds."""
     folder = tmp_path_factory.mktemp("recipe")
-    (folder / "pairs.jsonl").write_text(short_pairs(40))
+    (folder / "pairs.jsonl").write_text(short_pairs(24))
     recipe = folder / "recipe.yaml"
     recipe.write_text(
         f"name: tiny\nmodel: {tiny_folder}\ndata: {{pairs: pairs.jsonl}}\n"
