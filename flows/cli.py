@@ -47,6 +47,7 @@ class Command:
 COMMANDS = {
     "run": Command("run", "Run a recipe: collect, fit, price, judge, publish, report.", model=True),
     "collect": Command("collect", "Only collect a recipe's activations.", model=True),
+    "study": Command("study", "Judge many methods on many behaviours and budgets, in one table.", model=True),
     "steer": Command("steer", "Answer prompts with and without a published plan.", model=True),
     "serve": Command("serve", "An OpenAI-compatible server with a plan for each request.", model=True),
     "chat": Command("serve", "Talk to the steered model in the terminal.", model=True),

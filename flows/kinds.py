@@ -9,6 +9,7 @@ from trimtab.flows.condition import condition
 from trimtab.flows.features import features
 from trimtab.flows.localise import localise
 from trimtab.flows.produce import produce
+from trimtab.flows.study import study
 from trimtab.tasks.recipes.base import Recipe
 from trimtab.tasks.recipes.kinds import RecipeFile
 
@@ -17,6 +18,7 @@ FLOWS: dict[str, Flow[Any, Any]] = {
     "features": features,
     "condition": condition,
     "heads": localise,
+    "study": study,
 }
 
 

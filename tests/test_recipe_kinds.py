@@ -67,6 +67,7 @@ KEYS = {
     "heads/ioi.yaml": {"rank": "b83e7777e11f4bd38f7edc343f4956926fedd18b6e8983c20472b8a4ee32d087"},
     "heads/capitals.yaml": {"rank": "9015290d124ed602544cdcd14e5f847463579d0bf0024f2bafb5415f7a4b89c0"},
     "heads/induction.yaml": {"rank": "ef2b93a148557799ca18d80f7b59c87d5c2b3fe64ce2c10b70a5ffaae205cdef"},
+    "studies/methods.yaml": {"table": "0f7696de222f38fc9fde0a25f2034ca4ba32631e709adc7b29c84c13e17a6983"},
     "french-on-food.yaml": {"condition": "f1fd715337ee4c4415167b574a59c9073e49acc212bc9cdd031322c75c39fa50"},
     "cheerful-when-gloomy.yaml": {"condition": "37548e82c92e9b6c8f8c476b10b7631d16aa2112cdb4adf28a7a3ee92c352365"},
 }

@@ -10,6 +10,7 @@ import typer
 from trimtab.flows.commands._progress import shown_progress
 from trimtab.flows.commands._show import JSON, RECIPE, SET, echo, echo_fields, echo_json, shown
 from trimtab.flows.commands.heads import tell_ablation
+from trimtab.flows.commands.study import tell_study
 from trimtab.flows.condition import Conditioned
 from trimtab.flows.features import Decomposed
 from trimtab.flows.kinds import run_file
@@ -85,6 +86,7 @@ TELL: dict[str, Callable[[Home, Any], None]] = {
     "features": _tell_features,
     "condition": _tell_condition,
     "heads": _tell_heads,
+    "study": tell_study,
 }
 
 

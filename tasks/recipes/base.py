@@ -30,7 +30,7 @@ class Recipe(Part, ABC):
     ADDED: ClassVar[tuple[tuple[str, str], ...]] = ()  # (section, key) of later versions, not digested while unused
 
     kind: str
-    """What is made: `behaviour`, `features`, `condition` or `heads`. Inferred from the other keys when left out."""
+    """What is made: `behaviour`, `features`, `condition`, `heads` or `study`. Inferred when left out."""
     name: str
     """Name under which the result is published: at most 40 of a-z, 0-9, `-` and `_`."""
 

@@ -16,18 +16,25 @@ from trimtab.tasks.recipes.features import FeaturesRecipe
 from trimtab.tasks.recipes.heads import HeadRecipe
 from trimtab.tasks.recipes.imported import ImportedRecipe
 from trimtab.tasks.recipes.problems import problem_lines
+from trimtab.tasks.recipes.study import StudyRecipe
 from trimtab.tasks.recipes.yaml import Document, override, read_document
 
 AnyRecipe = Annotated[
-    BehaviourRecipe | FeaturesRecipe | ConditionRecipe | HeadRecipe, Field(discriminator="kind")
+    BehaviourRecipe | FeaturesRecipe | ConditionRecipe | HeadRecipe | StudyRecipe, Field(discriminator="kind")
 ]  # fmt: skip
 KINDS: dict[str, type[Recipe]] = {
     "behaviour": BehaviourRecipe,
     "features": FeaturesRecipe,
     "condition": ConditionRecipe,
     "heads": HeadRecipe,
+    "study": StudyRecipe,
 }
-SIGNS = {"condition": "condition", "features": "features", "task": "heads"}  # keys that tell the kind of a file
+SIGNS = {
+    "condition": "condition",
+    "features": "features",
+    "task": "heads",
+    "behaviours": "study",
+}  # keys that tell the kind of a file
 IMPORTED = "imported"  # the kind of a version's record that is no recipe file's
 Collectable = BehaviourRecipe | FeaturesRecipe  # the kinds that collect activations
 DRAFT = "https://json-schema.org/draft/2020-12/schema"

@@ -60,4 +60,36 @@
       URL.revokeObjectURL(link.href);
     });
   }
+
+  // tables that can be sorted by a click on a header, and filtered by words that a row must hold
+  const valueOf = (row, column) => {
+    const text = row.cells[column].dataset.value;
+    return text === "" || Number.isNaN(Number(text)) ? text : Number(text);
+  };
+  for (const table of document.querySelectorAll("table.sortable")) {
+    const body = table.tBodies[0], box = table.parentElement.querySelector("input.filter");
+    for (const [column, head] of [...table.tHead.rows[0].cells].entries()) {
+      const button = document.createElement("button");
+      button.type = "button";
+      button.className = "sort";
+      button.append(...head.childNodes);
+      head.append(button);
+      button.addEventListener("click", () => {
+        const down = head.getAttribute("aria-sort") !== "descending";
+        for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
+        head.setAttribute("aria-sort", down ? "descending" : "ascending");
+        const rows = [...body.rows].map((row) => [valueOf(row, column), row]);
+        rows.sort(([a], [b]) => (a < b ? -1 : a > b ? 1 : 0) * (down ? -1 : 1));
+        body.append(...rows.map(([, row]) => row));
+      });
+    }
+    box.hidden = false;
+    box.addEventListener("input", () => {
+      const words = box.value.toLowerCase().split(/\s+/).filter(Boolean);
+      for (const row of body.rows) {
+        const text = row.textContent.toLowerCase();
+        row.hidden = !words.every((word) => text.includes(word));
+      }
+    });
+  }
 })();

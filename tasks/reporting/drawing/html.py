@@ -6,7 +6,7 @@ That is why a `<script>` in a prompt, a generation or a recipe cannot reach the 
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
-VOID = frozenset({"br", "meta", "link", "hr"})
+VOID = frozenset({"br", "meta", "link", "hr", "input"})
 
 
 class Html(str):
@@ -62,6 +62,18 @@ def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[Child]]) ->
     lines = [el("tr", {}, el("th", {"scope": "row"}, row[0]), [el("td", {}, c) for c in row[1:]]) for row in rows]
     body = el("table", {}, el("caption", {}, caption), el("thead", {}, header), el("tbody", {}, lines))
     return el("div.scroll", {"tabindex": "0", "role": "region", "aria-label": caption}, body)
+
+
+def sortable(caption: str, head: Sequence[str], rows: Iterable[Sequence[tuple[Child, object]]]) -> Html:
+    """A table whose headers sort it and whose box filters it, where scripts run; in the order given where none do.
+    rows: of cells, each with what is shown and what it is sorted by."""
+    header = el("tr", {}, [el("th", {"scope": "col"}, cell) for cell in head])
+    lines = [el("tr", {}, [el("td", {"data-value": value}, shown) for shown, value in row]) for row in rows]
+    body = el("table.sortable", {}, el("caption", {}, caption), el("thead", {}, header), el("tbody", {}, lines))
+    box = el(
+        "input.filter", {"type": "search", "placeholder": "filter rows", "aria-label": "Filter rows", "hidden": ""}
+    )
+    return el("div.scroll", {"tabindex": "0", "role": "region", "aria-label": caption}, box, body)
 
 
 def details(summary: str, *children: Child) -> Html:
