@@ -7,7 +7,7 @@ from prefect import flow
 
 from trimtab.flows.job import job
 from trimtab.tasks.collecting.capture import capture_task
-from trimtab.tasks.collecting.runners import runner_of
+from trimtab.tasks.collecting.workers import runner_of
 from trimtab.tasks.jobs.processes import without_interrupts
 from trimtab.tasks.progress import report
 from trimtab.tasks.recipes.kinds import RecipeFile

@@ -9,7 +9,7 @@ from trimtab.flows.commands._progress import shown_progress
 from trimtab.flows.commands._show import JSON, RECIPE, SET, echo, echo_fields, echo_json
 from trimtab.flows.study import Studied
 from trimtab.flows.study import study as study_flow
-from trimtab.tasks.collecting.runners import RUNNERS
+from trimtab.tasks.collecting.workers import RUNNERS
 from trimtab.tasks.home import Home
 from trimtab.tasks.recipes.kinds import RecipeFile
 from trimtab.tasks.recipes.study import StudyRecipe

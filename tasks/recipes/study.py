@@ -60,7 +60,7 @@ class StudyRecipe(Recipe):
         for number, method in enumerate(self.methods):
             problems = method_problems(FITTERS, "fitter", method.fitter, method.fields, "fitter")
             refuse([(("methods", str(number), *key), message) for key, message in problems])
-            if labels.count(method.label) > 1:
+            if method.label in labels[:number]:
                 refuse([(("methods", str(number)), f"'{method.label}' stands here twice")])
         return self
 

@@ -13,13 +13,13 @@ import pytest
 import torch
 from reports import command_in
 
-from tests.end_to_end.conftest import beside_this_server, environment, inside, settings
+from tests.end_to_end.conftest import beside_this_server, environment, inside
 from trimtab.steering import SteeringPlan
 from trimtab.steering.fitters.mean_difference import MeanDifference
 from trimtab.store import ActivationStore, Catalog, StoreError
 from trimtab.store.verify import verify
 from trimtab.tasks.home import Home
-from trimtab.tasks.plans.fit import contrast_of, fit_key
+from trimtab.tasks.plans.fit import contrast_of
 from trimtab.tasks.recipes.kinds import load_recipe
 
 pytestmark = [pytest.mark.slow]
@@ -140,23 +140,3 @@ def test_a_stopped_collection_stays_readable_and_resumes_to_the_same_rows(
     assert again.code == 0, again.stderr
     first, second = (Home.at(place).rows("tiny.capture").digest for place in (home, tiny_home))
     assert first == second
-
-
-@pytest.mark.prefect
-def test_methods_that_learn_through_the_model_are_judged_like_any_other(tiny_recipe, tiny_home):
-    """A plan of many heads and its rivals, one of rows and one of linear response, on the capture that is there."""
-    quick = ["fit.fitter=lofit", "fit.compare=[act,natural]", "fit.fields.heads=3", "judge.placebos.random=1"]
-    quick += ["judge.prompts=2", "judge.tokens=4", "judge.system_prompt=null", "judge.curve=[0.2]"]
-    quick += ["fit.fields.scales={steps: 2}", "fit.fields.offsets={steps: 4}"]
-    made = read("run", str(tiny_recipe), *settings(quick), home=tiny_home)
-    assert made["capture"]["reused"]
-    catalog = Catalog(tiny_home / "catalog")
-    verdict = catalog.get(made["verdict"]["ref"]).header["verdict"]
-    assert {"plan", "method", "random", "covariance", "shuffled", "flip"} <= {c["kind"] for c in verdict["contenders"]}
-    plan = SteeringPlan.unpack(catalog.get(made["plan"]["ref"]))
-    assert len(plan.sites) == 3 and all(site.head is not None for site in plan.sites)
-    assert verdict["site"] == "+".join(map(str, plan.sites))
-    assert verdict["site"] in Path(made["report"]).read_text(), "the report names all sites of the plan"
-    cheap, dear = (load_recipe(tiny_recipe, [*quick, f"budget.kl={kl}"]) for kl in (0.2, 0.25))
-    anew = [name for name in cheap.fit.fitters if fit_key(cheap, name) != fit_key(dear, name)]
-    assert anew == ["lofit", "natural"], "these two fit at the budget"

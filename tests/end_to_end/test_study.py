@@ -6,22 +6,26 @@ from pathlib import Path
 import pytest
 
 from tests.end_to_end.conftest import inside
+from trimtab.steering import Packed, SteeringPlan
 from trimtab.steering.errors import BadRows
 from trimtab.steering.fitters.gradient import Gradient
 from trimtab.store import Catalog
+from trimtab.tasks.plans.fit import fit_key
+from trimtab.tasks.recipes.kinds import load_recipe
 from trimtab.tasks.studies.table import p_value, with_holm
 
 pytestmark = [pytest.mark.slow]
-QUICK = "judge.placebos={random: 1, covariance: 1, shuffled: 0}", "judge.prompts=2", "judge.tokens=4"
+QUICK = ["judge.placebos={random: 1, covariance: 1, shuffled: 1}", "judge.prompts=2", "judge.tokens=4"]
+QUICK += ["judge.system_prompt=null", "judge.curve=[0.2]"]
+LOFIT = "{fitter: lofit, fields: {heads: 3, scales: {steps: 2}, offsets: {steps: 4}}}"
 
 
 @pytest.fixture
 def study(tiny_recipe, tmp_path) -> Path:
     path = tmp_path / "study.yaml"
-    quick = json.dumps([*QUICK, "judge.system_prompt=null", "judge.curve=[0.2]"])
     path.write_text(
-        f"name: small\nbehaviours: [{tiny_recipe}]\nbudgets: [0.2]\nsettings: {quick}\n"
-        "methods: [act, {fitter: whitened_difference, fields: {shrinkage: 0.5}}, gradient]\n"
+        f"name: small\nbehaviours: [{tiny_recipe}]\nbudgets: [0.2]\nsettings: {json.dumps(QUICK)}\n"
+        f"methods: [act, {LOFIT}, gradient]\n"
     )
     return path
 
@@ -36,22 +40,34 @@ def test_a_study_is_one_table_of_verdicts(study, tiny_home, monkeypatch):
     assert done.code == 0, done.stderr
     made = json.loads(done.stdout)
     rows = {row["method"]: row for row in made["rows"]}
-    assert list(rows) == ["act", "whitened_difference shrinkage=0.5", "gradient"]
+    act, lofit, gradient = rows
+    assert (act, gradient) == ("act", "gradient") and lofit.startswith("lofit heads=3")
     assert rows["gradient"]["problem"] == "nothing to fit here"
     catalog = Catalog(tiny_home / "catalog")
-    for name in ("act", "whitened_difference shrinkage=0.5"):
+    for name in (act, lofit):
         verdict = catalog.get(rows[name]["verdict"]).header["verdict"]
         assert rows[name]["margin"] == verdict["contenders"][0]["effect"]["margin"]
         nulls = [c for c in verdict["contenders"] if c["kind"] in ("random", "covariance")]
         assert rows[name]["of"] == len(nulls) == 2
         dosed = [p_value(c["difference"]) for c in nulls if c["reachable"]]
         assert rows[name]["p"] == (max(dosed) if dosed else None)
+        assert {"plan", "shuffled", "flip"} <= {contender["kind"] for contender in verdict["contenders"]}
+    artifact = catalog.get(rows[lofit]["verdict"])
+    plan = SteeringPlan.unpack(Packed(artifact.arrays, artifact.header["plan"]))
+    assert len(plan.sites) == 3 and all(site.head is not None for site in plan.sites)
+    assert rows[lofit]["site"] == "+".join(map(str, plan.sites)), "a plan of many sites is judged like any other"
     assert catalog.get("small").kind == "study" and len(catalog.get("small").parents) == 2
     assert len([ref for ref in catalog.list() if ref.name == "tiny.capture"]) == 1, "cells share the activations"
     page = Path(made["report"]).read_text()
-    assert "nothing to fit here" in page and "whitened_difference shrinkage=0.5" in page
+    assert "nothing to fit here" in page and lofit.replace('"', "&quot;") in page.replace("&#x27;", "'")
     again = inside("study", str(study), home=tiny_home)
     assert again.code == 0 and again.stdout.splitlines()[0].split() == ["published", made["ref"]]
+
+
+def test_methods_that_learn_fit_at_the_budget(tiny_recipe):
+    cheap, dear = (load_recipe(tiny_recipe, ["fit.compare=[act, natural, lofit]", f"budget.kl={kl}"]) for kl in (1, 2))
+    anew = [name for name in cheap.fit.fitters if fit_key(cheap, name) != fit_key(dear, name)]
+    assert anew == ["natural", "lofit"], "vectors of rows are kept"
 
 
 def test_mistakes_are_said_before_anything_runs(study, tmp_path):
