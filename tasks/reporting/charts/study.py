@@ -6,7 +6,7 @@ from typing import Any
 from trimtab.steering.statistics import Interval
 from trimtab.tasks.reporting.drawing.html import Html, el
 from trimtab.tasks.reporting.drawing.numbers import NATS, bounds, estimate
-from trimtab.tasks.reporting.drawing.scale import Scale, linear
+from trimtab.tasks.reporting.drawing.scale import AxisScale, linear
 from trimtab.tasks.reporting.drawing.svg import HALF, circle, drawing, framed, hover, line, text, x_axis
 
 HEIGHT = 34  # of one method's line
@@ -22,7 +22,7 @@ def forest(rows: Sequence[Mapping[str, Any]], width: int = HALF) -> Html:
     return drawing(frame, label, x_axis(frame, x, label, 5), lines, zero)
 
 
-def _line(row: Mapping[str, Any], top: float, x: Scale) -> Html:
+def _line(row: Mapping[str, Any], top: float, x: AxisScale) -> Html:
     margin, y = Interval(**row["margin"]), top + 24
     words = f"{row['method']}: {estimate(margin, True)} {NATS}, {row['beaten']} of {row['of']} placebos beaten"
     marks = [line((x(margin.low), y), (x(margin.high), y), "curve"), circle((x(margin.mean), y), 4, "dot")]
