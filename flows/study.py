@@ -15,7 +15,7 @@ from trimtab.tasks.recipes.study import StudyRecipe
 from trimtab.tasks.references import CaptureReference, Reference
 from trimtab.tasks.reporting.command import recipe_command
 from trimtab.tasks.reporting.study_report import study_report_task
-from trimtab.tasks.studies.cells import Cell, Outcome, cell_task, cells_of
+from trimtab.tasks.studies.cells import Cell, CellResult, cell_task, cells_of
 from trimtab.tasks.studies.table import table_task
 
 
@@ -24,7 +24,7 @@ class Studied:
     """table: the published study. cells: what each cell published. report: path of the page."""
 
     table: Reference
-    cells: tuple[Outcome, ...]
+    cells: tuple[CellResult, ...]
     report: str
 
     @property
@@ -59,7 +59,7 @@ def study(
     return Studied(table, tuple(judged), study_report_task(home, table, again))
 
 
-def _judged_here(work: Sequence[tuple[Cell, CaptureReference]], home: str) -> list[Outcome]:
+def _judged_here(work: Sequence[tuple[Cell, CaptureReference]], home: str) -> list[CellResult]:
     judged = []
     for number, (cell, capture) in enumerate(work):
         report("cells", number, len(work))
@@ -70,14 +70,14 @@ def _judged_here(work: Sequence[tuple[Cell, CaptureReference]], home: str) -> li
 
 def _judged_in_workers(
     work: Sequence[tuple[Cell, CaptureReference]], home: str, workers: int, runner: str
-) -> list[Outcome]:
+) -> list[CellResult]:
     cells = study_cells.with_options(task_runner=runner_of(runner, workers))  # type: ignore[arg-type]
-    judged: list[Outcome] = cells(work, home)
+    judged: list[CellResult] = cells(work, home)
     return judged
 
 
 @flow(name="study-cells", validate_parameters=False, result_serializer="json")
-def study_cells(work: Sequence[tuple[Cell, CaptureReference]], home: str) -> list[Outcome]:
+def study_cells(work: Sequence[tuple[Cell, CaptureReference]], home: str) -> list[CellResult]:
     """Every cell once, in whatever workers the task runner has."""
     with without_interrupts():
         futures = [cell_task.submit(cell.recipe, home, capture) for cell, capture in work]

@@ -27,7 +27,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class CellResult:
     """candidates, verdict: what a cell published; both None, and why, when the method could not be fitted or judged."""
 
     candidates: Reference | None = None
@@ -50,13 +50,13 @@ def cells_of(study: StudyRecipe) -> list[Cell]:
     ]
 
 
-def judge_cell(recipe: BehaviourRecipe, home: Home, capture: CaptureReference) -> Outcome:
+def judge_cell(recipe: BehaviourRecipe, home: Home, capture: CaptureReference) -> CellResult:
     """Fit and judge one cell. A method that finds nothing to fit is a result, not an error: the study goes on."""
     try:
         candidates = fit_recipe(recipe, home, capture, recipe.fit.fitter)
-        return Outcome(candidates, validate_recipe(recipe, home, capture, [candidates]))
+        return CellResult(candidates, validate_recipe(recipe, home, capture, [candidates]))
     except SteeringError as error:
-        return Outcome(problem=" ".join(str(error).split()))
+        return CellResult(problem=" ".join(str(error).split()))
 
 
 cell_task = as_task("judge-cell", judge_cell)

@@ -13,14 +13,14 @@ from trimtab.tasks.home import Home
 from trimtab.tasks.recipes.study import StudyRecipe
 from trimtab.tasks.references import Reference
 from trimtab.tasks.step import Product, Step, as_task, seconds_of
-from trimtab.tasks.studies.cells import Cell, Outcome
+from trimtab.tasks.studies.cells import Cell, CellResult
 
 KIND = "study"
 NULLS = ("random", "covariance")
 Z95 = 1.959964  # half a 95% interval, in standard errors
 
 
-def table_of(study: StudyRecipe, home: Home, cells: Sequence[Cell], judged: Sequence[Outcome]) -> Reference:
+def table_of(study: StudyRecipe, home: Home, cells: Sequence[Cell], judged: Sequence[CellResult]) -> Reference:
     """Publish `<name>` of kind `study`: the rows, whose parents are the cells' verdicts. The same verdicts make the
     same version. Raises StoreError."""
     verdicts = [one.verdict for one in judged if one.verdict is not None]
@@ -87,7 +87,7 @@ def p_value(difference: Mapping[str, float]) -> float:
     return 0.5 * math.erfc(difference["mean"] / error / math.sqrt(2))
 
 
-def _row(home: Home, cell: Cell, judged: Outcome) -> dict[str, Any]:
+def _row(home: Home, cell: Cell, judged: CellResult) -> dict[str, Any]:
     method = FITTERS[cell.recipe.fit.fitter]
     row = {
         "behaviour": cell.behaviour,
