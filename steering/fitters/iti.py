@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from trimtab.steering.errors import BadRows, SteeringError
-from trimtab.steering.fitters._many import name_of_sites, spending
+from trimtab.steering.fitters._at_budget import name_of_sites, spending
 from trimtab.steering.fitters.base import ModelFitter
 from trimtab.steering.learning.examples import Examples
 from trimtab.steering.learning.pooled import pooled

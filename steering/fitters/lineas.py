@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from trimtab.steering.errors import BadRows, SteeringError
-from trimtab.steering.fitters._many import name_of_sites
+from trimtab.steering.fitters._at_budget import name_of_sites
 from trimtab.steering.fitters.base import ModelFitter
 from trimtab.steering.learning.examples import Examples
 from trimtab.steering.learning.losses import wasserstein
@@ -36,7 +36,7 @@ class LinEAS(ModelFitter):
     a massive coordinate is not all that is trained, and Adam takes a few dozen steps where they take 1,000 of SGD. Its
     strength 1 has arrived at the positive texts, whatever that costs; it does not look at the budget.
 
-    Special case: one site with a mean to move and no steps is the identity; with `sparsity` large it stays it.
+    Special case: with a large `sparsity` or `group` every map stays the identity, and the fit is refused.
 
     sparsity, group: weights of the penalties. training: steps, rate and batch (texts of each side).
     """

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from trimtab.steering.errors import SteeringError
-from trimtab.steering.fitters._many import name_of_sites
+from trimtab.steering.fitters._at_budget import name_of_sites
 from trimtab.steering.fitters.base import ModelFitter
 from trimtab.steering.learning.examples import Examples, texts_of
 from trimtab.steering.learning.losses import preference

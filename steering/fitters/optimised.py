@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from trimtab.steering.errors import SteeringError
+from trimtab.steering.fitters._at_budget import name_of_sites
 from trimtab.steering.fitters.base import ModelFitter
 from trimtab.steering.fitters.gradient import Gradient
 from trimtab.steering.learning.examples import Examples, texts_of
@@ -63,13 +64,13 @@ class Optimised(ModelFitter):
         groups = [[site] for site in best_sites(anatomy, examples, sites, self.alone)] if self.alone else []
         if self.together > 1 and len(sites) > 1:
             groups.append(best_sites(anatomy, examples, sites, self.together))
-        starts = Gradient().fit(anatomy, examples, list(dict.fromkeys(site for group in groups for site in group)))
+        starts = Gradient().fit(anatomy, examples, sites)  # of all: their response is known, from the shortlist
         plans = {}
         for group in groups:
             begun = [starts[str(site)] for site in group if str(site) in starts]
             if begun:
-                name = "+".join(str(site) for plan in begun for site in plan.sites)
-                plans[name] = self._trained(anatomy, examples, begun, progress)
+                plan = self._trained(anatomy, examples, begun, progress)
+                plans[name_of_sites(plan.sites)] = plan
         return plans
 
     def _trained(

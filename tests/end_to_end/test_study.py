@@ -60,7 +60,7 @@ def test_a_study_is_one_table_of_verdicts(study, tiny_home, monkeypatch):
     assert len([ref for ref in catalog.list() if ref.name == "tiny.capture"]) == 1, "cells share the activations"
     page = Path(made["report"]).read_text()
     assert "nothing to fit here" in page and lofit.replace('"', "&quot;") in page.replace("&#x27;", "'")
-    again = inside("study", str(study), home=tiny_home)
+    again = inside("study", str(study), "--workers", "2", "--runner", "threads", home=tiny_home)
     assert again.code == 0 and again.stdout.splitlines()[0].split() == ["published", made["ref"]]
 
 
