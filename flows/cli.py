@@ -59,7 +59,8 @@ COMMANDS = {
     "captures": Command("catalog", "The collected activations: what, how much, where."),
     "lineage": Command("catalog", "From a version back to activations, prompts and model."),
     "verify": Command("catalog", "Recompute every digest and say what is not as it was published."),
-    "promote": Command("catalog", "Let NAME@ALIAS mean a version; the move is recorded."),
+    "promote": Command("aliases", "Let NAME@ALIAS mean a version that shows what its recipe requires."),
+    "recheck": Command("recheck", "Measure a published plan again, with the model and libraries of today.", model=True),
     "export": Command("export", "A published plan as a file of another tool."),
     "import": Command("imports", "Publish another tool's steering file as a plan.", model=True),
     "fold": Command("export", "A checkpoint with the plan in its weights, for any loader.", model=True),
@@ -70,7 +71,7 @@ COMMANDS = {
     "schema": Command("methods", "JSON schema of recipes, for editors."),
     "doctor": Command("doctor", "Versions, model, store, server; what will be slow and why."),
     "init": Command("init", "A starter recipe and data files, ready to edit and run."),
-    "deploy": Command("deploy", "Put a recipe on a schedule, on a Prefect server."),
+    "deploy": Command("deploy", "Put a recipe, or the recheck of a plan, on a schedule, on a Prefect server."),
     "server": Command("deploy", "A Prefect server with its page, on this machine; nothing is sent anywhere."),
     "worker": Command("deploy", "Run deployed recipes until stopped."),
 }

@@ -4,7 +4,9 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from prefect import Flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.schedules import CronSchedule
@@ -15,6 +17,7 @@ from prefect.workers.process import ProcessWorker
 from pydantic import ValidationError
 
 from trimtab.flows.kinds import flow_of
+from trimtab.flows.produce import recheck
 from trimtab.tasks.errors import RecipeError
 from trimtab.tasks.recipes.kinds import RecipeFile
 
@@ -41,15 +44,24 @@ def check_cron(text: str) -> None:
 def deploy(file: RecipeFile, name: str, home: str, cron: str | None = None) -> Deployed:
     """Register the flow that runs a recipe of this kind. The worker reads the file again when it runs, from an absolute
     path, because it starts elsewhere."""
+    parameters = {"recipe": str(Path(file.path).resolve()), "overrides": list(file.overrides)}
+    return _register(flow_of(file.recipe), name, {**parameters, "home": _absolute(home)}, cron)
+
+
+def deploy_recheck(ref: str, name: str, home: str, cron: str | None = None, roll_back: bool = False) -> Deployed:
+    """Register the flow that measures a published plan again."""
+    return _register(recheck, name, {"ref": ref, "home": _absolute(home), "roll_back": roll_back}, cron)
+
+
+def _absolute(home: str) -> str:
+    return home if "://" in home else str(Path(home).resolve())
+
+
+def _register(flow: Flow[Any, Any], name: str, parameters: dict[str, Any], cron: str | None) -> Deployed:
     _make_pool()
-    flow = flow_of(file.recipe)
     deployment = flow.to_deployment(
         name=name,
-        parameters={
-            "recipe": str(Path(file.path).resolve()),
-            "home": home if "://" in home else str(Path(home).resolve()),
-            "overrides": list(file.overrides),
-        },
+        parameters=parameters,
         schedule=Cron(cron, timezone="UTC") if cron else None,
         concurrency_limit=1,
         entrypoint_type=EntrypointType.MODULE_PATH,

@@ -2,10 +2,12 @@
 
 import contextlib
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from prefect import Flow, flow
+from prefect.states import Failed
 
+from trimtab.tasks.errors import NegativeOutcome
 from trimtab.tasks.jobs.cancelling import stop_when_cancelled
 
 P = ParamSpec("P")
@@ -18,6 +20,13 @@ def job(name: str, run_name: str) -> Callable[[Callable[P, R]], Flow[P, R]]:
     Prefect writes the exception of a failed flow to its storage, by default as a pickle: here as JSON.
     """
     return flow(name=name, flow_run_name=run_name, on_running=[stop_when_cancelled], result_serializer="json")
+
+
+def negative(state: str, outcome: NegativeOutcome, result: object) -> Any:
+    """What a flow returns that ran to its end with a negative answer: a failed state of this name, whose message says
+    why, without a traceback. A caller in Python gets the exception, with the result in it."""
+    outcome.result = result
+    return Failed(name=state, message=str(outcome), data=outcome)
 
 
 def _no_device_id() -> None:

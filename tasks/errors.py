@@ -17,6 +17,12 @@ class RecipeError(Exception):
         return type(self), (self.lines,)
 
 
+class NegativeOutcome(RecipeError):
+    """A job that ran to its end, with a negative answer. result: what it published, where a flow raises this."""
+
+    result: object = None
+
+
 class DataError(RecipeError):
     """A data file that cannot be used; lines begin with `file:line:`."""
 

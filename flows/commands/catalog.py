@@ -1,4 +1,4 @@
-"""ls, show, captures, lineage, verify, promote: what the catalog holds."""
+"""ls, show, captures, lineage, verify: what the catalog holds."""
 
 import importlib
 from typing import Annotated, Any
@@ -97,21 +97,6 @@ def verify(ctx: typer.Context, as_json: JSON = False) -> int:
             echo(f"BAD  {finding['thing']}: {finding['wrong']}; {finding['cure']}")
         echo(f"{len(findings) - len(bad)} of {len(findings)} things in {home.url} are as they were published")
     return 1 if bad else 0
-
-
-@app.command()
-def promote(
-    ctx: typer.Context,
-    ref: REF,
-    alias: Annotated[str, typer.Argument(help="For example prod.")],
-    as_json: JSON = False,
-) -> None:
-    """Let NAME@ALIAS mean a version; the move is recorded."""
-    move = views.promote(Home.at(ctx.obj), ref, alias)
-    if as_json:
-        return echo_json(move)
-    before = f" (was @{move['before']})" if move["before"] is not None else ""
-    echo(f"{move['name']}@{alias} is {move['name']}@{move['after']}{before}")
 
 
 def _summary(version: dict[str, Any]) -> dict[str, object]:

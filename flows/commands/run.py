@@ -18,6 +18,7 @@ from trimtab.flows.localise import Localised
 from trimtab.flows.produce import Produced
 from trimtab.tasks.home import Home
 from trimtab.tasks.recipes.kinds import RecipeFile
+from trimtab.tasks.registry.gates import GateRefusal
 from trimtab.tasks.registry.views import details
 
 app = typer.Typer()
@@ -31,19 +32,32 @@ def run(
     overrides: SET = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, show the recipe, run nothing.")] = False,
     as_json: JSON = False,
-) -> None:
-    """Run a recipe: collect, fit, price, judge, publish, report. What exists already is not computed again."""
+) -> int:
+    """Run a recipe: collect, fit, price, judge, publish, report. What exists already is not computed again.
+
+    Exit code 1 when the version that was published fails what the recipe requires."""
     file = RecipeFile.read(recipe, overrides or ())  # before anything is started or written
     if dry_run:
-        return echo_json(file.recipe.to_json())
+        echo_json(file.recipe.to_json())
+        return 0
     home = Home.at(ctx.obj)
-    with shown_progress(quiet=as_json):
-        result = run_file(file, home.url)
+    result, code = _result(file, home, as_json)
     if as_json:
-        return echo_json({**asdict(result), "reused": result.reused})
+        echo_json({**asdict(result), "reused": result.reused})
+        return code
     if result.reused:
         echo("nothing to compute: this recipe was run before, and everything it made is in the catalog")
     TELL[file.recipe.kind](home, result)
+    return code
+
+
+def _result(file: RecipeFile, home: Home, quiet: bool) -> tuple[Any, int]:
+    """What the recipe's flow made, and the exit code."""
+    with shown_progress(quiet):
+        try:
+            return run_file(file, home.url), 0
+        except GateRefusal as refusal:
+            return refusal.result, 1
 
 
 def _tell_behaviour(home: Home, result: Produced) -> None:
@@ -54,6 +68,8 @@ def _tell_behaviour(home: Home, result: Produced) -> None:
         echo(f"\n> {answer['prompt']}")
         echo(f"  without: {_line(answer['base'])}")
         echo(f"  steered: {_line(answer['steered'])}   ({shown(answer['kl'])} nats per token)")
+    if result.gate is not None:
+        echo(f"\n{result.gate.text}")
     name = plan.partition("@")[0]
     echo(f'\nnext: trimtab show {name} | trimtab steer {name} "..." | trimtab promote {plan} prod')
 

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from trimtab.steering.judge.effect import Behaved, Margins, margins
-from trimtab.steering.judge.judge_input import JudgeInput
+from trimtab.steering.judge.judge_input import JudgeInput, Texts
 from trimtab.steering.judge.search import Search
 from trimtab.steering.judge.settings import JudgeSettings
 from trimtab.steering.judge.verdict import Contender, Effect
@@ -55,24 +55,18 @@ class Bench:
     def calibration(self) -> Calibration:
         """Rollouts for prompts of the selection split: all doses are found here."""
         how = self.settings.dose
-        return Calibration(self.scorer, _prompts(self.input.texts.select, how.prompts), self._seeded(how.decoding))
+        return Calibration(
+            self.scorer, _prompts(self.input.texts.select, how.prompts), _seeded(self.settings, how.decoding)
+        )
 
     @cached_property
     def report(self) -> Margins:
-        pairs = self.cut(self.input.texts.report, self.settings.report_pairs)
-        return Margins(self.scorer, pairs, self.settings.bootstrap)
+        return Margins(self.scorer, report_pairs(self.input.texts, self.settings), self.settings.bootstrap)
 
     @cached_property
     def priced_on(self) -> PricedOn:
         """Held-out prompts, neutral texts and questions of the price."""
-        how, texts = self.settings.price, self.input.texts
-        return PricedOn(
-            prompts=_prompts(texts.report, how.prompts),
-            neutral=[_head(text, how.neutral_tokens) for text in texts.neutral[: how.neutral]],
-            capability=texts.capability[: how.capability],
-            decoding=self._seeded(how.decoding),
-            bootstrap=self.settings.bootstrap,
-        )
+        return priced_on(self.input.texts, self.settings)
 
     @cached_property
     def base_scores(self) -> Float[np.ndarray, "n"]:
@@ -147,8 +141,26 @@ class Bench:
         """Margins over the first `placebo_pairs` report pairs."""
         return margins(self.scorer, self.report.pairs[: self.settings.placebo_pairs], plan)
 
-    def _seeded(self, decoding: Decoding) -> Decoding:
-        return replace(decoding, seed=decoding.seed + self.settings.seed)
+
+def report_pairs(texts: Texts, settings: JudgeSettings) -> list[AnswerPair]:
+    """The held-out pairs on which effects are measured, completions shortened."""
+    return [pair.shortened(settings.completion_tokens) for pair in texts.report[: settings.report_pairs]]
+
+
+def priced_on(texts: Texts, settings: JudgeSettings) -> PricedOn:
+    """Held-out prompts, neutral texts and questions of a judgement's price."""
+    how = settings.price
+    return PricedOn(
+        prompts=_prompts(texts.report, how.prompts),
+        neutral=[_head(text, how.neutral_tokens) for text in texts.neutral[: how.neutral]],
+        capability=texts.capability[: how.capability],
+        decoding=_seeded(settings, how.decoding),
+        bootstrap=settings.bootstrap,
+    )
+
+
+def _seeded(settings: JudgeSettings, decoding: Decoding) -> Decoding:
+    return replace(decoding, seed=decoding.seed + settings.seed)
 
 
 class Guesses:

@@ -9,6 +9,7 @@ from trimtab.steering.statistics.intervals import (
     mean_interval,
     paired_difference,
     ratio_interval,
+    separate_difference,
     share_interval,
     share_of_total,
 )
@@ -30,6 +31,7 @@ __all__ = [
     "paired_difference",
     "rank_p_value",
     "ratio_interval",
+    "separate_difference",
     "share_interval",
     "share_of_total",
 ]

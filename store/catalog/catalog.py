@@ -27,20 +27,22 @@ import numpy as np
 from trimtab.store.branch import restore_branch
 from trimtab.store.captures.activations import ActivationStore
 from trimtab.store.catalog import nodes
-from trimtab.store.catalog.aliases import AliasMove
+from trimtab.store.catalog.aliases import AliasHistory, AliasMove
 from trimtab.store.catalog.artifact import Artifact
 from trimtab.store.catalog.draft import Draft, now
 from trimtab.store.catalog.places import Captures
 from trimtab.store.catalog.refs import check_alias
 from trimtab.store.catalog.view import Inventory, View, known_name
 from trimtab.store.digests import JSON, plain
-from trimtab.store.errors import Conflict, Corrupt
+from trimtab.store.errors import Conflict, Corrupt, NotFound, nearest
 from trimtab.store.location import BRANCH, Location
 from trimtab.store.sessions import readable, sound
 
 TRIES = 200
 PAUSE = 0.02  # seconds, at most, after the first lost race; ten times that after the tenth
 T = TypeVar("T")
+Approval = Callable[[Artifact, int | None], str]
+Target = Callable[[View, AliasHistory], tuple[int | None, str]]
 
 
 class Catalog:
@@ -176,27 +178,68 @@ class Catalog:
 
     # ---- aliases
 
-    def promote(self, ref: str, alias: str, who: str | None = None) -> AliasMove:
+    def promote(
+        self, ref: str, alias: str, who: str | None = None, note: str = "", approve: Approval | None = None
+    ) -> AliasMove:
         """Let `name@alias` name the version that `ref` names now; every such move stays recorded.
 
+        note: why, for the record. approve: called inside the transaction with the version and the number of the one
+        that the alias names (None: none); raises to refuse the move, and what it returns is added to the note.
         Raises NotFound (ref), Invalid (alias).
         """
+        name = self.get(ref).name
+
+        def target(view: View, history: AliasHistory) -> tuple[int, str]:
+            artifact = view.get(ref)
+            said = approve(artifact, history.aliases.get(alias)) if approve else ""
+            return artifact.version, "; ".join(filter(None, [note, said]))
+
+        return self._move(name, alias, who, target)
+
+    def rollback(self, name: str, alias: str, who: str | None = None, note: str = "") -> AliasMove:
+        """Let an alias name again what it named before it first named its present version.
+
+        note: why, for the record. Raises NotFound when it names nothing, named nothing before, or that was deleted.
+        """
+
+        def target(view: View, history: AliasHistory) -> tuple[int, str]:
+            present, before = history.aliases.get(alias), history.before_present(alias)
+            if before is None:
+                raise NotFound(
+                    f"{name}@{alias} {_named_before(name, present)}; `trimtab promote` lets it name a version."
+                )
+            _, version = view.resolve(f"{name}@{before}")
+            return version, "; ".join(filter(None, [f"rolled back from @{present}", note]))
+
+        return self._move(name, alias, who, target)
+
+    def unalias(self, name: str, alias: str, who: str | None = None, note: str = "") -> AliasMove:
+        """Let an alias name nothing; its history stays. Raises NotFound when it names nothing."""
+
+        def target(view: View, history: AliasHistory) -> tuple[None, str]:
+            if alias not in history.aliases and alias not in history.uncertain:
+                raise NotFound(f"{name} has no alias {alias!r}: {nearest(alias, history.aliases)}")
+            return None, note
+
+        return self._move(name, alias, who, target)
+
+    def _move(self, name: str, alias: str, who: str | None, target: Target) -> AliasMove:
+        """Record a move of an alias to what `target` says in the transaction: a version (None: nothing) and a note."""
         check_alias(alias)
-        self.get(ref)
+        known_name(self.view(), name)
         by, when = who or _who(), now()
 
-        def record_move(session: icechunk.Session, view: View) -> AliasMove:
-            artifact = view.get(ref)
-            history = view.history(artifact.name)
+        def record(session: icechunk.Session, view: View) -> AliasMove:
+            history = view.history(name)
             committed = [m for m in history.sound if (m.alias, m.who, m.when) == (alias, by, when)]
             if committed:  # this very move: its commit succeeded, but the answer was lost
                 return committed[0]
-            move = AliasMove(alias, history.aliases.get(alias), artifact.version, by, when)
-            record = {"alias": alias, "from": move.before, "to": move.after, "who": by, "when": when}
-            nodes.add_group(session, f"moves/{artifact.name}/{view.last_move(artifact.name) + 1}", record)
+            after, note = target(view, history)
+            move = AliasMove(alias, history.aliases.get(alias), after, by, when, note)
+            nodes.add_group(session, f"moves/{name}/{view.last_move(name) + 1}", move.as_json())
             return move
 
-        return self._transact(f"promote {ref} to {alias}", record_move)[0]
+        return self._transact(f"move {name}@{alias}", record)[0]
 
     def aliases(self, name: str) -> dict[str, int]:
         """alias -> version. Raises NotFound for an unknown name."""
@@ -278,6 +321,10 @@ def _sound_or_empty(view: View, name: str, version: int) -> Artifact:
         return view.artifact(name, version)
     except Corrupt:
         return Artifact(name, version, "damaged", "", "", {}, {}, (), None, None, {}, None)
+
+
+def _named_before(name: str, present: int | None) -> str:
+    return "names nothing" if present is None else f"is {name}@{present} and named nothing before"
 
 
 def _who() -> str:

@@ -43,12 +43,14 @@ def checked(value: JSON, name: str, version: int) -> dict[str, JSON]:
 def checked_move(value: JSON) -> AliasMove:
     """The move of an alias that `value` records. Raises Corrupt when it is none."""
     try:
-        move = AliasMove(value["alias"], value["from"], value["to"], value["who"], value["when"])
+        move = AliasMove(
+            value["alias"], value["from"], value["to"], value["who"], value["when"], str(value.get("note", ""))
+        )
         check_alias(move.alias)
         datetime.fromisoformat(move.when)
     except (KeyError, TypeError, ValueError, Invalid) as error:
         raise Corrupt(f"it is no move of an alias ({type(error).__name__}: {error})") from None
-    if not _is_version(move.after) or not (move.before is None or _is_version(move.before)):
+    if not all(version is None or _is_version(version) for version in (move.before, move.after)):
         raise Corrupt("it moves an alias to or from what is no version")
     return move
 

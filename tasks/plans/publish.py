@@ -16,8 +16,9 @@ def publish_recipe(recipe: BehaviourRecipe, home: Home, verdict: Reference) -> R
         artifact = home.catalog.get(verdict.ref)
         return Product(artifact.arrays, artifact.header["plan"], metrics_of(artifact.header["verdict"]))
 
-    key = f"{recipe.stage('validate')}/publish/{recipe.name}"
-    return Step(recipe.name, "plan", key, recipe.to_json(), [verdict.ref]).find_or_publish(home, plan_of_verdict)
+    return Step(recipe.name, "plan", recipe.publish_key, recipe.to_json(), [verdict.ref]).find_or_publish(
+        home, plan_of_verdict
+    )
 
 
 publish_task = as_task("publish", publish_recipe)

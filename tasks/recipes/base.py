@@ -28,6 +28,9 @@ class Recipe(Part, ABC):
     FORMAT: ClassVar[int]  # part of every key: raise it when a stage computes something else from the same recipe
     STAGES: ClassVar[tuple[str, ...]]  # in the order in which they run
     ADDED: ClassVar[tuple[tuple[str, str], ...]] = ()  # (section, key) of later versions, not digested while unused
+    OPTIONAL: ClassVar[
+        tuple[str, ...]
+    ] = ()  # sections of later versions: not written down while absent, never digested
 
     kind: str
     """What is made: `behaviour`, `features`, `condition`, `heads` or `study`. Inferred when left out."""
@@ -64,12 +67,15 @@ class Recipe(Part, ABC):
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types, every default written out, files as path and sha256. `make_recipe` reads it back."""
-        return self.model_dump(mode="json")
+        values = self.model_dump(mode="json")
+        return {name: value for name, value in values.items() if value is not None or name not in self.OPTIONAL}
 
     def canonical(self) -> dict[str, Any]:
-        """What digests see: data files by content; neither the kind nor unused keys that later versions brought."""
+        """What digests see: data files by content; neither the kind nor unused keys that later versions brought, nor
+        the sections that change no result."""
         values = _without_paths(self.to_json())
-        del values["kind"]
+        for name in ("kind", *self.OPTIONAL):
+            values.pop(name, None)
         for section, key in self.ADDED:
             if not values[section][key]:
                 del values[section][key]

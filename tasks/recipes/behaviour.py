@@ -11,9 +11,9 @@ from trimtab.tasks.data.files import packaged_digest
 from trimtab.tasks.data.judging import capability_pairs, known_questions, neutral_texts, read_lexicon
 from trimtab.tasks.data.prompts import form_of
 from trimtab.tasks.data.sections import Data, Seed
-from trimtab.tasks.recipes.base import ModelRecipe, refuse
+from trimtab.tasks.recipes.base import ModelRecipe, digest_of, refuse
 from trimtab.tasks.recipes.checks import check_sections
-from trimtab.tasks.recipes.sections import Budget, CaptureSpec, FitSpec, JudgeSpec
+from trimtab.tasks.recipes.sections import Budget, CaptureSpec, FitSpec, JudgeSpec, Require
 
 JUDGE = 5  # of the validate stage alone: raise it when judging computes something else; captures and vectors are kept
 
@@ -29,6 +29,7 @@ class BehaviourRecipe(ModelRecipe):
         ("capture", "region_mb"),
         ("judge", "questions"),
     )
+    OPTIONAL: ClassVar[tuple[str, ...]] = ("require",)
 
     kind: Literal["behaviour"] = "behaviour"
     """Always `behaviour` here; may be left out."""
@@ -44,6 +45,8 @@ class BehaviourRecipe(ModelRecipe):
     """How the plan's effect is measured, and beside which placebos."""
     seed: Seed = 0
     """Seed of fitting and of every draw of the judge."""
+    require: Require | None = None
+    """What a version must show before an alias may name it; null for nothing."""
 
     @model_validator(mode="after")
     def _sections_agree(self) -> "BehaviourRecipe":
@@ -71,6 +74,12 @@ class BehaviourRecipe(ModelRecipe):
             parts |= {"budget": values["budget"], "judge": values["judge"], "packaged": _packaged(self.judge)}
             parts |= {"judged_by": JUDGE}
         return parts
+
+    @property
+    def publish_key(self) -> str:
+        """Key of the published plan: that of its verdict, the name, and what is required, where something is."""
+        required = "" if self.require is None else f"/require/{digest_of(self.require.model_dump(mode='json'))}"
+        return f"{self.stage('validate')}/publish/{self.name}{required}"
 
 
 def _check_judge(judge: JudgeSpec) -> None:

@@ -12,6 +12,8 @@ from trimtab.steering.errors import SteeringError
 from trimtab.steering.model.site import POINTS
 from trimtab.steering.model.span import Span
 from trimtab.store.captures.schema import REGION_BYTES
+from trimtab.store.catalog.refs import check_alias
+from trimtab.store.errors import StoreError
 from trimtab.tasks.data.sections import FileField, Part, Share, expanded
 from trimtab.tasks.errors import RecipeError, did_you_mean
 from trimtab.tasks.recipes.checkpoints import folder_digest
@@ -311,3 +313,36 @@ class JudgeSpec(Part):
         if len(set(value)) != len(value):
             raise ValueError("names one budget twice")
         return tuple(sorted(value))
+
+
+class Require(Part):
+    """What a version must show before an alias may name it. Each number counts with its interval: the end that speaks
+    against the version must satisfy the bound."""
+
+    effect: float | None = None
+    """At least: the lower end of the effect's interval, nats per token."""
+    kl: Nats | None = None
+    """At most: the upper end of the interval of KL(steered || base) on held-out prompts, nats per token."""
+    damage: Nats | None = None
+    """At most: the upper end of the interval of KL(base || steered) on neutral text, nats per token."""
+    beats_placebos: bool = False
+    """Whether the verdict must say that the plan beats its random placebos."""
+    no_worse: bool = False
+    """Whether effect, KL and damage must not be worse, beyond the noise of both, than those of the version that the
+    alias names."""
+    alias: str | None = None
+    """The alias that a run moves to the version it published when all of this holds; null moves none."""
+
+    @field_validator("alias")
+    @classmethod
+    def _is_alias(cls, value: str | None) -> str | None:
+        try:
+            return None if value is None else check_alias(value)
+        except StoreError as error:
+            raise ValueError(str(error)) from None
+
+    @model_validator(mode="after")
+    def _requires_something(self) -> "Require":
+        if not (self.beats_placebos or self.no_worse) and (self.effect, self.kl, self.damage) == (None, None, None):
+            raise ValueError("requires nothing; give effect, kl, damage, beats_placebos or no_worse, or remove it")
+        return self

@@ -58,13 +58,6 @@ def details(home: Home, ref: str) -> Json:
     }
 
 
-def promote(home: Home, ref: str, alias: str) -> Json:
-    """Let `name@alias` mean the version that `ref` names. Raises StoreError."""
-    catalog = home.catalog
-    name = catalog.get(ref).name
-    return {"name": name, **asdict(catalog.promote(ref, alias))}
-
-
 def lineage_of(home: Home, ref: str) -> Json:
     """The tree of what a version was made from. Raises StoreError."""
     return _tree(lineage(home.catalog, ref))

@@ -1,5 +1,5 @@
-"""Any sequence of publications, promotions and deletions, by several clients of one catalog, one of them sometimes in
-the middle of another's transaction, leaves what the same deeds leave one after the other.
+"""Any sequence of publications, promotions, rollbacks and deletions, by several clients of one catalog, one of them
+sometimes in the middle of another's transaction, leaves what the same deeds leave one after the other.
 
 HYPOTHESIS_PROFILE=deep runs many more.
 """
@@ -29,6 +29,7 @@ class Model:
     there: dict[Pair, tuple[int, Pair | None]] = field(default_factory=dict)  # (content, parent)
     given: dict[str, int] = field(default_factory=dict)
     aliases: dict[tuple[str, str], int] = field(default_factory=dict)
+    moves: list[tuple[str, str, int | None, int | None]] = field(default_factory=list)  # (name, alias, from, to)
 
     def publish(self, name: str, content: int, parent: Pair | None) -> Pair:
         if parent is not None and parent not in self.there:
@@ -43,8 +44,28 @@ class Model:
     def promote(self, pair: Pair, alias: str) -> Pair:
         if pair not in self.there:
             raise NotFound("version")
-        self.aliases[pair[0], alias] = pair[1]
+        self._move(pair[0], alias, pair[1])
         return pair
+
+    def rollback(self, name: str, alias: str) -> tuple[str, int | None]:
+        present = self.aliases.get((name, alias))
+        first = [move for move in self.moves if move[:2] == (name, alias) and move[3] == present][:1]
+        before = first[0][2] if first and present is not None else None
+        if before is None or (name, before) not in self.there:
+            raise NotFound("before")
+        self._move(name, alias, before)
+        return name, before
+
+    def unalias(self, name: str, alias: str) -> tuple[str, int | None]:
+        if (name, alias) not in self.aliases:
+            raise NotFound("alias")
+        self._move(name, alias, None)
+        return name, None
+
+    def _move(self, name: str, alias: str, to: int | None) -> None:
+        self.moves.append((name, alias, self.aliases.pop((name, alias), None), to))
+        if to is not None:
+            self.aliases[name, alias] = to
 
     def delete(self, pair: Pair) -> Pair:
         if pair not in self.there:
@@ -75,6 +96,8 @@ class Deed:
             return made.name, made.version
         if self.verb == "promote":
             return self.name, catalog.promote(ref, self.alias).after
+        if self.verb in ("rollback", "unalias"):
+            return self.name, getattr(catalog, self.verb)(self.name, self.alias).after
         return self.name, catalog.delete(ref).version
 
     def to_model(self, model: Model) -> Pair:
@@ -82,13 +105,15 @@ class Deed:
             return model.publish(self.name, self.content, self.parent)
         if self.verb == "promote":
             return model.promote((self.name, self.number), self.alias)
+        if self.verb in ("rollback", "unalias"):
+            return getattr(model, self.verb)(self.name, self.alias)
         return model.delete((self.name, self.number))
 
 
 pairs = st.tuples(st.sampled_from(NAMES), st.integers(1, 4))
 deeds = st.builds(
     Deed,
-    st.sampled_from(("publish", "publish", "promote", "delete")),
+    st.sampled_from(("publish", "publish", "publish", "promote", "promote", "rollback", "unalias", "delete")),
     st.sampled_from(NAMES),
     st.integers(1, 4),
     st.integers(0, 5),
