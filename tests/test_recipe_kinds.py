@@ -38,25 +38,29 @@ KEYS = {
     "brief.yaml": {
         "capture": "4ecfd71fc9b197b27cf8298c23eb00a289e61de431200e72d150fba6aff4efd3",
         "fit": "b43184ffa107bbfb8ca09432e4d4fca66d0c8b7974507ce295eadc20f17e3bb3",
-        "validate": "a7d45938ea5c7a2034f508c198149e8f269457dd3076f1014d12b9a8e5770536",
+        "placebos": "0baa476fb6d172a01a32da01b2532b41a1c73d6ad0e590d26de7c6dd880d84f9",
+        "validate": "a09d85e274723c330445aed81c2a4f050671756be846a9bd42ea97d21b0c45c2",
         "digest": "00f8afa27f359e50eb6706ee9674401b4825d9a57c98085478682b0aca367cfc",
     },
     "cheerful.yaml": {
         "capture": "dd12ec275ba746cf20fb7a60afd51062024ef817d3fd15d6346e2f105ff47adc",
         "fit": "ad3beecec13ac8f745e5b07fc5c662f432538a48e7e8d17ed21091da30a43b9b",
-        "validate": "bcf5f144b16aa490e47000f93707310d761024714d8b98ce9711de29fbf11e73",
+        "placebos": "9b901df816eef1a5c602d3e26c13f59ebff2cadf062c97ffcce07b316601f31e",
+        "validate": "97c4b04a98da38ad4652d9ccb1618c0d8d18629d17401196b51a274083d9d3a9",
         "digest": "6b9beeb7fe78660f8cc4572ae3ae2d5e7f4f00a8ab1881bb90bf543a18ff608e",
     },
     "concise.yaml": {
         "capture": "ca5b75d320d2f984a3c35cd16df369eb620c4fc1a4c2449cf8fee5b8420cd5cd",
         "fit": "6f67405ed6c6319169373a9dd022332d9e9826f9b7e240492dae4b478d4dea64",
-        "validate": "7d98f195d9ccdea0a444dffd569f9101de59cfd8f8a7a17e2caa021d6d2d11b7",
+        "placebos": "c76338dab256ab93b4174f45a74615ea1749e1c623e88d80051d1072a789c8e4",
+        "validate": "63e69a0741513f6893599e9e52f64285efa855c2f8b38a980094df0204cc126d",
         "digest": "5ebb092d7bb04b29758f9d34aec51d2293e8abed5da47722c011dbe1510f4cf4",
     },
     "french.yaml": {
         "capture": "dd3e214c9ea75cb16a33331b3c7ccf9d782e3fb09e05e9d1a8b5163d5c974c5a",
         "fit": "01dd3388e3e39ce14e9da0756e1615a4f9e4f99bcb09b88446546cd51b02c5ce",
-        "validate": "e2612639063b60b2745f1c98a9ea44e44b9dabb705d82760315e95aebd00cd4b",
+        "placebos": "ae9036fd31711acaaadff1ad302fbcbc2a67bdfa435efcb61cbe2f701d919caa",
+        "validate": "83f53164eacc906b6ecbd5528a619a5a24769bbf5fb15f86a1eb7b4c296a2fa9",
         "digest": "732a66b573967233b584f04fde02f4e9b4af29d2a0119961e8f78c7260292719",
     },
     "features.yaml": {

@@ -10,6 +10,7 @@ from jaxtyping import Float
 
 from trimtab.steering.judge.effect import Behaved, Margins, margins
 from trimtab.steering.judge.judge_input import JudgeInput, Texts
+from trimtab.steering.judge.judged import Judged
 from trimtab.steering.judge.search import Search
 from trimtab.steering.judge.settings import JudgeSettings
 from trimtab.steering.judge.verdict import Contender, Effect
@@ -25,15 +26,6 @@ from trimtab.steering.running.answer_pair import AnswerPair
 from trimtab.steering.running.sampling import Sampling
 from trimtab.steering.running.scorer import Scorer
 from trimtab.steering.running.writing import Decoding
-
-
-@dataclass(frozen=True, eq=False)
-class Judged:
-    """A competitor with what the next steps need: its dosed plan (None for a prompt) and its margins `[n]`."""
-
-    contender: Contender
-    plan: SteeringPlan | None
-    margins: Float[np.ndarray, "n"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +74,7 @@ class Bench:
         """What chooses a candidate, for the plan and for every placebo."""
         how = self.settings.search
         pairs = self.cut(self.input.texts.select, max(how.pairs, how.screen_pairs))
-        return Search(self.scorer, pairs, self.input.budget, how, self.settings.seed)
+        return Search(self.scorer, pairs, self.input.budget, how, self.settings.seed, self.input.responses)
 
     def dosed(self, plan: SteeringPlan, guess: float | None = None) -> tuple[SteeringPlan, Dose]:
         """The plan at the budget, and how the strength was found."""

@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from trimtab.steering.judge.bench import Bench, Guesses, Judged, prompted_kl
+from trimtab.steering.judge.bench import Bench, Guesses, prompted_kl
 from trimtab.steering.judge.effect import margins
+from trimtab.steering.judge.judged import Judged
 from trimtab.steering.judge.placebo import Placebo, flipped
 from trimtab.steering.judge.search import SearchResult
-from trimtab.steering.judge.verdict import Contender
+from trimtab.steering.judge.verdict import NULLS, Contender
 from trimtab.steering.model.tokens import Tokens
 from trimtab.steering.plans.plan import SteeringPlan
 from trimtab.steering.price.result import Dose, Price
@@ -72,17 +73,28 @@ def judged_placebos(
     bench: Bench, drawn: Sequence[tuple[Placebo, SearchResult]], plan: tuple[SearchResult, Dose], progress: Progress
 ) -> list[Judged]:
     """Every placebo, by the candidate that its search chose. plan: the choice and dose of the plan, from which first
-    strengths are guessed for a first group, and from that for the others, which are dosed all together: a decoding step
-    of many rows costs less per row."""
-    how, guesses, judged = bench.settings, Guesses(), list[Judged]()
-    guesses.add(plan[0].strength, plan[1])
-    progress("placebos", 0, len(drawn))
-    for group in (drawn[: how.together], drawn[how.together :]):
-        first = [guesses.of(choice.strength) for _, choice in group]
-        doses = bench.dosed_together([choice.plan for _, choice in group], first, how.dose.placebo_tolerance)
-        for (placebo, choice), (dosed, dose) in zip(group, doses, strict=True):
-            guesses.add(choice.strength, dose)
-            judged.append(bench.measured(placebo.name, placebo.kind, dosed, dose, bench.some_margins(dosed)))
-            progress("placebos", len(judged), len(drawn))
+    strengths of its refits and its flip are guessed. Random and covariance-matched placebos learn nothing from it, so
+    that they are the same for every method: theirs are guessed from a first group of their own."""
+    nulls = [one for one in drawn if one[0].kind in NULLS]
+    others, of_plan = [one for one in drawn if one[0].kind not in NULLS], Guesses()
+    of_plan.add(plan[0].strength, plan[1])
+    first, of_nulls, judged = bench.settings.together, Guesses(), list[Judged]()
+    for group, guesses in ((nulls[:first], of_nulls), (nulls[first:], of_nulls), (others, of_plan)):
+        progress("placebos", len(judged), len(drawn))
+        judged += _judged_together(bench, group, guesses)
     progress("placebos", len(drawn), len(drawn))
+    return judged
+
+
+def _judged_together(bench: Bench, group: Sequence[tuple[Placebo, SearchResult]], guesses: Guesses) -> list[Judged]:
+    """Placebos that are dosed all together: a decoding step of many rows costs less per row."""
+    if not group:
+        return []
+    first = [guesses.of(choice.strength) for _, choice in group]
+    plans = [choice.plan for _, choice in group]
+    judged = []
+    doses = bench.dosed_together(plans, first, bench.settings.dose.placebo_tolerance)
+    for (placebo, choice), (dosed, dose) in zip(group, doses, strict=True):
+        guesses.add(choice.strength, dose)
+        judged.append(bench.measured(placebo.name, placebo.kind, dosed, dose, bench.some_margins(dosed)))
     return judged

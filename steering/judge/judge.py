@@ -11,6 +11,7 @@ from trimtab.steering.fitters._leading import leads_of, warning_of
 from trimtab.steering.judge.bench import Bench
 from trimtab.steering.judge.contenders import flip_of, judged_placebos, judged_plan, judged_prompt, judged_rivals
 from trimtab.steering.judge.judge_input import JudgeInput
+from trimtab.steering.judge.nulls import SharedNulls
 from trimtab.steering.judge.placebo import placebos
 from trimtab.steering.judge.supplements import ablation_of, answering_of, curve_of, generations_of
 from trimtab.steering.judge.verdict import Verdict
@@ -26,7 +27,8 @@ def judge(judged: JudgeInput, progress: Progress = silent) -> Verdict:
     give an interval. The plan at its dose is `dosed_plan(judged, verdict)`.
     """
     bench, how = Bench(judged), judged.settings
-    drawn = placebos(judged.candidates, judged.contrast, judged.refit, how.placebos, how.seed)
+    shared = SharedNulls(judged.candidates, judged.nulls)
+    drawn = placebos(shared.subjects, judged.contrast, judged.refit, shared.left(how.placebos), how.seed)
     choice, *choices = bench.search([judged.candidates, *(one.candidates for one in drawn)], progress)
     progress("dose", 0, 1)
     dosed, dose = bench.dosed(choice.plan, choice.strength or None)
@@ -35,7 +37,7 @@ def judge(judged: JudgeInput, progress: Progress = silent) -> Verdict:
     judged.tell(generations)
     plan, price = judged_plan(bench, dosed, dose, progress)
     searched = [*zip(drawn, choices, strict=True), *flip_of(bench, choice)]
-    nulls = judged_placebos(bench, searched, (choice, dose), progress)
+    nulls = shared.completed(judged_placebos(bench, searched, (choice, dose), progress))
     others = [*judged_rivals(bench, progress), *judged_prompt(bench, progress), *nulls]
     verdict = Verdict(
         plan=judged.name,

@@ -9,11 +9,13 @@ from trimtab.steering.errors import SteeringError
 from trimtab.steering.judge.answering import ExamQuestion
 from trimtab.steering.judge.behaviour import BehaviourScorer
 from trimtab.steering.judge.candidates import Candidates, Refit
+from trimtab.steering.judge.nulls import NoShelf, NullShelf
 from trimtab.steering.judge.settings import JudgeSettings
 from trimtab.steering.judge.verdict import Generation
 from trimtab.steering.model.tokens import Tokens
 from trimtab.steering.plans.plan import SteeringPlan
 from trimtab.steering.price.calibration import check_budget
+from trimtab.steering.price.response import ResponseMemo
 from trimtab.steering.running.answer_pair import AnswerPair
 from trimtab.steering.running.contrast import Contrast
 
@@ -50,7 +52,9 @@ class JudgeInput:
     refit: what made them, on shuffled labels; fitter_name: its name. contrast: rows at the candidates' sites, for
     placebos with their covariance. budget: nats per generated token. behaviour, decode: scorer of written text, and
     token ids to text. rivals: plans of other methods, by name, judged at the same price. request: the words that
-    request the behaviour. tell: called with the first answers as soon as the dose is there, long before the verdict."""
+    request the behaviour. tell: called with the first answers as soon as the dose is there, long before the verdict.
+    nulls, responses: placebos and linear responses that were measured for other methods, and where this judgement's own
+    are kept."""
 
     name: str
     model: PreTrainedModel
@@ -66,6 +70,8 @@ class JudgeInput:
     request: str = "a system prompt that asks for the behaviour"
     settings: JudgeSettings = JudgeSettings()
     tell: Callable[[Sequence[Generation]], None] = lambda generations: None
+    nulls: NullShelf = field(default_factory=NoShelf)
+    responses: ResponseMemo = field(default_factory=ResponseMemo)
 
     def __post_init__(self) -> None:
         check_budget(self.budget)

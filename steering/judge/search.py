@@ -20,7 +20,7 @@ from trimtab.steering.judge.settings import SearchSettings
 from trimtab.steering.judge.verdict import SitePoint
 from trimtab.steering.plans.plan import SteeringPlan
 from trimtab.steering.price.pulls import Labels
-from trimtab.steering.price.response import Forecast, responses
+from trimtab.steering.price.response import Forecast, ResponseMemo, remembered_responses
 from trimtab.steering.price.strength import find_strength
 from trimtab.steering.running.answer_pair import AnswerPair
 from trimtab.steering.running.progress import Progress
@@ -42,13 +42,15 @@ class SearchResult:
 
 @dataclass(frozen=True, eq=False)
 class Search:
-    """One way of searching. pairs: of the selection split. budget: nats per token. seed: of the drawn labels."""
+    """One way of searching. pairs: of the selection split. budget: nats per token. seed: of the drawn labels.
+    responses: those that other searches on the same pairs have computed."""
 
     scorer: Scorer
     pairs: Sequence[AnswerPair]
     budget: float
     settings: SearchSettings = SearchSettings()
     seed: int = 0
+    responses: ResponseMemo = field(default_factory=ResponseMemo)
 
     def __call__(self, sets: Sequence[Candidates], progress: Progress) -> list[SearchResult]:
         """The choice from each set of candidates. All are screened together, and measured on the same pairs."""
@@ -67,7 +69,8 @@ class Search:
         texts = [text for pair in pairs for text in (pair.positive, pair.negative)]
         many, few = (_weights(count, len(pairs)) for count in (len(pairs), self.settings.pairs))
         plans = [plan for candidates in sets for plan in candidates.values()]
-        along = responses(self.scorer.model, texts, plans, Labels(self.settings.draws, self.seed))
+        labels = Labels(self.settings.draws, self.seed)
+        along = remembered_responses(self.responses, self.scorer.model, texts, plans, labels)
         screens = iter([_Screen(one.forecast(many), one.forecast(few)) for one in along])
         return [{name: next(screens) for name in candidates} for candidates in sets]
 

@@ -4,9 +4,10 @@ import math
 from collections.abc import Sequence
 
 from trimtab.steering.judge.answering import Examiner
-from trimtab.steering.judge.bench import Bench, Judged
+from trimtab.steering.judge.bench import Bench
 from trimtab.steering.judge.direction_ablation import AblationSettings, RequestPairs, ablate, residual_direction
 from trimtab.steering.judge.judge_input import JudgeInput
+from trimtab.steering.judge.judged import Judged
 from trimtab.steering.judge.verdict import AblationResult, Answering, CurvePoint, Generation
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.tokens import Role, Tokens

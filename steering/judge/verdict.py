@@ -6,6 +6,8 @@ from typing import Any
 from trimtab.steering.price.result import Dose, Price
 from trimtab.steering.statistics import Interval
 
+NULLS = ("random", "covariance")  # kinds of contenders that know nothing of the behaviour
+
 
 @dataclass(frozen=True)
 class Effect:

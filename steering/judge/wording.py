@@ -2,10 +2,9 @@
 
 from collections.abc import Sequence
 
-from trimtab.steering.judge.verdict import AnsweringPoint, Contender, Verdict
+from trimtab.steering.judge.verdict import NULLS, AnsweringPoint, Contender, Verdict
 from trimtab.steering.statistics import Interval, rank_p_value
 
-NULLS = ("random", "covariance")
 FEW_PROMPTS = 8  # below, intervals of skewed values hold the truth clearly less often than they say
 FEWEST = 19  # placebos that can reach a rank p-value of 0.05
 AT_DOSE = (1.0, None)  # of the answers: the plan as it was dosed, and the prompt

@@ -19,24 +19,27 @@ from trimtab.steering.running.padded_texts import check_completions
 
 
 class Responses:
-    """Linear responses of texts, computed once: examples with their labels exchanged are the same texts."""
+    """Linear responses of texts, computed once: examples with their labels exchanged are the same texts, and a method
+    that asks for fewer draws than another is given the first of them."""
 
     def __init__(self) -> None:
         self._key: tuple[object, ...] = ()
+        self._draws = 0
         self._rows: dict[int, dict[SitePlace, tuple[Tensor, Tensor]]] = {}
 
     def of(
         self, anatomy: Anatomy, texts: Sequence[Tokens], places: Sequence[SitePlace], labels: Labels
     ) -> LinearResponse:
-        """The response of these texts. Rows of texts that were seen under the same model, places and labels are not
-        computed again; the caller keeps the texts alive."""
-        key = (anatomy, tuple(places), labels)
-        if key != self._key:
-            self._key, self._rows = key, {}
-        self._add([text for text in texts if id(text) not in self._rows], anatomy, places, labels)
+        """The response of these texts. Rows of texts that were seen under the same model, places and seed with at least
+        as many draws are not computed again; the caller keeps the texts alive."""
+        key = (anatomy, tuple(places), labels.seed)
+        if key != self._key or labels.draws > self._draws:
+            self._key, self._draws, self._rows = key, labels.draws, {}
+        missing = [text for text in texts if id(text) not in self._rows]
+        self._add(missing, anatomy, places, Labels(self._draws, labels.seed))
         rows = [self._rows[id(text)] for text in texts]
         slopes = {place: torch.stack([row[place][0] for row in rows]) for place in places}
-        scores = {place: torch.stack([row[place][1] for row in rows]) for place in places}
+        scores = {place: torch.stack([row[place][1][: labels.draws] for row in rows]) for place in places}
         return LinearResponse(slopes, scores, sum(len(text) - text.prompt_length for text in texts))
 
     def _add(self, texts: Sequence[Tokens], anatomy: Anatomy, places: Sequence[SitePlace], labels: Labels) -> None:

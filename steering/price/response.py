@@ -16,7 +16,7 @@ to measure; it is no measurement.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from transformers import PreTrainedModel
 from trimtab.steering.causal.patching import whole_sites
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.tokens import Tokens
+from trimtab.steering.moves.add import Add
 from trimtab.steering.plans.plan import SteeringPlan
 from trimtab.steering.price.pulls import ONE_DRAW, Labels, SitePlace, pulls
 
@@ -107,6 +108,46 @@ class LinearResponse:
     ) -> float:
         """Forecast gain of `sum_i weights[i] * mean log-probability of text i` at `budget` nats per token."""
         return self.along(additions).forecast(weights).effect(budget)
+
+
+class ResponseMemo:
+    """Linear responses that were computed in this process, the last few of them: other methods that are judged on the
+    same texts ask for the same one."""
+
+    LAST = 2
+
+    def __init__(self) -> None:
+        self._responses: dict[tuple[object, ...], LinearResponse] = {}
+
+    def of(
+        self, model: PreTrainedModel, texts: Sequence[Tokens], places: Sequence[SitePlace], labels: Labels
+    ) -> LinearResponse:
+        """As `LinearResponse.of`. Texts are the same when their tokens are."""
+        contents = [(one.ids.tobytes(), one.prompt_length, bytes(one.roles), bytes(one.special)) for one in texts]
+        key = (Anatomy.of(model), tuple(contents), tuple(places), labels)
+        if key not in self._responses:
+            self._responses[key] = LinearResponse.of(model, texts, places, labels)
+        self._responses = dict([*self._responses.items()][-self.LAST :])
+        return self._responses[key]
+
+
+def added(plan: SteeringPlan) -> list[tuple[SitePlace, Float[Tensor, "d"]]] | None:
+    """What a plan of vectors adds at strength 1, by place; None when it has another move."""
+    if any(type(step.move) is not Add for step in plan.interventions):
+        return None
+    return [((step.site, step.span), step.strength * step.move.vector) for step in plan.interventions]
+
+
+def remembered_responses(
+    memo: ResponseMemo, model: PreTrainedModel, texts: Sequence[Tokens], plans: Sequence[SteeringPlan], labels: Labels
+) -> list[Along]:
+    """As `responses`; where all plans only add vectors, from the gradients at their places, which the memo keeps."""
+    additions = [added(plan) for plan in plans]
+    if any(one is None for one in additions):
+        return responses(model, texts, plans, labels)
+    places = dict.fromkeys(place for one in additions for place, _ in one or ())
+    response = memo.of(model, texts, list(places), labels)
+    return [replace(response.along(one or ()), limit=plan.limit) for one, plan in zip(additions, plans, strict=True)]
 
 
 def responses(

@@ -3,6 +3,7 @@ candidates, each a plan of one site or of many."""
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import lru_cache
 
 from trimtab.steering.fitters.base import ModelFitter
 from trimtab.steering.judge.candidates import Candidates, by_site
@@ -15,9 +16,11 @@ from trimtab.steering.plans.plan import SteeringPlan
 from trimtab.steering.running.answer_pair import AnswerPair
 from trimtab.store import ActivationStore, Artifact
 from trimtab.tasks.data.prompts import couples, texts_of
+from trimtab.tasks.data.sections import Data
 from trimtab.tasks.models import model_of
 from trimtab.tasks.progress import report
 from trimtab.tasks.recipes.behaviour import BehaviourRecipe
+from trimtab.tasks.recipes.sections import ModelSpec
 from trimtab.tasks.step import Product
 
 NAMES = "candidates"  # header key: from each candidate's name to the numbers of its interventions
@@ -44,14 +47,20 @@ def candidates_of(artifact: Artifact) -> Candidates:
 
 
 def examples_of(recipe: BehaviourRecipe) -> Examples:
-    """The pairs of the fit split, those of the select split held out, cut as the judge cuts them."""
-    _, tokenizer = model_of(recipe.model)
-    texts, cut = texts_of(recipe.data, tokenizer), JudgeSettings().completion_tokens
+    """The pairs of the fit split, those of the select split held out, cut as the judge cuts them. The same texts at
+    another budget share their linear response, as do a fit and its refits on shuffled labels."""
+    return replace(_examples(recipe.model, recipe.data, recipe.fit.span, recipe.seed), budget=recipe.budget.kl)
+
+
+@lru_cache(maxsize=1)
+def _examples(spec: ModelSpec, data: Data, span: str, seed: int) -> Examples:
+    _, tokenizer = model_of(spec)
+    texts, cut = texts_of(data, tokenizer), JudgeSettings().completion_tokens
 
     def pairs(split: str) -> tuple[AnswerPair, ...]:
         return tuple(AnswerPair(a, b).shortened(cut) for (_, a), (_, b) in couples(texts, split))
 
-    return Examples(pairs("fit"), pairs("select"), Span.parse(recipe.fit.span), recipe.budget.kl, recipe.seed)
+    return Examples(pairs("fit"), pairs("select"), Span.parse(span), seed=seed)
 
 
 def sites_of(store: ActivationStore, point: str) -> list[Site]:

@@ -21,6 +21,7 @@ from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.site import Site
 from trimtab.steering.model.tokens import PromptFormat, tokenize
 from trimtab.steering.plans.plan import SteeringPlan
+from trimtab.steering.price.response import ResponseMemo
 from trimtab.steering.running.answer_pair import AnswerPair
 from trimtab.steering.running.contrast import Contrast
 from trimtab.steering.running.scorer import Scorer
@@ -33,6 +34,7 @@ from trimtab.tasks.home import Home
 from trimtab.tasks.models import model_of
 from trimtab.tasks.plans.fit import contrast_of
 from trimtab.tasks.plans.learning import candidates_of, examples_of, sites_of
+from trimtab.tasks.plans.placebos import PublishedNulls
 from trimtab.tasks.progress import report, say
 from trimtab.tasks.recipes.behaviour import BehaviourRecipe
 from trimtab.tasks.recipes.methods import make_method
@@ -41,6 +43,7 @@ from trimtab.tasks.step import Product, Step, as_task
 
 PLAIN = PromptFormat(chat=False)
 SHOWN_ANSWERS = 2  # before the verdict
+RESPONSES = ResponseMemo()  # of this process: one verdict after another of the same behaviour asks for the same
 
 
 def validate_recipe(
@@ -95,6 +98,8 @@ def judge_input(
         request=recipe.judge.system_prompt or "",
         settings=settings,
         tell=lambda generations: say(first_answers(recipe.name, generations)),
+        nulls=PublishedNulls(recipe, home, capture),
+        responses=RESPONSES,
     )
 
 
@@ -186,7 +191,7 @@ def _best(
 ) -> SteeringPlan:
     """A rival's best candidate by the same search that chooses ours."""
     cut = [pair.shortened(settings.completion_tokens) for pair in texts.select]
-    search = Search(Scorer(model), cut, budget, settings.search, settings.seed)
+    search = Search(Scorer(model), cut, budget, settings.search, settings.seed, RESPONSES)
     return search([plans], report)[0].plan
 
 

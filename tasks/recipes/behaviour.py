@@ -15,14 +15,15 @@ from trimtab.tasks.recipes.base import ModelRecipe, digest_of, refuse
 from trimtab.tasks.recipes.checks import check_sections
 from trimtab.tasks.recipes.sections import Budget, CaptureSpec, FitSpec, JudgeSpec, Require
 
-JUDGE = 5  # of the validate stage alone: raise it when judging computes something else; captures and vectors are kept
+JUDGE = 6  # of the validate stage alone: raise it when judging computes something else; captures and vectors are kept
+ROWS = ("point", "pool", "span")  # of the fit section: what it says apart from the methods
 
 
 class BehaviourRecipe(ModelRecipe):
     """Collect activations of a contrast, fit vectors, dose and judge them, publish the plan."""
 
     FORMAT: ClassVar[int] = 1
-    STAGES: ClassVar[tuple[str, ...]] = ("capture", "fit", "validate")
+    STAGES: ClassVar[tuple[str, ...]] = ("capture", "fit", "placebos", "validate")
     ADDED: ClassVar[tuple[tuple[str, str], ...]] = (
         ("data", "columns"),
         ("capture", "pool"),
@@ -65,14 +66,17 @@ class BehaviourRecipe(ModelRecipe):
 
     def parts_of(self, stage: str, parents: Sequence[str]) -> dict[str, Any]:
         """capture: model, data (its split too: which rows are kept may depend on it) and what is read. fit: also the
-        fitters, pooling, span and seed. validate: also the budget, the judge and the packaged files it reads."""
+        fitters, pooling, span and seed. validate: also the budget, the judge and the packaged files it reads.
+        placebos: what validate sees but the methods; parents say where their candidates act."""
         values = self.canonical()
         parts = {key: values[key] for key in ("model", "data", "capture")}
         if stage != "capture":
             parts |= {"fit": values["fit"], "seed": values["seed"]}
-        if stage == "validate":
+        if stage in ("placebos", "validate"):
             parts |= {"budget": values["budget"], "judge": values["judge"], "packaged": _packaged(self.judge)}
             parts |= {"judged_by": JUDGE}
+        if stage == "placebos":
+            parts |= {"fit": {key: values["fit"][key] for key in ROWS}, "acting": list(parents)}
         return parts
 
     @property

@@ -8,6 +8,7 @@ import numpy as np
 
 from trimtab.steering.ablation.multiple import holm
 from trimtab.steering.fitters import FITTERS, ModelFitter
+from trimtab.steering.judge.verdict import NULLS
 from trimtab.store import Artifact
 from trimtab.tasks.home import Home
 from trimtab.tasks.recipes.study import StudyRecipe
@@ -16,7 +17,6 @@ from trimtab.tasks.step import Product, Step, as_task, seconds_of
 from trimtab.tasks.studies.cells import Cell, CellResult
 
 KIND = "study"
-NULLS = ("random", "covariance")
 Z95 = 1.959964  # half a 95% interval, in standard errors
 
 

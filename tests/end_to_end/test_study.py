@@ -25,7 +25,7 @@ def study(tiny_recipe, tmp_path) -> Path:
     path = tmp_path / "study.yaml"
     path.write_text(
         f"name: small\nbehaviours: [{tiny_recipe}]\nbudgets: [0.2]\nsettings: {json.dumps(QUICK)}\n"
-        f"methods: [act, {LOFIT}, gradient]\n"
+        f"methods: [mean_difference, pca, {LOFIT}, gradient]\n"
     )
     return path
 
@@ -36,15 +36,16 @@ def test_a_study_is_one_table_of_verdicts(study, tiny_home, monkeypatch):
         raise BadRows("nothing to fit here")
 
     monkeypatch.setattr(Gradient, "fit", nothing)
+    before = len([ref for ref in Catalog(tiny_home / "catalog").list() if ref.name == "tiny.placebos"])
     done = inside("study", str(study), "--json", home=tiny_home)
     assert done.code == 0, done.stderr
     made = json.loads(done.stdout)
     rows = {row["method"]: row for row in made["rows"]}
-    act, lofit, gradient = rows
-    assert (act, gradient) == ("act", "gradient") and lofit.startswith("lofit heads=3")
+    mean, pca, lofit, gradient = rows
+    assert (mean, pca, gradient) == ("mean_difference", "pca", "gradient") and lofit.startswith("lofit heads=3")
     assert rows["gradient"]["problem"] == "nothing to fit here"
     catalog = Catalog(tiny_home / "catalog")
-    for name in (act, lofit):
+    for name in (mean, pca, lofit):
         verdict = catalog.get(rows[name]["verdict"]).header["verdict"]
         assert rows[name]["margin"] == verdict["contenders"][0]["effect"]["margin"]
         nulls = [c for c in verdict["contenders"] if c["kind"] in ("random", "covariance")]
@@ -56,12 +57,22 @@ def test_a_study_is_one_table_of_verdicts(study, tiny_home, monkeypatch):
     plan = SteeringPlan.unpack(Packed(artifact.arrays, artifact.header["plan"]))
     assert len(plan.sites) == 3 and all(site.head is not None for site in plan.sites)
     assert rows[lofit]["site"] == "+".join(map(str, plan.sites)), "a plan of many sites is judged like any other"
-    assert catalog.get("small").kind == "study" and len(catalog.get("small").parents) == 2
+    assert catalog.get("small").kind == "study" and len(catalog.get("small").parents) == 3
+    shared, own = (nulls_of(catalog, rows[name]["verdict"]) for name in (pca, lofit))
+    kept = [ref for ref in catalog.list() if ref.name == "tiny.placebos"]
+    assert len(kept) == before + 1, "those of many sites are their plan's alone"
+    assert shared == nulls_of(catalog, rows[mean]["verdict"]) != own, "vectors at the same sites share their placebos"
     assert len([ref for ref in catalog.list() if ref.name == "tiny.capture"]) == 1, "cells share the activations"
     page = Path(made["report"]).read_text()
     assert "nothing to fit here" in page and lofit.replace('"', "&quot;") in page.replace("&#x27;", "'")
     again = inside("study", str(study), "--workers", "2", "--runner", "threads", home=tiny_home)
     assert again.code == 0 and again.stdout.splitlines()[0].split() == ["published", made["ref"]]
+
+
+def nulls_of(catalog: Catalog, ref: str) -> list[tuple[float, dict[str, float]]]:
+    """What the random and covariance-matched placebos of a verdict cost and do."""
+    contenders = catalog.get(ref).header["verdict"]["contenders"]
+    return [(c["kl"], c["effect"]["margin"]) for c in contenders if c["kind"] in ("random", "covariance")]
 
 
 def test_methods_that_learn_fit_at_the_budget(tiny_recipe):

@@ -9,17 +9,21 @@ import torch
 
 from trimtab.steering.errors import SteeringError
 from trimtab.steering.fitters.mean_difference import MeanDifference
+from trimtab.steering.fitters.pca import PCA
 from trimtab.steering.judge.answering import AnsweringSettings, ExamQuestion
 from trimtab.steering.judge.behaviour import Lexicon
 from trimtab.steering.judge.candidates import RowRefit, by_site
 from trimtab.steering.judge.judge import dosed_plan, judge
 from trimtab.steering.judge.judge_input import JudgeInput, Texts
+from trimtab.steering.judge.nulls import shape_of
 from trimtab.steering.judge.placebo import PlaceboCounts
 from trimtab.steering.judge.settings import AblationChoice, DoseSettings, JudgeSettings, PriceSettings, SearchSettings
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.site import Site
-from trimtab.steering.model.span import ANSWER
+from trimtab.steering.model.span import ANSWER, LAST
 from trimtab.steering.model.tokens import Tokens
+from trimtab.steering.moves.ablate import Ablate
+from trimtab.steering.plans.plan import SteeringPlan
 from trimtab.steering.price.kl import divergences, steered_from_base
 from trimtab.steering.price.rollouts import roll_out
 from trimtab.steering.running.answer_pair import AnswerPair
@@ -296,3 +300,44 @@ def test_the_model_is_left_as_it_was(judge_input):
 def test_bad_input(judge_input, change, words):
     with pytest.raises(SteeringError, match=words):
         change(judge_input(1.0))
+
+
+class Shelf:
+    """Nulls in memory."""
+
+    def __init__(self) -> None:
+        self.kept: dict[object, object] = {}
+
+    def get(self, shape):
+        return self.kept.get(shape)
+
+    def put(self, shape, nulls) -> None:
+        assert shape not in self.kept
+        self.kept[shape] = nulls
+
+
+def test_nulls_that_another_method_measured_are_its_own_to_the_bit(judge_input):
+    """The second method takes the first one's; alone it would have measured the same."""
+    small = replace(SETTINGS, placebos=PlaceboCounts(3, 2, 1, 1), curve=(0.05,))
+    first = judge_input(2.0, settings=small)
+    pca = PCA().fit(first.contrast).spanning(ANSWER)
+    candidates = by_site(pca.scaled(3.0))
+    second = replace(first, candidates=candidates, refit=RowRefit(PCA(), first.contrast, candidates))
+    shelf, alone = Shelf(), judge(second)
+    judge(replace(first, nulls=shelf))
+    assert len(shelf.kept) == 1 and len(next(iter(shelf.kept.values()))) == 5
+    shared = judge(replace(second, nulls=shelf))
+    assert json.dumps(shared.to_json()) == json.dumps(alone.to_json())
+
+
+def test_a_null_serves_only_plans_that_act_as_it_does(judge_input):
+    judged = judge_input(2.0)
+    shape = shape_of(judged.candidates)
+    assert shape is not None and [place for place, _ in shape] == list(judged.candidates)
+    moved = {name: plan.spanning(LAST) for name, plan in judged.candidates.items()}
+    joint = {"both": sum((plan for plan in judged.candidates.values()), SteeringPlan(()))}
+    other = {
+        name: replace(plan, interventions=(replace(plan.interventions[0], move=Ablate(torch.eye(32)[:1])),))
+        for name, plan in judged.candidates.items()
+    }
+    assert shape_of(moved) != shape and shape_of(joint) is None and shape_of(other) is None
