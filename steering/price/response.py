@@ -133,9 +133,10 @@ class ResponseMemo:
 
 def added(plan: SteeringPlan) -> list[tuple[SitePlace, Float[Tensor, "d"]]] | None:
     """What a plan of vectors adds at strength 1, by place; None when it has another move."""
-    if any(type(step.move) is not Add for step in plan.interventions):
+    vectors = [step.strength * step.move.vector for step in plan.interventions if isinstance(step.move, Add)]
+    if len(vectors) < len(plan.interventions):
         return None
-    return [((step.site, step.span), step.strength * step.move.vector) for step in plan.interventions]
+    return [((step.site, step.span), vector) for step, vector in zip(plan.interventions, vectors, strict=True)]
 
 
 def remembered_responses(
