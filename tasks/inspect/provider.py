@@ -146,7 +146,7 @@ def _logprob(token: TokenLogprob) -> Logprob:
 def _service_of(options: Options) -> tuple[tuple[str, ...], Service]:
     """The service of a model and a home, made for the first provider that wants it and kept while the process runs."""
     home = Home.at(options.home)
-    key = (options.model, options.dtype, options.device, home.url)
+    key = (options.model, options.revision or "", options.dtype, options.device, home.url)
     if key not in _SERVICES:
         model, tokenizer = model_of(ModelSpec.model_validate(options.source))
         _SERVICES[key] = service = Service(model, tokenizer, home, Serving(options.model, limits=LIMITS))
