@@ -11,6 +11,8 @@ from trimtab.steering.judge.harness import HarnessResult
 from trimtab.store import Artifact
 from trimtab.store.catalog.lineage import lineage
 from trimtab.tasks.data.judging import read_lexicon
+from trimtab.tasks.data.sections import DataFile
+from trimtab.tasks.errors import DataError
 from trimtab.tasks.home import Home
 from trimtab.tasks.recipes.behaviour import BehaviourRecipe
 from trimtab.tasks.recipes.kinds import make_recipe
@@ -60,8 +62,16 @@ def provenance_of(recipe: BehaviourRecipe, home: Home, published: Artifact, judg
         "versions": dict(published.libraries),
         "seconds": {"validate": seconds_of(judged)} if seconds_of(judged) is not None else {},
         "recipe": published.recipe,
-        "lexicon": list(read_lexicon(lexicon)["positive"]) if lexicon and Path(lexicon.path).exists() else None,
+        "lexicon": _highlighted(lexicon),
     }
+
+
+def _highlighted(lexicon: DataFile | None) -> list[str] | None:
+    """Words to highlight in the answers; none when the file is no longer what the plan was judged with."""
+    try:
+        return list(read_lexicon(lexicon)["positive"]) if lexicon else None
+    except DataError:
+        return None
 
 
 @task(name="harness-report")
