@@ -1,6 +1,7 @@
 """Harness: Inspect itself, in this process, on one model without and with a plan, and what its logs say."""
 
 import math
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import redirect_stdout
@@ -57,7 +58,7 @@ def _logs(model: ModelSpec, ref: str, home: Home, evaluation: Evaluation) -> tup
     try:
         with redirect_stdout(sys.stderr):  # Inspect tells its progress there; stdout is for results
             logs = inspect_eval(
-                evaluation.task,
+                _relative(evaluation.task),
                 model=names,
                 model_args={"home": home.url, **model.model_dump(include={"revision", "dtype", "device"})},
                 task_args=dict(evaluation.arguments),
@@ -82,6 +83,17 @@ def _logs(model: ModelSpec, ref: str, home: Home, evaluation: Evaluation) -> tup
             reason = log.error.message if log.error else log.status
             raise RecipeError(f"{evaluation.task}: {log.eval.model} ended with '{reason}'; see {log.location}")
     return by_model[names[0]], by_model[names[1]]
+
+
+def _relative(task: str) -> str:
+    """Inspect looks for files below the current folder and takes no absolute path. Raises RecipeError for a file that
+    is not there."""
+    file, at, name = task.partition("@")
+    if Path(file).suffix != ".py":
+        return task
+    if not Path(file).is_file():
+        raise RecipeError(f"{file}: there is no such file; name a file with a task of Inspect")
+    return f"{os.path.relpath(file)}{at}{name}"
 
 
 def scores_of(log: Any) -> Scores:
