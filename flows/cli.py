@@ -49,7 +49,7 @@ COMMANDS = {
     "collect": Command("collect", "Only collect a recipe's activations.", model=True),
     "study": Command("study", "Judge many methods on many behaviours and budgets, in one table.", model=True),
     "steer": Command("steer", "Answer prompts with and without a published plan.", model=True),
-    "validate": Command("validate", "A task of Inspect without and with a plan, into its report.", model=True),
+    "validate": Command("validate", "Run a task of Inspect without and with a published plan.", model=True),
     "serve": Command("serve", "An OpenAI-compatible server with a plan for each request.", model=True),
     "chat": Command("serve", "Talk to the steered model in the terminal.", model=True),
     "features": Command("features", "List a feature set, or write its browser page."),

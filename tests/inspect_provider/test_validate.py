@@ -60,7 +60,6 @@ def test_the_report_has_a_section_more_and_its_own_command(validated):
         (("tiny.verdict", "--inspect", TASK), "not a plan"),
         (("tiny", "--inspect", "nosuch.py"), "nosuch.py"),
         (("tiny", "--inspect", TASK, "-T", "colour"), "NAME=VALUE"),
-        (("tiny", "--inspect", TASK, "-T", "colour=red"), "colour"),
     ],
 )
 def test_what_cannot_be_is_one_line_and_publishes_nothing(validated, arguments, match):
