@@ -76,12 +76,12 @@ class Subject:
         self.plans[name] = plan
 
     def alone(self, ids: list[int], plan: SteeringPlan | None, new: int = NEW) -> list[int]:
-        """What transformers answers, greedily."""
+        """What transformers answers, greedily; no token ends it, and none is forbidden."""
         inputs = torch.tensor([ids])
         with (plan or SteeringPlan(())).on(self.model), torch.inference_mode():
             answer = self.model.generate(
-                inputs, attention_mask=torch.ones_like(inputs), max_new_tokens=new, min_new_tokens=new,
-                do_sample=False, pad_token_id=0,
+                inputs, attention_mask=torch.ones_like(inputs), max_new_tokens=new, eos_token_id=-1, do_sample=False,
+                pad_token_id=0,
             )  # fmt: skip
         return answer[0, len(ids) :].tolist()
 

@@ -16,13 +16,20 @@ from trimtab.steering.plans.intervention import Intervention
 from trimtab.steering.plans.plan import SteeringPlan
 from trimtab.tasks.home import Home
 
+# These norm what a block adds and unembed with the embedding, so that a random one repeats its last token whatever its
+# blocks do: their embeddings are made small.
+QUIET = ("gemma2", "gemma3_text")
 PROMPTS = [list(range(20, 57)), [5, 6, 7, 8, 9]]
 
 
 def subject_of(family: str, folder: Path) -> Subject:
     torch.manual_seed(0)
     config = AutoConfig.for_model(family, bos_token_id=1, eos_token_id=2, initializer_range=0.2, **FAMILIES[family])
-    AutoModelForCausalLM.from_config(config).float().save_pretrained(folder)
+    model = AutoModelForCausalLM.from_config(config).float()
+    if family in QUIET:
+        with torch.no_grad():
+            model.get_input_embeddings().weight.mul_(0.02)
+    model.save_pretrained(folder)
     subject = Subject(folder, Home.at(), {})
     anatomy = Anatomy.of(subject.model)
     width, ids = anatomy.d_model, torch.tensor([PROMPTS[0]])
