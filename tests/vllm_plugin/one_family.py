@@ -28,7 +28,7 @@ def subject_of(family: str, folder: Path) -> Subject:
     model = AutoModelForCausalLM.from_config(config).float()
     if family in QUIET:
         with torch.no_grad():
-            model.get_input_embeddings().weight.mul_(0.02)
+            model.get_input_embeddings().weight.mul_(0.1)
     model.save_pretrained(folder)
     subject = Subject(folder, Home.at(), {})
     anatomy = Anatomy.of(subject.model)
