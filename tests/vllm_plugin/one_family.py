@@ -19,11 +19,14 @@ from trimtab.tasks.home import Home
 # These norm what a block adds and unembed with the embedding, so that a random one repeats its last token whatever its
 # blocks do: their embeddings are made small.
 QUIET = ("gemma2", "gemma3_text")
+# vLLM's capped attention is off by up to 1e-3 in log-probabilities, also without a plan: with these weights no step of
+# an answer has two tokens that are so close.
+SEEDS = {"gemma2": 1}
 PROMPTS = [list(range(20, 57)), [5, 6, 7, 8, 9]]
 
 
 def subject_of(family: str, folder: Path) -> Subject:
-    torch.manual_seed(0)
+    torch.manual_seed(SEEDS.get(family, 0))
     config = AutoConfig.for_model(family, bos_token_id=1, eos_token_id=2, initializer_range=0.2, **FAMILIES[family])
     model = AutoModelForCausalLM.from_config(config).float()
     if family in QUIET:
