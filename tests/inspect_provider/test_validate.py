@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("inspect_ai")
-from inspect_ai.log import read_eval_log  # noqa: E402
+from inspect_ai.log import read_eval_log
 
-from tests.end_to_end.conftest import inside, tiny_folder, tiny_home, tiny_recipe  # noqa: E402, F401
-from tests.reports import command_in  # noqa: E402
-from trimtab.tasks.home import Home  # noqa: E402
-from trimtab.tasks.inspect.harness import scores_of  # noqa: E402
+from tests.end_to_end.conftest import inside, tiny_folder, tiny_home, tiny_recipe  # noqa: F401
+from tests.reports import command_in
+from trimtab.tasks.home import Home
+from trimtab.tasks.inspect.harness import scores_of
 
 TASK = str(Path(__file__).with_name("task.py"))
 pytestmark = [pytest.mark.slow, pytest.mark.prefect]
