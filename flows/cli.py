@@ -7,6 +7,7 @@ import importlib
 import os
 import sys
 import threading
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -57,10 +58,18 @@ COMMANDS = {
     "ablate": Command("heads", "Test a ranking's top heads beside random sets of heads.", model=True),
     "ls": Command("catalog", "What is in the catalog."),
     "show": Command("catalog", "One version: header, price, verdict, parents, recipe."),
+    "diff": Command("catalog", "Two versions beside each other: recipe, data, numbers with intervals, vectors."),
     "captures": Command("catalog", "The collected activations: what, how much, where."),
     "lineage": Command("catalog", "From a version back to activations, prompts and model."),
     "verify": Command("catalog", "Recompute every digest and say what is not as it was published."),
     "promote": Command("aliases", "Let NAME@ALIAS mean a version that shows what its recipe requires."),
+    "rollback": Command("aliases", "Let NAME@ALIAS mean again what it meant before; the move is recorded."),
+    "unalias": Command("aliases", "Let NAME@ALIAS mean nothing."),
+    "aliases": Command("aliases", "Every move of a name's aliases."),
+    "describe": Command("remarks", "Say what a name or version is, what it is for, and under which licence."),
+    "tag": Command("remarks", "Add or remove tags of a name or version."),
+    "note": Command("remarks", "Add a note to a name or version."),
+    "deprecate": Command("remarks", "Warn wherever a name or version is loaded."),
     "recheck": Command("recheck", "Measure a published plan again, with the model and libraries of today.", model=True),
     "export": Command("export", "A published plan as a file of another tool."),
     "import": Command("imports", "Publish another tool's steering file as a plan.", model=True),
@@ -143,6 +152,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     arguments = _home_first(list(sys.argv[1:] if argv is None else argv))
+    with warnings.catch_warnings():
+        warnings.showwarning = _warn  # type: ignore[assignment]
+        return _run(arguments)
+
+
+def _warn(message: Warning | str, *where: object) -> None:
+    """One line, as errors are; a library's own warnings, too."""
+    _say(f"warning: {' '.join(str(message).split())}", OK)
+
+
+def _run(arguments: list[str]) -> int:
     try:
         returned = typer.main.get_command(app).main(arguments, prog_name="trimtab", standalone_mode=False)
         return _interrupted() if returned == INTERRUPTED else returned if isinstance(returned, int) else OK

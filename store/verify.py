@@ -110,8 +110,9 @@ def _artifact(catalog: Catalog, artifact: Artifact) -> Iterator[str]:
     content = Content(artifact.kind, artifact.header, artifact.arrays.entries, artifact.parents, artifact.recipe)
     if content.digest != artifact.digest:
         yield f"its content digest is {content.digest[:12]}, recorded is {artifact.digest[:12]}"
+    view = catalog.view()
     for parent in dict.fromkeys(artifact.parents):
-        if catalog.get(parent.ref).digest != parent.digest:
+        if view.get(parent.ref).digest != parent.digest:
             yield f"its parent {parent.ref} has another digest than when it was used"
 
 

@@ -1,4 +1,4 @@
-"""ls, show, captures, lineage, verify: what the catalog holds."""
+"""ls, show, diff, captures, lineage, verify: what the catalog holds."""
 
 import importlib
 from typing import Annotated, Any
@@ -19,13 +19,20 @@ def ls(
     ctx: typer.Context,
     every: Annotated[bool, typer.Option("--all", "-a", help="Every version, not just the newest.")] = False,
     kind: Annotated[str | None, typer.Option(help="Only this kind: plan, capture, verdict, ranking, ...")] = None,
+    where: Annotated[
+        str,
+        typer.Option(metavar="EXPRESSION", help="Of all versions those that satisfy it: 'beats_random and kl < 0.3'."),
+    ] = "",
+    sort: Annotated[str, typer.Option(metavar="[-]FIELD", help="By a field; -effect: largest first.")] = "",
     as_json: JSON = False,
 ) -> None:
-    """What is in the catalog."""
+    """What is in the catalog. --where and --sort look at every version."""
     home = Home.at(ctx.obj)
-    rows = views.listing(home, every, kind)
+    rows = views.search(home, where, sort, kind) if where or sort else views.listing(home, every, kind)
     if as_json:
         return echo_json(rows)
+    if where and not rows:
+        return echo(f"no version in {home.url} satisfies {where}", err=True)
     if not rows:
         return echo(f"nothing is published in {home.url} yet; `trimtab run RECIPE` publishes", err=True)
     cells = ((r["ref"], r["kind"], r["aliases"], r["created"][:16], r["digest"][:SHORT], r["headline"]) for r in rows)
@@ -54,6 +61,33 @@ def show(
         echo("\nrecipe")
         echo_fields(_flat(version["recipe"]))
     echo("\n`--json` shows everything, header and libraries too", err=True)
+
+
+@app.command()
+def diff(
+    ctx: typer.Context,
+    one: Annotated[str, typer.Argument(metavar="NAME[@VERSION|@ALIAS]", help="For example cheerful@3.")],
+    other: Annotated[str, typer.Argument(metavar="NAME[@VERSION|@ALIAS]", help="For example cheerful@prod.")],
+    as_json: JSON = False,
+) -> None:
+    """Two versions beside each other: recipe, data, numbers with intervals, vectors."""
+    module = importlib.import_module("trimtab.tasks.registry.diff")  # brings torch, which lists do without
+    result = module.diff(Home.at(ctx.obj), one, other)
+    if as_json:
+        return echo_json(result)
+    first, second = result["refs"]
+    for title, columns in (("recipe", ("key",)), ("data", ("file",)), ("libraries", ("library",))):
+        rows = [(row["key"], row["first"], row["second"]) for row in result[title]]
+        if rows:
+            echo_table((*columns, first, second), rows, f"\n{title}")
+    numbers = [(row["key"], row["first"], row["second"], row["change"]) for row in result["numbers"]]
+    if numbers:
+        echo_table(("", first, second, "second minus first"), numbers, "\nnumbers (KL and effect in nats per token)")
+    sites = [(row["site"], row["first"], row["second"], row["cosine"], row["ratio"]) for row in result["sites"]]
+    if sites:
+        echo_table(("site", first, second, "cosine", "size, second / first"), sites, "\nvectors")
+    if not any(result[part] for part in ("recipe", "data", "numbers", "sites", "libraries")):
+        echo(f"{first} and {second} do not differ")
 
 
 @app.command()
@@ -108,7 +142,21 @@ def _summary(version: dict[str, Any]) -> dict[str, object]:
         "digest": version["digest"],
         "arrays": [f"{name} {'x'.join(map(str, entry['shape']))}" for name, entry in version["arrays"].items()][:8],
         "parents": [parent["ref"] for parent in version["parents"]],
+        "used by": version["children"],
+        **_about(version["about"]),
     }
+
+
+def _about(about: dict[str, Any]) -> dict[str, object]:
+    """What is said of a version, as far as anything is."""
+    said: dict[str, object] = {name: about[name] for name in ("description", "use", "licence", "tags") if about[name]}
+    if about["deprecated"]:
+        said["deprecated"] = _signed(about["deprecated"])
+    return said | {f"note {number}": _signed(note) for number, note in enumerate(about["notes"], 1)}
+
+
+def _signed(remark: dict[str, Any]) -> str:
+    return f"{remark['text']} ({remark['who']}, {remark['when'][:10]})"
 
 
 def _flat(value: dict[str, Any], before: str = "  ") -> dict[str, object]:

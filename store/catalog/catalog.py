@@ -3,7 +3,8 @@
 On disk one Icechunk repository:
 
     /artifacts/<name>/<version>    uint8 payload of all arrays; its attributes hold the record (header, ...)
-    /moves/<name>/<number>         one move of an alias: alias, from, to, who, when
+    /moves/<name>/<number>         one move of an alias: alias, from, to, who, when, note
+    /remarks/<name>/<number>       a description, tag, note or deprecation of a name or version: field, text, who, when
     /keys/<sha256 of key>          a stage key whose content was published before under another key
     /deleted/<name>/<version>      who deleted a version, and when; its number is never given again
 
@@ -17,6 +18,7 @@ import os
 import random
 import socket
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
@@ -32,6 +34,8 @@ from trimtab.store.catalog.artifact import Artifact
 from trimtab.store.catalog.draft import Draft, now
 from trimtab.store.catalog.places import Captures
 from trimtab.store.catalog.refs import check_alias
+from trimtab.store.catalog.remarks import DeprecatedVersion, Profile, Remark, check_remark, deprecation
+from trimtab.store.catalog.search import search
 from trimtab.store.catalog.view import Inventory, View, known_name
 from trimtab.store.digests import JSON, plain
 from trimtab.store.errors import Conflict, Corrupt, NotFound, nearest
@@ -140,9 +144,23 @@ class Catalog:
     def get(self, ref: str) -> Artifact:
         """The artifact of "name", "name@3", "name@latest", "name@<alias>" or "capture:<digest>".
 
-        Raises NotFound, naming what there is instead, and Corrupt when its record is not what was published.
+        Warns (DeprecatedVersion) when somebody has deprecated it. Raises NotFound, naming what there is instead, and
+        Corrupt when its record is not what was published.
         """
-        return self.view().get(ref)
+        view = self.view()
+        artifact = view.get(ref)
+        warning = deprecation(artifact.ref, view.remarks(artifact.name).about(artifact.version))
+        if warning:
+            warnings.warn(warning, DeprecatedVersion, stacklevel=2)
+        return artifact
+
+    def search(self, where: str = "", sort: str = "", kind: str | None = None) -> Sequence[Artifact]:
+        """Every version that satisfies an expression, such as `beats_random and kl < 0.3`, in the order of a field:
+        `effect`, or `-effect` for the largest first; oldest first without. See `store/catalog/search.py`.
+
+        Damaged versions are left out. Raises Invalid for an expression that is none, naming the nearest field.
+        """
+        return [one.artifact for one in search(self.view().searchables(kind), where, sort)]
 
     def find(self, key: str) -> Artifact | None:
         """The newest artifact published with this stage key, or None."""
@@ -250,6 +268,32 @@ class Catalog:
         """Every move of every alias of a name, oldest first. Raises NotFound for an unknown name."""
         view = self.view()
         return view.history(known_name(view, name)).sound
+
+    # ---- remarks
+
+    def remark(self, ref: str, field: str, text: str, who: str | None = None) -> Remark:
+        """Say something of a name, or with "name@3" or "name@alias" of one version. What is published stays as it is.
+
+        field: "description", "use", "licence", "note", "tag", "untag" or "deprecated". Raises NotFound, Invalid.
+        """
+        check_remark(field, text)
+        name, at, _ = ref.partition("@")
+        version = self.view().resolve(ref)[1] if at else None
+        known_name(self.view(), name)
+        remark = Remark(field, text, version, who or _who(), now())
+
+        def record(session: icechunk.Session, view: View) -> None:
+            if remark not in view.remarks(name).sound:  # its commit may have succeeded, and the answer been lost
+                nodes.add_group(session, f"remarks/{name}/{view.last_remark(name) + 1}", remark.as_json())
+
+        self._transact(f"remark on {ref}", record)
+        return remark
+
+    def about(self, ref: str) -> Profile:
+        """What is said of a version now. Raises NotFound."""
+        view = self.view()
+        name, version = view.resolve(ref)
+        return view.remarks(name).about(version)
 
     # ---- deleting
 

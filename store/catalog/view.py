@@ -13,6 +13,8 @@ from trimtab.store.catalog.artifact import Artifact
 from trimtab.store.catalog.payload import LazyArrays
 from trimtab.store.catalog.records import checked, checked_move, entries_of, parents_of
 from trimtab.store.catalog.refs import CAPTURE, LATEST, Ref, check_name, is_name, number
+from trimtab.store.catalog.remarks import Remarks, read_remarks
+from trimtab.store.catalog.search import Searchable, searchable
 from trimtab.store.digests import JSON, plain
 from trimtab.store.errors import Corrupt, NotFound, nearest
 
@@ -37,7 +39,7 @@ class Inventory:
     artifacts: the sound versions, oldest first.
     aliases: name -> alias -> version.
     record_defects: versions with a damaged record, and nodes that lie where a name or version should be.
-    alias_defects: moves that cannot be read, and aliases of versions that do not exist.
+    alias_defects: moves and remarks that cannot be read, and aliases of versions that do not exist.
     """
 
     artifacts: Sequence[Artifact]
@@ -150,6 +152,23 @@ class View:
         paths = [f"moves/{name}/{number}" for number in self._numbers(f"moves/{name}")]
         return AliasHistory([_move(record) for record in self._all_attributes(paths)])
 
+    def remarks(self, name: str) -> Remarks:
+        """Everything that was said of a name and its versions."""
+        return read_remarks(self._all_attributes([f"remarks/{name}/{n}" for n in self._numbers(f"remarks/{name}")]))
+
+    def last_remark(self, name: str) -> int:
+        """The number of the last remark about `name`; 0 before the first."""
+        return max(self._numbers(f"remarks/{name}"), default=0)
+
+    def searchables(self, kind: str | None = None) -> list[Searchable]:
+        """Every sound version (of one kind), oldest first, with what can be searched for."""
+        inventory = self.inventory(kind)
+        remarks = {name: self.remarks(name) for name in {artifact.name for artifact in inventory.artifacts}}
+        return [
+            searchable(a, remarks[a.name].about(a.version), _naming(inventory.aliases.get(a.name, {}), a.version))
+            for a in inventory.artifacts
+        ]
+
     def artifact(self, name: str, version: int) -> Artifact:
         """A version that exists. Raises Corrupt when its record is damaged."""
         record = self._read([(name, version)])[0]
@@ -179,25 +198,26 @@ class View:
         artifacts.sort(key=lambda a: (a.created, a.name, a.version))
         histories = {name: self.history(name) for name in self._children("moves") if is_name(name)}
         aliases = {name: history.aliases for name, history in histories.items()}
-        return Inventory(artifacts, aliases, [*damaged, *self._strays()], list(self._damaged_moves(histories)))
+        moves = [*self._damaged_moves(histories), *self._damaged_remarks()]
+        return Inventory(artifacts, aliases, [*damaged, *self._strays()], moves)
 
     def needing(self, name: str, version: int) -> list[str]:
         """References of the versions that have this one as a parent, and of the aliases that name it.
 
         Raises Corrupt when a damaged record may need it, too.
         """
-        pairs = [pair for pair in self.pairs if pair != (name, version)]
-        records = self._read(pairs)
-        damaged = next((record for record in records if isinstance(record, Corrupt)), None)
+        others = [pair for pair in self.pairs if pair != (name, version)]
+        damaged = next((record for record in self._read(others) if isinstance(record, Corrupt)), None)
         if damaged is not None:
             raise Corrupt(f"whether anything needs {name}@{version} is not certain: {damaged}")
-        children = [
-            f"{record['name']}@{record['version']}"
-            for record in records
-            if isinstance(record, dict) and any(parent["ref"] == f"{name}@{version}" for parent in record["parents"])
-        ]
         last = {move.alias: move.after for move in self.history(name).sound}
-        return sorted(children + [f"{name}@{alias}" for alias, named in last.items() if named == version])
+        naming = [f"{name}@{alias}" for alias, named in last.items() if named == version]
+        return sorted(self.children(name, version) + naming)
+
+    def children(self, name: str, version: int) -> list[str]:
+        """References of the sound versions that were made from this one, sorted."""
+        ref = f"{name}@{version}"
+        return sorted(one.ref for one in self._sound(self.pairs) if any(parent.ref == ref for parent in one.parents))
 
     @cached_property
     def pairs(self) -> list[NamedVersion]:
@@ -225,6 +245,12 @@ class View:
             for alias, version in history.aliases.items():
                 if (name, version) not in pairs:
                     yield Defect(f"{name}@{alias}", f"it names {name}@{version}, which is not there; promote another")
+
+    def _damaged_remarks(self) -> Iterator[Defect]:
+        for name in filter(is_name, self._children("remarks")):
+            for place, remark in enumerate(self.remarks(name).records, 1):
+                if remark is None:
+                    yield Defect(f"remarks/{name}/{place}", "it is no remark; say it again")
 
     # ---- reading
 
@@ -276,6 +302,10 @@ def known_name(view: View, name: str) -> str:
     if not view.versions(check_name(name)):
         raise NotFound(f"{view.place} has no {name!r}: {nearest(name, view.names())}")
     return name
+
+
+def _naming(aliases: dict[str, int], version: int) -> list[str]:
+    return [alias for alias, named in aliases.items() if named == version]
 
 
 def _move(record: JSON) -> AliasMove | None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from trimtab.store import Artifact, StoreError
 from trimtab.store.catalog.lineage import LineageNode, lineage
+from trimtab.store.catalog.search import search as matches
 from trimtab.store.catalog.view import Defect
 from trimtab.store.verify import Finding, verify
 from trimtab.tasks.home import Home
@@ -19,6 +20,16 @@ HEADLINE = (
 )  # fmt: skip
 DAMAGED = "damaged"
 Json = dict[str, Any]
+
+
+def search(home: Home, where: str, sort: str, kind: str | None = None) -> list[Json]:
+    """One row per version that satisfies an expression, in an order (`store/catalog/search.py`). Raises StoreError."""
+    view = home.catalog.view()
+    rows = []
+    for one in matches(view.searchables(kind), where, sort):
+        aliases = {alias: one.artifact.version for alias in one.fields["alias"]}
+        rows.append({**_row(one.artifact, aliases), "tags": one.fields["tag"], "deprecated": one.fields["deprecated"]})
+    return rows
 
 
 def listing(home: Home, every: bool = False, kind: str | None = None) -> list[Json]:
@@ -40,8 +51,8 @@ def captures(home: Home) -> list[Json]:
 
 
 def details(home: Home, ref: str) -> Json:
-    """One version: header, metrics, parents, aliases, and names, shapes and dtypes of its arrays without their numbers.
-    Raises StoreError for an unknown or damaged version."""
+    """One version: header, metrics, parents and children, aliases, what is said of it, and names, shapes and dtypes of
+    its arrays without their numbers. Raises StoreError for an unknown or damaged version."""
     view = home.catalog.view()
     artifact = view.get(ref)
     history = view.history(artifact.name)
@@ -52,6 +63,8 @@ def details(home: Home, ref: str) -> Json:
         "metrics": artifact.metrics,
         "arrays": {name: _shape(entry) for name, entry in _entries(artifact).items()},
         "parents": [{"ref": parent.ref, "digest": parent.digest} for parent in artifact.parents],
+        "children": view.children(artifact.name, artifact.version),
+        "about": asdict(view.remarks(artifact.name).about(artifact.version)),
         "recipe": artifact.recipe,
         "libraries": dict(artifact.libraries),
         "history": [asdict(move) for move in history.sound],
