@@ -74,6 +74,8 @@ COMMANDS = {
     "export": Command("export", "A published plan as a file of another tool."),
     "import": Command("imports", "Publish another tool's steering file as a plan.", model=True),
     "fold": Command("export", "A checkpoint with the plan in its weights, for any loader.", model=True),
+    "copy": Command("transfer", "Copy a version with its lineage to another home, digests checked at both ends."),
+    "pull": Command("transfer", "Copy a version with its lineage from another home into this one."),
     "delete": Command("housekeeping", "Delete a version that nothing else was made from."),
     "gc": Command("housekeeping", "Free captures never published, and chunks of old snapshots."),
     "repair": Command("housekeeping", "Collect lost or damaged rows of published captures again.", model=True),

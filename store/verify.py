@@ -12,7 +12,7 @@ from trimtab.store.catalog import nodes
 from trimtab.store.catalog.artifact import Artifact, Content, seal
 from trimtab.store.catalog.catalog import Catalog
 from trimtab.store.catalog.payload import LazyArrays
-from trimtab.store.catalog.places import Captures
+from trimtab.store.catalog.places import Captures, is_store
 from trimtab.store.digests import array_bytes
 from trimtab.store.errors import Corrupt, StoreError
 from trimtab.store.housekeeping import lost_catalog
@@ -41,15 +41,18 @@ def verify(catalog: Catalog) -> list[Finding]:
     for artifact in _everything(catalog, findings):
         findings += _findings(artifact.ref, REPUBLISH, partial(_artifact, catalog, artifact))
         if artifact.kind == "capture":
-            findings += _published_rows(Captures.beside(catalog.location), artifact)
+            findings += _published_rows(catalog, artifact)
     return findings + _lost(catalog)
 
 
-def _published_rows(captures: Captures, artifact: Artifact) -> list[Finding]:
+def _published_rows(catalog: Catalog, artifact: Artifact) -> list[Finding]:
     try:
-        place = captures.locate(artifact.header)
+        place = Captures.beside(catalog.location).locate(artifact.header)
     except StoreError as error:
         return [Finding(False, f"the rows of {artifact.ref}", str(error), REPUBLISH)]
+    home = catalog.view().left_at(artifact.name, artifact.version)
+    if home is not None and not is_store(place):
+        return [Finding(True, f"the rows of {artifact.ref}, which stayed in {home}")]
     thing = f"capture {place.url}"
     cure = f"`trimtab repair {artifact.ref}` collects again what is damaged"
     digest = str(artifact.header.get("digest"))

@@ -6,6 +6,7 @@ On disk one Icechunk repository:
     /moves/<name>/<number>         one move of an alias: alias, from, to, who, when, note
     /remarks/<name>/<number>       a description, tag, note or deprecation of a name or version: field, text, who, when
     /keys/<sha256 of key>          a stage key whose content was published before under another key
+    /elsewhere/<name>/<version>    the home where a capture's rows stayed, when its version was copied here without them
     /deleted/<name>/<version>      who deleted a version, and when; its number is never given again
 
 A version's number is part of the path of its node, and nothing is ever overwritten. When two processes publish, promote
@@ -36,7 +37,7 @@ from trimtab.store.catalog.places import Captures
 from trimtab.store.catalog.refs import check_alias
 from trimtab.store.catalog.remarks import DeprecatedVersion, Profile, Remark, check_remark, deprecation
 from trimtab.store.catalog.search import search
-from trimtab.store.catalog.view import Inventory, View, known_name
+from trimtab.store.catalog.view import Inventory, NamedVersion, VersionRecord, View, known_name
 from trimtab.store.digests import JSON, plain
 from trimtab.store.errors import Conflict, Corrupt, NotFound, nearest
 from trimtab.store.location import BRANCH, Location
@@ -115,6 +116,25 @@ class Catalog:
         """
         header = Captures.beside(self.location).record(store)
         return self.publish(name, "capture", {}, header, recipe=recipe, metrics=metrics, key=key)
+
+    def adopt(self, records: Sequence[VersionRecord], left: Mapping[NamedVersion, str] | None = None) -> list[str]:
+        """Take over versions of another catalog under their own names and numbers, in one commit; returns the
+        references of those that were not here yet. Records stay as they are, seals and digests included.
+
+        records: parents before what was made from them. left: (name, version) -> the home where a capture's rows stay.
+        Raises Conflict when another version has that name and number, or had it and was deleted.
+        """
+
+        def add(session: icechunk.Session, view: View) -> list[str]:
+            missing = [record for record in records if not _is_here(view, record)]
+            for record in missing:
+                path = "/".join(map(str, record.pair))
+                nodes.add_array(session, f"artifacts/{path}", dict(record.attributes), record.payload)
+                if record.pair in (left or {}):
+                    nodes.add_group(session, f"elsewhere/{path}", {"home": (left or {})[record.pair], "when": now()})
+            return [f"{name}@{version}" for name, version in (record.pair for record in missing)]
+
+        return self._transact(f"adopt {len(records)} versions", add)[0]
 
     def _transact(self, what: str, act: Callable[[icechunk.Session, View], T]) -> tuple[T, View]:
         """Commit what `act` does in a session; returns its result, and a view of what was committed.
@@ -281,13 +301,20 @@ class Catalog:
         version = self.view().resolve(ref)[1] if at else None
         known_name(self.view(), name)
         remark = Remark(field, text, version, who or _who(), now())
-
-        def record(session: icechunk.Session, view: View) -> None:
-            if remark not in view.remarks(name).sound:  # its commit may have succeeded, and the answer been lost
-                nodes.add_group(session, f"remarks/{name}/{view.last_remark(name) + 1}", remark.as_json())
-
-        self._transact(f"remark on {ref}", record)
+        self.adopt_remarks(name, [remark])
         return remark
+
+    def adopt_remarks(self, name: str, remarks: Sequence[Remark]) -> None:
+        """Record remarks as they are, those that are recorded already left out."""
+
+        def add(session: icechunk.Session, view: View) -> None:
+            there, last = view.remarks(name).sound, view.last_remark(name)
+            missing = [remark for remark in remarks if remark not in there]
+            for number, remark in enumerate(missing, last + 1):
+                nodes.add_group(session, f"remarks/{name}/{number}", remark.as_json())
+
+        if remarks:
+            self._transact(f"remarks on {name}", add)
 
     def about(self, ref: str) -> Profile:
         """What is said of a version now. Raises NotFound."""
@@ -357,6 +384,19 @@ class Catalog:
             self._records = {}
         self._snapshot = snapshot
         return View(self.location.url, session, self._records)
+
+
+def _is_here(view: View, record: VersionRecord) -> bool:
+    """Whether the catalog has this version. Raises Conflict when it has, or had, another one under its number."""
+    name, version = record.pair
+    digest, deleted = record.attributes["digest"], view.tombstone(name, version)
+    if deleted is not None:
+        raise Conflict(f"{view.place} had a {name}@{version} that was deleted; its number is not used again.")
+    if version not in view.versions(name):
+        return False
+    if view.artifact(name, version).digest != digest:
+        raise Conflict(f"{view.place} has another {name}@{version} than the one to copy; copy to another home.")
+    return True
 
 
 def _sound_or_empty(view: View, name: str, version: int) -> Artifact:

@@ -1,11 +1,12 @@
 """The catalog at one snapshot. All look-ups of one reading or one transaction go through one View, so that they see the
 same state."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
 import icechunk
+import numpy as np
 
 from trimtab.store.catalog import nodes
 from trimtab.store.catalog.aliases import AliasHistory, AliasMove
@@ -30,6 +31,19 @@ class Defect:
 
     ref: str
     wrong: str
+
+
+@dataclass(frozen=True)
+class VersionRecord:
+    """A version as it is stored. attributes: its record. payload: the bytes of all its arrays, uint8 [bytes]."""
+
+    attributes: Mapping[str, JSON]
+    payload: np.ndarray
+
+    @property
+    def pair(self) -> NamedVersion:
+        """(name, version)."""
+        return self.attributes["name"], self.attributes["version"]
 
 
 @dataclass(frozen=True)
@@ -175,6 +189,21 @@ class View:
         if isinstance(record, Corrupt):
             raise record
         return self._artifact_of(record)
+
+    def record(self, name: str, version: int) -> VersionRecord:
+        """A version as it is stored: its record, checked, and its payload, whose arrays are compared with their
+        digests. Raises Corrupt."""
+        artifact = self.artifact(name, version)
+        for array in artifact.arrays:
+            artifact.arrays[array]
+        assert self.session is not None
+        payload = nodes.open_payload(self.session, f"artifacts/{name}/{version}")[:]
+        return VersionRecord(dict(self.records[name, version]), np.asarray(payload))
+
+    def left_at(self, name: str, version: int) -> str | None:
+        """The home where the rows of a capture stayed when its version was copied here without them, else None."""
+        note = self.attributes(f"elsewhere/{name}/{version}")
+        return None if note is None else str(note.get("home"))
 
     def tombstone(self, name: str, version: int) -> dict[str, JSON] | None:
         """Who deleted a version, and when; None when nobody did."""
