@@ -63,6 +63,12 @@ KEYS = {
         "validate": "83f53164eacc906b6ecbd5528a619a5a24769bbf5fb15f86a1eb7b4c296a2fa9",
         "digest": "732a66b573967233b584f04fde02f4e9b4af29d2a0119961e8f78c7260292719",
     },
+    "formal.yaml": {
+        "capture": "96b822cd0a549f8c541b5dda614e00feff7b3d374e6c3af521cf4b10f9108ff9",
+        "fit": "a7b4fb922c5838c45517a447a3e6dd1cb2a109bbb2820c653aaa37515ae4950f",
+        "validate": "d61678c084c3169df4f8637b60dd75ae82b71fe93fb02e5ef15cabd77aa79c40",
+        "digest": "b77a32c29e58a56b032ee183a4afc70e99ae3aa118f3a13451fef35c55722dce",
+    },
     "features.yaml": {
         "capture": "c4f67d21adb3985775c47f15e326fb312fc148bef6c0b649f4b2130e3a3f15e3",
         "choose": "7d7d175a857caa03004f309a8d37646ad62468ecf2316947380a140c423384c6",
