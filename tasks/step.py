@@ -6,10 +6,14 @@ from dataclasses import dataclass, field
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
+import httpx
+import icechunk
 import numpy as np
 from prefect import Task, task
+from prefect.states import State
 
 from trimtab.store import Artifact
+from trimtab.tasks.announcing import announce_version
 from trimtab.tasks.home import Home
 from trimtab.tasks.progress import PrefectProgress, watched
 from trimtab.tasks.references import Reference
@@ -65,6 +69,7 @@ class Step:
             metrics=product.metrics,
             key=self.key,
         )
+        announce_version(home, artifact.ref)
         return Reference(artifact.ref, artifact.digest)
 
     def find_or_publish(self, home: Home, compute: Callable[[], Product]) -> Reference:
@@ -84,14 +89,33 @@ def seconds_of(artifact: Artifact) -> Any:
 
 
 def as_task(
-    name: str, stage: Callable[Concatenate[Subject, Home, Rest], Result]
+    name: str, stage: Callable[Concatenate[Subject, Home, Rest], Result], model: bool = True
 ) -> Task[Concatenate[Subject, str, Rest], Result]:
     """A stage as a Prefect task. The task takes the home's folder or URL, so that its parameters are small and good on
-    any machine, and shows the stage's progress as Prefect artifacts."""
+    any machine, and shows the stage's progress as Prefect artifacts.
+
+    model: it runs a model, so that it has the tag "gpu", whose number at once a server can limit. A storage or network
+    that fails is tried twice more, after about ten seconds and a minute: what was committed stays, and a stage goes on.
+    """
 
     @wraps(stage)
     def run(subject: Subject, home: str, *args: Rest.args, **kwargs: Rest.kwargs) -> Result:
         with watched(PrefectProgress()):
             return stage(subject, Home.at(home), *args, **kwargs)
 
-    return cast("Task[Concatenate[Subject, str, Rest], Result]", task(name=name)(run))
+    tags = ["trimtab", "gpu"] if model else ["trimtab"]
+    return cast("Task[Concatenate[Subject, str, Rest], Result]", task(name=name, tags=tags, **RETRYING)(run))
+
+
+def is_transient(running: object, run: object, state: "State[Any]") -> bool:
+    """Whether a failed task is worth another try: the storage or the network failed, not what was asked of them."""
+    error = state.result(raise_on_failure=False)
+    return isinstance(error, ConnectionError | TimeoutError | httpx.TransportError | icechunk.IcechunkError)
+
+
+RETRYING: Mapping[str, Any] = {
+    "retries": 2,
+    "retry_delay_seconds": [10, 60],
+    "retry_jitter_factor": 0.3,
+    "retry_condition_fn": is_transient,
+}

@@ -28,8 +28,9 @@ from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.site import Site
 from trimtab.steering.model.span import Span
 from trimtab.steering.moves import MOVES
-from trimtab.store import Catalog
+from trimtab.store import Artifact, Catalog
 from trimtab.store.errors import NotFound
+from trimtab.tasks.errors import RecipeError
 
 PLAIN = PromptFormat(chat=False)
 PAIRS = [(f"w{k} w{k + 1}", f"w{k + 20} w{k + 21} w3", f"w{k + 40} w{k + 41}") for k in range(2, 12)]
@@ -128,3 +129,6 @@ def test_load_returns_what_was_published(tmp_path, tiny_llama, monkeypatch):
         assert isinstance(found, SteeringPlan) and found.interventions[0].site == Site("resid_post", 1)
     with pytest.raises(NotFound, match="warn.*did you mean warm"):
         trimtab.load("warn@prod")
+    assert isinstance(trimtab.load("warm@prod", expect=SteeringPlan), SteeringPlan)
+    with pytest.raises(RecipeError, match="warm@1 is a plan, which loads as SteeringPlan, not Artifact"):
+        trimtab.load("warm@prod", expect=Artifact)

@@ -40,7 +40,7 @@ def promote(
 def rollback(ctx: typer.Context, ref: NAMED, note: NOTE = "", as_json: JSON = False) -> None:
     """Let NAME@ALIAS mean again what it meant before; the move is recorded."""
     name, alias = _named(ref)
-    move = Home.at(ctx.obj).catalog.rollback(name, alias, note=note)
+    move = gates.roll_back(Home.at(ctx.obj), name, alias, note)
     if as_json:
         return echo_json({"name": name, **asdict(move)})
     echo(f"{ref} is {name}@{move.after} again (was @{move.before})")

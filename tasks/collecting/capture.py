@@ -13,6 +13,7 @@ from trimtab.steering.model.span import Span
 from trimtab.steering.running.reading import Rows
 from trimtab.store import ActivationStore, ArraySpec, Artifact, Capture
 from trimtab.store.errors import Mismatch, NotFound
+from trimtab.tasks.announcing import announce_version
 from trimtab.tasks.collecting.filling import Collection, fill
 from trimtab.tasks.collecting.reuse import copy_known
 from trimtab.tasks.collecting.spool import Spool
@@ -162,6 +163,7 @@ def publish_capture(
     artifact = home.catalog.find(key)
     if artifact is None:
         artifact = home.catalog.publish_capture(f"{recipe.name}.capture", store, recipe.to_json(), key=key)
+        announce_version(home, artifact.ref)
     same_rows(artifact, store)
     return CaptureReference(artifact.ref, artifact.digest, False, store.location.url, store.snapshot_id, *tokens)
 

@@ -60,7 +60,7 @@ def plan_task(recipe: Collectable, home: str, region_bytes: int | None = None) -
     return CapturePlan(work.store.location.url, int(work.store.capture.fields["threads"]), work.texts.tokens)
 
 
-@task(name="collect regions", retries=2, retry_delay_seconds=1)
+@task(name="collect regions", retries=2, retry_delay_seconds=1, tags=["trimtab", "gpu"])
 def regions_task(recipe: Collectable, home: str, plan: CapturePlan, numbers: Sequence[int]) -> int:
     """Collect the regions with these numbers; returns how many tokens ran through the model. Regions that are in the
     store already, for example from a killed attempt, are skipped."""

@@ -21,7 +21,7 @@ def publish_recipe(recipe: BehaviourRecipe, home: Home, verdict: Reference) -> R
     )
 
 
-publish_task = as_task("publish", publish_recipe)
+publish_task = as_task("publish", publish_recipe, model=False)
 
 
 def metrics_of(verdict: dict[str, Any]) -> dict[str, Any]:

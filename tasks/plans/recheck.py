@@ -19,6 +19,7 @@ from trimtab.tasks.plans.validate import judged_texts, settings_of
 from trimtab.tasks.recipes.behaviour import BehaviourRecipe
 from trimtab.tasks.recipes.kinds import make_recipe, of_kind
 from trimtab.tasks.references import Reference
+from trimtab.tasks.registry import gates
 from trimtab.tasks.registry.claims import Claims, claims_of, is_worse, told
 from trimtab.tasks.registry.gates import bounds, require_of
 from trimtab.tasks.step import Product, Step, as_task
@@ -102,13 +103,13 @@ def roll_back(ref: str, home: Home, rechecked: Rechecked) -> str:
     if home.catalog.aliases(name).get(alias) is None or home.catalog.get(ref).ref != rechecked.plan:
         return f"{ref} does not name {rechecked.plan} any more, so nothing is rolled back"
     try:
-        move = home.catalog.rollback(name, alias, note=f"drift: {', '.join(rechecked.worse) or 'requirements'}")
+        move = gates.roll_back(home, name, alias, f"drift: {', '.join(rechecked.worse) or 'requirements'}")
     except NotFound as error:
         return f"it stays: {str(error).rstrip('.')}"
     return f"{ref} is {name}@{move.after} again"
 
 
-roll_back_task = as_task("roll back", roll_back)
+roll_back_task = as_task("roll back", roll_back, model=False)
 
 
 def _measure(recipe: BehaviourRecipe, artifact: Artifact) -> tuple[Claims, bool]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from trimtab.steering.statistics import Interval
 from trimtab.store import Artifact
 from trimtab.store.catalog.aliases import AliasMove
+from trimtab.tasks.announcing import announce_move
 from trimtab.tasks.errors import NegativeOutcome
 from trimtab.tasks.home import Home
 from trimtab.tasks.recipes.behaviour import BehaviourRecipe
@@ -67,7 +68,17 @@ def promote(home: Home, ref: str, alias: str, force: bool = False, note: str = "
             )
         return f"forced: {'; '.join(check.text for check in failures)}" if failures else ""
 
-    return home.catalog.promote(ref, alias, note=note, approve=approve)
+    name = home.catalog.view().get(ref).name
+    move = home.catalog.promote(ref, alias, note=note, approve=approve)
+    announce_move(home, name, move)
+    return move
+
+
+def roll_back(home: Home, name: str, alias: str, note: str = "") -> AliasMove:
+    """Let an alias name again what it named before. Raises NotFound when that is nothing."""
+    move = home.catalog.rollback(name, alias, note=note)
+    announce_move(home, name, move)
+    return move
 
 
 def decide(recipe: BehaviourRecipe, home: Home, plan: Reference) -> Decision | None:
@@ -95,7 +106,7 @@ def decide(recipe: BehaviourRecipe, home: Home, plan: Reference) -> Decision | N
     return Decision(plan.ref, alias, named, results, True, f"{target} is {plan.ref} now")
 
 
-decide_task = as_task("gate", decide)
+decide_task = as_task("gate", decide, model=False)
 
 
 def checks(home: Home, artifact: Artifact, alias: str, named: int | None) -> tuple[RequirementCheck, ...]:

@@ -35,7 +35,7 @@ def table_of(study: StudyRecipe, home: Home, cells: Sequence[Cell], judged: Sequ
     return step.find_or_publish(home, product)
 
 
-table_task = as_task("study-table", table_of)
+table_task = as_task("study-table", table_of, model=False)
 
 
 def with_holm(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
