@@ -19,8 +19,17 @@ from trimtab.steering.features.snmf import SNMF as SNMF
 from trimtab.steering.features.snmf import fit_snmf as fit_snmf
 from trimtab.steering.fitters import FITTERS as FITTERS
 from trimtab.steering.fitters import Fitter as Fitter
+from trimtab.steering.fitters import ModelFitter as ModelFitter
+from trimtab.steering.fitters.act import AcT as AcT
+from trimtab.steering.fitters.bipo import BiPO as BiPO
+from trimtab.steering.fitters.gradient import Gradient as Gradient
+from trimtab.steering.fitters.iti import ITI as ITI
+from trimtab.steering.fitters.lineas import LinEAS as LinEAS
+from trimtab.steering.fitters.lofit import LoFiT as LoFiT
 from trimtab.steering.fitters.logistic_probe import LogisticProbe as LogisticProbe
 from trimtab.steering.fitters.mean_difference import MeanDifference as MeanDifference
+from trimtab.steering.fitters.natural import Natural as Natural
+from trimtab.steering.fitters.optimised import Optimised as Optimised
 from trimtab.steering.fitters.pca import PCA as PCA
 from trimtab.steering.fitters.snmf import SNMFFeature as SNMFFeature
 from trimtab.steering.fitters.whitened_difference import WhitenedDifference as WhitenedDifference
@@ -42,6 +51,9 @@ from trimtab.steering.judge.judge_input import JudgeInput as JudgeInput
 from trimtab.steering.judge.judge_input import Texts as Texts
 from trimtab.steering.judge.settings import JudgeSettings as JudgeSettings
 from trimtab.steering.judge.verdict import Verdict as Verdict
+from trimtab.steering.learning.examples import Examples as Examples
+from trimtab.steering.learning.shortlist import best_sites as best_sites
+from trimtab.steering.learning.trainer import Training as Training
 from trimtab.steering.localisers import LOCALISERS as LOCALISERS
 from trimtab.steering.localisers import Localiser as Localiser
 from trimtab.steering.localisers._toggling import ToggleCurve as ToggleCurve

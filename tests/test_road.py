@@ -1,5 +1,6 @@
 """The Python road from text to plan, on tiny models; end_to_end/test_real_model.py has it on the real one."""
 
+import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer
@@ -11,6 +12,8 @@ import trimtab
 from trimtab.steering import (
     Add,
     Contrast,
+    Examples,
+    Gradient,
     Intervention,
     Linear,
     MeanDifference,
@@ -24,10 +27,13 @@ from trimtab.steering import (
 from trimtab.steering.errors import BadSite, SteeringError
 from trimtab.steering.fitters import FITTERS
 from trimtab.steering.gates import GATES
+from trimtab.steering.judge.effect import margins
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.site import Site
 from trimtab.steering.model.span import Span
 from trimtab.steering.moves import MOVES
+from trimtab.steering.price.kl import divergences, steered_from_base
+from trimtab.steering.running.scorer import Scorer
 from trimtab.store import Artifact, Catalog
 from trimtab.store.errors import NotFound
 from trimtab.tasks.errors import RecipeError
@@ -132,3 +138,18 @@ def test_load_returns_what_was_published(tmp_path, tiny_llama, monkeypatch):
     assert isinstance(trimtab.load("warm@prod", expect=SteeringPlan), SteeringPlan)
     with pytest.raises(RecipeError, match="warm@1 is a plan, which loads as SteeringPlan, not Artifact"):
         trimtab.load("warm@prod", expect=Artifact)
+
+
+def test_what_is_learned_through_the_model_comes_by_the_same_road(tiny_llama, words):
+    """From texts to the candidate of most effect: its margin rises as forecast, and it costs about its budget."""
+    examples = Examples.from_pairs(words, PAIRS, span="generated", budget=0.001, form=PLAIN)
+    plans = Gradient().learn(tiny_llama, examples)
+    assert list(plans) == [f"resid_post.{block}" for block in range(3)]
+    scorer = Scorer(tiny_llama)
+    before, after = (margins(scorer, examples.pairs, plan).mean() for plan in (None, plans["resid_post.1"]))
+    assert after > before
+    answers = [text for pair in examples.pairs for text in (pair.positive, pair.negative)]
+    spent = np.concatenate(divergences(scorer, answers, steered_from_base(plans["resid_post.1"]))).mean()
+    assert spent == pytest.approx(0.001, rel=0.5)
+    with pytest.raises(SteeringError, match="2 texts are no example"):
+        Examples.from_pairs(words, [("w1 w2", "w3")] * 3, form=PLAIN)

@@ -9,6 +9,7 @@ from typing import ClassVar, final
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from trimtab.steering.errors import BadRows
 from trimtab.steering.fitters._leading import MassiveCoordinate, leads_of, warning_of
@@ -18,7 +19,7 @@ from trimtab.steering.model.site import Site
 from trimtab.steering.moves.base import Move
 from trimtab.steering.plans.intervention import Intervention
 from trimtab.steering.plans.plan import SteeringPlan
-from trimtab.steering.running.contrast import Contrast, Pair
+from trimtab.steering.running.contrast import Contrast, Pair, named_sites
 from trimtab.steering.running.progress import Progress, silent
 
 
@@ -85,6 +86,15 @@ class ModelFitter(Method):
         """Candidate plans by name, each of one site or of many, at most at these sites. Deterministic; the model is
         not changed. Strength 1 is meant to spend the examples' budget, where the method knows what it costs. Raises
         SteeringError when nothing can be fitted."""
+
+    @final
+    def learn(
+        self, model: PreTrainedModel, examples: Examples, sites: str | Site | Sequence[str | Site] = "resid_post"
+    ) -> dict[str, SteeringPlan]:
+        """`fit` for scripts. sites: points such as "resid_post", which stand for that point in every block, or single
+        sites. Plans of one site are named by it: `resid_post.12`. Raises BadSite besides."""
+        anatomy = Anatomy.of(model)
+        return self.fit(anatomy, examples, named_sites(anatomy, sites))
 
 
 class TwoSets(Fitter):

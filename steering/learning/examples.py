@@ -6,12 +6,13 @@ from dataclasses import dataclass, field, replace
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from trimtab.steering.errors import SteeringError
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.site import Site
 from trimtab.steering.model.span import ALL, Span
-from trimtab.steering.model.tokens import Tokens
+from trimtab.steering.model.tokens import CHAT, PromptFormat, Tokens, tokenize
 from trimtab.steering.price.pulls import Labels, SitePlace
 from trimtab.steering.price.response import LinearResponse
 from trimtab.steering.running.answer_pair import AnswerPair
@@ -74,6 +75,28 @@ class Examples:
         if len(self.pairs) < 2:
             raise SteeringError(f"{len(self.pairs)} pairs of answers teach nothing; give at least 2")
         check_completions(texts_of([*self.pairs, *self.held_out]))
+
+    @classmethod
+    def from_pairs(
+        cls,
+        tokenizer: PreTrainedTokenizerBase,
+        pairs: Sequence[tuple[str, str, str]],
+        held_out: Sequence[tuple[str, str, str]] = (),
+        span: str | Span = ALL,
+        budget: float = 0.1,
+        form: PromptFormat = CHAT,
+    ) -> "Examples":
+        """From texts. pairs, held_out: (prompt, wanted answer, unwanted answer). form: how prompts become text; by
+        default through the tokenizer's chat template. Raises SteeringError for pairs of another form or without words
+        to learn from."""
+        odd = next((pair for pair in (*pairs, *held_out) if len(pair) != 3), None)
+        if odd is not None:
+            raise SteeringError(f"{len(odd)} texts are no example: give (prompt, wanted answer, unwanted answer)")
+        answers = [
+            [AnswerPair(*(tokenize(tokenizer, prompt, answer, form) for answer in both)) for prompt, *both in part]
+            for part in (pairs, held_out)
+        ]
+        return cls(tuple(answers[0]), tuple(answers[1]), Span.parse(span), budget)
 
     def shuffled(self, generator: torch.Generator) -> "Examples":
         """The same with exactly half of the pairs' labels exchanged, of those fitted and of those held out."""

@@ -71,7 +71,7 @@ class Contrast:
         texts = [text for pair in pairs for text in _tokens(tokenizer, pair, form)]
         if rows is None:
             rows = Rows(GENERATED if len(pairs[0]) == 3 else ALL, "mean")
-        captured = capture(anatomy, texts, _sites(anatomy, sites), Rows(rows.span, rows.pool, special=False))
+        captured = capture(anatomy, texts, named_sites(anatomy, sites), Rows(rows.span, rows.pool, special=False))
         per_site = {
             site: Pair(torch.cat(of_texts[::2]).float(), torch.cat(of_texts[1::2]).float())
             for site, of_texts in captured.rows.items()
@@ -91,7 +91,7 @@ def _tokens(tokenizer: PreTrainedTokenizerBase, pair: TextPair, form: PromptForm
     return tokenize(tokenizer, pair[0], form=form), tokenize(tokenizer, pair[1], form=form)
 
 
-def _sites(anatomy: Anatomy, names: str | Site | Sequence[str | Site]) -> tuple[Site, ...]:
+def named_sites(anatomy: Anatomy, names: str | Site | Sequence[str | Site]) -> tuple[Site, ...]:
     """Sites by name; the name of a point alone stands for it in every block."""
     each = [names] if isinstance(names, str | Site) else list(names)
     sites: list[Site] = []
