@@ -20,6 +20,7 @@ from trimtab.tasks.home import Home
 from trimtab.tasks.recipes.kinds import RecipeFile
 from trimtab.tasks.registry.gates import GateRefusal
 from trimtab.tasks.registry.views import details
+from trimtab.tasks.reporting.bill import Bill, Spent, billed
 
 app = typer.Typer()
 SHOWN_ANSWERS = 3
@@ -31,6 +32,7 @@ def run(
     recipe: Annotated[Path, RECIPE],
     overrides: SET = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, show the recipe, run nothing.")] = False,
+    profile: Annotated[bool, typer.Option("--profile", help="Say at the end where the seconds went.")] = False,
     as_json: JSON = False,
 ) -> int:
     """Run a recipe: collect, fit, price, judge, publish, report. What exists already is not computed again.
@@ -41,7 +43,10 @@ def run(
         echo_json(file.recipe.to_json())
         return 0
     home = Home.at(ctx.obj)
-    result, code = _result(file, home, as_json)
+    with billed(profile) as bill:
+        result, code = _result(file, home, as_json)
+    if bill is not None:
+        _tell_bill(bill)
     if as_json:
         echo_json({**asdict(result), "reused": result.reused})
         return code
@@ -49,6 +54,14 @@ def run(
         echo("nothing to compute: this recipe was run before, and everything it made is in the catalog")
     TELL[file.recipe.kind](home, result)
     return code
+
+
+def _tell_bill(bill: Bill) -> None:
+    """On stderr, so that it mixes with no `--json`."""
+    spent = bill.closed()
+    wall, cpu = (sum(getattr(one, unit) for one in spent.values()) for unit in ("wall", "cpu"))
+    for stage, one in [*spent.items(), ("all", Spent(wall, cpu))]:
+        echo(f"{stage:<24}{one.wall:9.1f} s {one.wall / wall:6.1%}{one.cpu:9.1f} CPU s", err=True)
 
 
 def _result(file: RecipeFile, home: Home, quiet: bool) -> tuple[Any, int]:
