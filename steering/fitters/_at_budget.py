@@ -18,6 +18,7 @@ from trimtab.steering.plans.plan import SteeringPlan
 from trimtab.steering.price.pulls import Labels
 from trimtab.steering.price.response import LinearResponse, responses
 
+CHOICES = ("best", "random")
 SPELLED_OUT = 4  # sites whose names a candidate's name holds
 
 
@@ -58,3 +59,13 @@ def spending(anatomy: Anatomy, examples: Examples, plan: SteeringPlan) -> Steeri
     if not math.isfinite(strength):
         raise BadRows(f"the plan at {name_of_sites(plan.sites)} moves no logit on span '{examples.span}'")
     return plan.scaled(strength)
+
+
+def chosen_heads(ranked: Sequence[Site], count: int, choice: str, seed: int) -> list[Site]:
+    """`count` heads, by block. ranked: all heads, the best first. choice: `best`, or `random`, which is the control of
+    the first: heads that are not among the best."""
+    best, others = ranked[:count], ranked[count:]
+    if choice == "best" or not others:
+        return sorted(best)
+    order = torch.randperm(len(others), generator=torch.Generator().manual_seed(seed))
+    return sorted(others[k] for k in order[:count].tolist())

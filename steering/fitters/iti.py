@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from trimtab.steering.errors import BadRows, SteeringError
-from trimtab.steering.fitters._at_budget import name_of_sites, spending
+from trimtab.steering.fitters._at_budget import CHOICES, chosen_heads, name_of_sites, spending
 from trimtab.steering.fitters.base import ModelFitter
 from trimtab.steering.learning.examples import Examples
 from trimtab.steering.learning.pooled import pooled
@@ -43,6 +43,7 @@ class ITI(ModelFitter):
     Special case: with one head and `mean` it is mean_difference at that head, at another length.
 
     heads: how many. direction: mean or probe. reading: `end`, the last token of the text, or a span whose mean is read.
+    choice: `best`, by the probes, or `random`: the control, the same vectors at as many other heads.
     """
 
     acts_on_heads: ClassVar[bool] = True
@@ -51,14 +52,15 @@ class ITI(ModelFitter):
     heads: int = 12
     direction: Literal["mean", "probe"] = "mean"
     reading: str = END
+    choice: Literal["best", "random"] = "best"
 
     def __post_init__(self) -> None:
         if self.reading != END:
             Span.parse(self.reading)
-        if self.heads < 1 or self.direction not in DIRECTIONS:
+        if self.heads < 1 or self.direction not in DIRECTIONS or self.choice not in CHOICES:
             raise SteeringError(
-                f"iti: {self.heads} heads along '{self.direction}' are no plan; give a positive number of heads and "
-                f"{' or '.join(DIRECTIONS)}"
+                f"iti: {self.heads} heads by '{self.choice}' along '{self.direction}' are no plan; give a positive "
+                f"number of heads, {' or '.join(CHOICES)} and {' or '.join(DIRECTIONS)}"
             )
 
     def fit(
@@ -71,8 +73,9 @@ class ITI(ModelFitter):
             progress("learning", done, len(rows.heads))
             probes[site] = _Probe.of(rows.at(site), judged.at(site) if judged else None)
         progress("learning", len(rows.heads), len(rows.heads))
-        best = sorted(probes, key=lambda site: -probes[site].accuracy)[: self.heads]
-        steps = [self._step(site, rows.at(site), probes[site], examples.span) for site in sorted(best)]
+        ranked = sorted(probes, key=lambda site: -probes[site].accuracy)
+        acting = chosen_heads(ranked, self.heads, self.choice, examples.seed)
+        steps = [self._step(site, rows.at(site), probes[site], examples.span) for site in acting]
         plan = spending(anatomy, examples, SteeringPlan(tuple(steps), anatomy.fingerprint))
         return {name_of_sites(plan.sites): plan}
 

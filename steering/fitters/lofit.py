@@ -2,14 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from trimtab.steering.errors import SteeringError
-from trimtab.steering.fitters._at_budget import name_of_sites
+from trimtab.steering.fitters._at_budget import CHOICES, chosen_heads, name_of_sites
 from trimtab.steering.fitters.base import ModelFitter
 from trimtab.steering.learning.examples import Examples, texts_of
 from trimtab.steering.learning.losses import preference
@@ -41,6 +41,7 @@ class LoFiT(ModelFitter):
     Special case: with all heads chosen the first stage is without effect.
 
     heads: how many. beta: of the preference. sparsity: of the first stage. scales, offsets: training of both stages.
+    choice: `best`, by the scales, or `random`: the control, offsets trained at as many other heads.
     """
 
     acts_on_heads: ClassVar[bool] = True
@@ -49,14 +50,16 @@ class LoFiT(ModelFitter):
     heads: int = 16
     beta: float = 0.5
     sparsity: float = 5e-4
+    choice: Literal["best", "random"] = "best"
     scales: Training = field(default_factory=lambda: Training(steps=30, rate=0.02, batch=8, last_rate=0.0))
     offsets: Training = field(default_factory=lambda: Training(steps=40, rate=0.02, batch=8, last_rate=0.0))
 
     def __post_init__(self) -> None:
-        if self.heads < 1 or not self.beta > 0 or self.sparsity < 0:
+        if self.heads < 1 or not self.beta > 0 or self.sparsity < 0 or self.choice not in CHOICES:
             raise SteeringError(
-                f"lofit: {self.heads} heads, beta {self.beta:g} and sparsity {self.sparsity:g} train nothing; give a "
-                f"positive number of heads, a positive beta and no negative penalty"
+                f"lofit: {self.heads} heads by '{self.choice}', beta {self.beta:g} and sparsity {self.sparsity:g} "
+                f"train nothing; give a positive number of heads, {' or '.join(CHOICES)}, a positive beta and no "
+                f"negative penalty"
             )
 
     def fit(
@@ -67,10 +70,11 @@ class LoFiT(ModelFitter):
         if not heads:
             raise SteeringError("lofit acts on heads, but no site with a block was given; give sites of the blocks")
         norms = self._scale_norms(anatomy, examples, heads, progress)
-        best = sorted(sorted(norms, key=lambda head: -norms[head])[: self.heads])
-        offsets = _HeadTensors(anatomy, examples, best, Add)
+        ranked = sorted(norms, key=lambda head: -norms[head])
+        acting = chosen_heads(ranked, self.heads, self.choice, examples.seed)
+        offsets = _HeadTensors(anatomy, examples, acting, Add)
         train([offsets.values], Objective(self._loss(offsets)), len(examples.pairs), self.offsets, progress)
-        return {name_of_sites(best): offsets.plan(detached=True)}
+        return {name_of_sites(acting): offsets.plan(detached=True)}
 
     def _scale_norms(
         self, anatomy: Anatomy, examples: Examples, heads: Sequence[Site], progress: Progress

@@ -275,12 +275,17 @@ def test_bipo_without_both_ways_is_dpo_and_the_loss_is_theirs():
     assert BiPO(both_ways=False).beta == 0.1
 
 
-def test_heads_with_the_planted_difference_are_found(tiny_llama):
-    """ITI and LoFiT return plans of as many heads as were asked for, each head once."""
+def test_the_control_of_head_methods_acts_at_as_many_other_heads(tiny_llama):
+    """ITI and LoFiT return plans of as many heads as were asked for, each head once; `random` has none of the best."""
     anatomy, given = Anatomy.of(tiny_llama), examples()
-    for fitter in (ITI(heads=3), LoFiT(heads=3)):
-        (plan,) = fitter.fit(anatomy, given, sites(anatomy)).values()
-        assert len(plan.sites) == 3 and all(site.head is not None for site in plan.sites)
+    short = Training(steps=3)
+    for fitter in (ITI(heads=3), LoFiT(heads=3, scales=short, offsets=short)):
+        best, control = (
+            next(iter(one.fit(anatomy, given, sites(anatomy)).values()))
+            for one in (fitter, replace(fitter, choice="random"))
+        )
+        assert len(best.sites) == len(control.sites) == 3 and not set(best.sites) & set(control.sites)
+        assert all(site.head is not None for site in (*best.sites, *control.sites))
 
 
 def test_the_trainer_keeps_the_best_step_and_refuses_what_diverges():
@@ -321,6 +326,8 @@ def test_each_has_a_source_and_a_page(method):
         (lambda: BiPO(beta=0.0), "positive numbers"),
         (lambda: ITI(heads=0), "0 heads"),
         (lambda: LoFiT(heads=0), "0 heads"),
+        (lambda: ITI(choice="worst"), "best or random"),
+        (lambda: LoFiT(choice="worst"), "best or random"),
         (lambda: Training(steps=-1), "learns nothing"),
         (lambda: Examples((answered(0, 7, 11),)), "1 pairs of answers teach nothing"),
     ],
