@@ -14,6 +14,7 @@ from trimtab.steering.judge.judge_input import JudgeInput
 from trimtab.steering.judge.nulls import SharedNulls
 from trimtab.steering.judge.placebo import placebos
 from trimtab.steering.judge.supplements import ablation_of, answering_of, curve_of, generations_of
+from trimtab.steering.judge.token_bias import judged_bias
 from trimtab.steering.judge.verdict import Verdict
 from trimtab.steering.judge.wording import beats_random, sentence
 from trimtab.steering.plans.plan import SteeringPlan
@@ -38,7 +39,8 @@ def judge(judged: JudgeInput, progress: Progress = silent) -> Verdict:
     plan, price = judged_plan(bench, dosed, dose, progress)
     searched = [*zip(drawn, choices, strict=True), *flip_of(bench, choice)]
     nulls = shared.completed(judged_placebos(bench, searched, (choice, dose), progress))
-    others = [*judged_rivals(bench, progress), *judged_prompt(bench, progress), *nulls]
+    rivals = [*judged_rivals(bench, progress), *judged_bias(bench, progress), *judged_prompt(bench, progress)]
+    others = [*rivals, *nulls]
     verdict = Verdict(
         plan=judged.name,
         site=choice.name,

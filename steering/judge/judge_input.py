@@ -25,7 +25,8 @@ class Texts:
     """The texts of a judgement. select: pairs on which candidate and strength are chosen. report: pairs never seen
     before. requesting: the report pairs behind a prompt that requests the behaviour, in the same order (empty: no
     prompt baseline and no ablation). neutral: plain texts. capability: A/B items (may be empty). exam: questions with
-    right answers (may be empty: then nothing is said of tokens against accuracy)."""
+    right answers (may be empty: then nothing is said of tokens against accuracy). fit: the pairs that the plan was
+    fitted on (empty: no rival by token bias)."""
 
     select: Sequence[AnswerPair]
     report: Sequence[AnswerPair]
@@ -33,6 +34,7 @@ class Texts:
     requesting: Sequence[AnswerPair] = ()
     capability: Sequence[AnswerPair] = ()
     exam: Sequence[ExamQuestion] = ()
+    fit: Sequence[AnswerPair] = ()
 
     def __post_init__(self) -> None:
         sizes = {"selection pairs": self.select, "report pairs": self.report, "neutral texts": self.neutral}

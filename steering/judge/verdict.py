@@ -25,7 +25,8 @@ class Effect:
 
 @dataclass(frozen=True)
 class Contender:
-    """One competitor at the same price. kind: plan, random, covariance, shuffled, flip, system_prompt, method.
+    """One competitor at the same price. kind: plan, random, covariance, shuffled, flip, system_prompt,
+    token_bias, method.
     kl_asked, kl: KL(steered || base), nats per token, on rollouts for the calibration prompts (the system prompt is
     not dosed: it costs what it costs). reachable: dosed within tolerance; a placebo that was not has not been beaten.
     difference: the plan's margin minus this one's, pair by pair on those that both were measured on, prompts resampled

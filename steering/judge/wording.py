@@ -117,12 +117,14 @@ def _comparable(plan: Contender, nulls: Sequence[Contender]) -> float:
 
 
 def _others(verdict: Verdict) -> str:
-    refits, flips, methods = (
-        [one for one in verdict.contenders if one.kind == kind] for kind in ("shuffled", "flip", "method")
+    refits, flips, methods, biases = (
+        [one for one in verdict.contenders if one.kind == kind] for kind in ("shuffled", "flip", "method", "token_bias")
     )
     said = [_refits(refits)] if refits else []
     said += [_flip(one) for one in flips]
-    return " ".join([*said, *(f"{one.name} {_versus(one)}." for one in methods)])
+    said += [f"{one.name} {_versus(one)}." for one in methods]
+    said += [f"A bias on tokens, fitted to the same answers, {_versus(one)}." for one in biases]
+    return " ".join(said)
 
 
 def _refits(refits: Sequence[Contender]) -> str:

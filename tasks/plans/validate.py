@@ -144,6 +144,7 @@ def judged_texts(recipe: BehaviourRecipe, tokenizer: PreTrainedTokenizerBase) ->
         requesting=requesting,
         capability=[_tokenised(tokenizer, pair, form) for pair in capability_pairs(recipe.judge.capability)],
         exam=_exam(recipe, tokenizer),
+        fit=[_pair(couple) for couple in couples(texts, "fit")],
     )
 
 

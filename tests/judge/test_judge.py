@@ -6,6 +6,7 @@ from dataclasses import fields, is_dataclass, replace
 import numpy as np
 import pytest
 import torch
+from tiny_models import build
 
 from trimtab.steering.errors import SteeringError
 from trimtab.steering.fitters.mean_difference import MeanDifference
@@ -18,7 +19,9 @@ from trimtab.steering.judge.judge_input import JudgeInput, Texts
 from trimtab.steering.judge.nulls import shape_of
 from trimtab.steering.judge.placebo import PlaceboCounts
 from trimtab.steering.judge.settings import AblationChoice, DoseSettings, JudgeSettings, PriceSettings, SearchSettings
+from trimtab.steering.judge.token_bias import fitted_bias
 from trimtab.steering.model.anatomy import Anatomy
+from trimtab.steering.model.logit_bias import logit_bias
 from trimtab.steering.model.site import Site
 from trimtab.steering.model.span import ANSWER, LAST
 from trimtab.steering.model.tokens import Tokens
@@ -341,3 +344,41 @@ def test_a_null_serves_only_plans_that_act_as_it_does(judge_input):
         for name, plan in judged.candidates.items()
     }
     assert shape_of(moved) != shape and shape_of(joint) is None and shape_of(other) is None
+
+
+def test_where_only_words_differ_a_bias_on_tokens_does_as_much(judge_input, make_text):
+    """The planted direction raises the wanted tokens, and so does the bias that is fitted to the same answers."""
+    small = replace(SETTINGS, placebos=PlaceboCounts(1, 0, 0, 0), curve=(), ablation=AblationChoice(0))
+    judged = judge_input(2.0, settings=small)
+    weights = {name: tensor.clone() for name, tensor in judged.model.state_dict().items()}
+    found = judge(replace(judged, texts=replace(judged.texts, fit=pairs(make_text, 20, 5))))
+    (bias,) = (one for one in found.contenders if one.kind == "token_bias")
+    assert bias.reachable and bias.kl == pytest.approx(0.2, rel=0.2) and bias.effect.margin.low > 0
+    assert bias.effect.behaviour.low > 0 and bias.difference.low < 0, "the plan has found no more than words"
+    assert "A bias on tokens, fitted to the same answers," in found.sentence
+    assert judged.model.lm_head.bias is None
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in judged.model.state_dict().items())
+
+
+def test_the_bias_is_the_gradient_over_how_often_a_token_comes():
+    def answer(*ids: int) -> Tokens:
+        return Tokens(np.array([1, *ids]), 1, np.zeros(1 + len(ids), np.uint8), np.zeros(1 + len(ids), bool))
+
+    fitted = fitted_bias([AnswerPair(answer(5, 5, 6), answer(6, 7)), AnswerPair(answer(5, 8), answer(7, 7))], 10)
+    want = torch.zeros(10)
+    want[5], want[7], want[8] = 3 / (3 + 2), -3 / (3 + 2), 1 / (1 + 2)
+    torch.testing.assert_close(fitted, want)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2"])
+def test_a_bias_on_logits_is_added_before_a_cap_and_leaves_nothing(family):
+    model, ids = build(family), torch.arange(2, 8)[None]
+    with torch.no_grad():
+        before = model(input_ids=ids).logits
+        bias = torch.randn(before.shape[-1], generator=torch.Generator().manual_seed(0))
+        with logit_bias(model, bias):
+            under = model(input_ids=ids).logits
+        cap = getattr(model.config, "final_logit_softcapping", None)
+        want = before + bias if cap is None else torch.tanh(torch.atanh(before / cap) + bias / cap) * cap
+        torch.testing.assert_close(under, want, atol=1e-4, rtol=1e-4)
+        assert torch.equal(model(input_ids=ids).logits, before)

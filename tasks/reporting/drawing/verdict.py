@@ -14,6 +14,7 @@ KINDS: dict[str, str] = {
     "plan": "this plan",
     "method": "other method",
     "system_prompt": "system prompt",
+    "token_bias": "token bias",
     "shuffled": "shuffled labels",
     "flip": "sign flipped",
     "random": "random",
