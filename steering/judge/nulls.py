@@ -19,7 +19,7 @@ from trimtab.steering.judge.verdict import NULLS
 from trimtab.steering.moves.add import Add
 from trimtab.steering.plans.plan import SteeringPlan
 
-Shape = tuple[tuple[str, str], ...]  # site and span of each candidate, in their order
+Shape = tuple[tuple[str, str], ...]  # site and span of each candidate, by site
 
 
 class NullShelf(Protocol):
@@ -51,7 +51,7 @@ def shape_of(candidates: Candidates) -> Shape | None:
     alone = all(len(plan.interventions) == 1 for plan in candidates.values())
     if not alone or len({step.site for step in steps}) < len(steps) or any(type(s.move) is not Add for s in steps):
         return None
-    return tuple((str(step.site), str(step.span)) for step in steps)
+    return tuple((str(step.site), str(step.span)) for step in sorted(steps, key=lambda step: step.site))
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,11 +72,12 @@ class SharedNulls:
 
     @property
     def subjects(self) -> Candidates:
-        """What placebos are drawn after: the candidates at unit length where placebos are shared, so that they are the
-        same, to the bit, whichever method they are drawn for."""
+        """What placebos are drawn after: the candidates by site and at unit length where placebos are shared, so that
+        they are the same, to the bit, whichever method they are drawn for."""
         if self.shape is None:
             return self.candidates
-        return {name: _at_unit_length(plan) for name, plan in self.candidates.items()}
+        plans = sorted(self.candidates.values(), key=lambda plan: plan.sites[0])
+        return {str(plan.sites[0]): _at_unit_length(plan) for plan in plans}
 
     def left(self, counts: PlaceboCounts) -> PlaceboCounts:
         """The placebos that are still to be measured."""

@@ -69,7 +69,8 @@ def sites_of(store: ActivationStore, point: str) -> list[Site]:
 
 
 def _named(plan: SteeringPlan, names: Mapping[str, list[int]]) -> Candidates:
+    """In the order of the plan's interventions; a header has its keys in alphabetical order."""
     return {
         name: replace(plan, interventions=tuple(plan.interventions[k] for k in numbers))
-        for name, numbers in names.items()
+        for name, numbers in sorted(names.items(), key=lambda item: item[1])
     }

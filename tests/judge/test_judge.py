@@ -324,7 +324,7 @@ def test_nulls_that_another_method_measured_are_its_own_to_the_bit(judge_input):
     small = replace(SETTINGS, placebos=PlaceboCounts(3, 2, 1, 1), curve=(0.05,))
     first = judge_input(2.0, settings=small)
     pca = PCA().fit(first.contrast).spanning(ANSWER)
-    candidates = by_site(pca.scaled(3.0))
+    candidates = dict(reversed(by_site(pca.scaled(3.0)).items()))
     second = replace(first, candidates=candidates, refit=RowRefit(PCA(), first.contrast, candidates))
     shelf, alone = Shelf(), judge(second)
     judge(replace(first, nulls=shelf))
@@ -337,6 +337,7 @@ def test_a_null_serves_only_plans_that_act_as_it_does(judge_input):
     judged = judge_input(2.0)
     shape = shape_of(judged.candidates)
     assert shape is not None and [place for place, _ in shape] == list(judged.candidates)
+    assert shape == shape_of(dict(reversed(judged.candidates.items())))
     moved = {name: plan.spanning(LAST) for name, plan in judged.candidates.items()}
     joint = {"both": sum((plan for plan in judged.candidates.values()), SteeringPlan(()))}
     other = {
