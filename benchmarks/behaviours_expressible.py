@@ -1,18 +1,17 @@
-"""Can the model express a recipe's behaviour when it is asked to, or shown how? As one table.
+"""Can the model express a recipe's behaviour when it is asked to? The recipe's system prompt beside none, as one table.
 
     python benchmarks/behaviours_expressible.py recipes/formal.yaml recipes/cheerful.yaml [--show 2]
 
 Held-out prompts of the recipe (its report split) are answered greedily, and the answers scored by the recipe's own
-metric: plain, after the recipe's system prompt (asked), and after four positive answers of the fit split as earlier
-turns of the chat (shown). The margin (mean log-probability per token of the positive completion minus that of the
-negative one, nats) is taken on held-out pairs in the same three ways. Differences are from plain, with intervals
-paired over prompts. Nothing is fitted or steered; a recipe takes about a minute of one core. `--show N`: print N
-prompts of each recipe with their three answers, too.
+metric, without a system prompt (plain) and with the recipe's (asked). The margin (mean log-probability per token of
+the positive completion minus that of the negative one, nats) is taken on held-out pairs in the same two ways.
+Differences have intervals over prompts. Nothing is fitted or steered; a recipe takes half a minute of one core.
+`--show N`: print N prompts of each recipe with both answers, too.
 """
 
 import argparse
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -29,8 +28,8 @@ from trimtab.tasks.plans.validate import behaviour_of
 from trimtab.tasks.recipes.behaviour import BehaviourRecipe
 from trimtab.tasks.recipes.kinds import load_recipe
 
-PROMPTS, PAIRS, TOKENS, TURNS = 12, 20, 48, 4
-HEAD = ("behaviour", "metric", "plain", "asked", "shown", "margin: plain", "asked", "shown")
+PROMPTS, PAIRS, TOKENS = 12, 20, 48
+HEAD = ("behaviour", "metric", "plain", "asked", "difference", "margin: plain", "asked", "difference")
 Pair = tuple[Example, Example]
 
 
@@ -52,12 +51,9 @@ def main() -> None:
     for path in args.recipes:
         recipe = load_recipe(path)
         pairs = pairs_of(recipe, "report")[:PAIRS]
-        turns = pairs_of(recipe, "fit")[:TURNS]
-        plain = answers(recipe, pairs, None)
-        asked = answers(recipe, pairs, recipe.judge.system_prompt)
-        shown = answers(recipe, [tuple(continued(turns, pair)) for pair in pairs], None)
-        print(row(recipe, plain, asked, shown), flush=True)
-        for (example, _), *texts in list(zip(pairs, plain.texts, asked.texts, shown.texts, strict=False))[: args.show]:
+        plain, asked = (answers(recipe, pairs, request) for request in (None, recipe.judge.system_prompt))
+        print(row(recipe, plain, asked), flush=True)
+        for (example, _), *texts in list(zip(pairs, plain.texts, asked.texts, strict=False))[: args.show]:
             print(f"    > {example.prompt}", *("    - " + " ".join(text.split()) for text in texts), sep="\n")
 
 
@@ -65,20 +61,6 @@ def pairs_of(recipe: BehaviourRecipe, split: str) -> list[Pair]:
     """The pairs of a split, in the order of the file."""
     examples = [example for example in examples_of(recipe.data) if example.split == split]
     return list(zip(examples[::2], examples[1::2], strict=True))
-
-
-def continued(turns: Sequence[Pair], pair: Pair) -> Iterator[Example]:
-    """The pair's examples behind a chat in which the prompts of `turns` got their positive answers."""
-    chat = [
-        message
-        for positive, _ in turns
-        for message in (
-            {"role": "user", "content": positive.prompt},
-            {"role": "assistant", "content": positive.completion},
-        )
-    ]
-    for example in pair:
-        yield replace(example, prompt=(*chat, {"role": "user", "content": example.prompt}))
 
 
 def answers(recipe: BehaviourRecipe, pairs: Sequence[Pair], request: str | None) -> Answers:
@@ -93,13 +75,12 @@ def answers(recipe: BehaviourRecipe, pairs: Sequence[Pair], request: str | None)
     return Answers(texts, np.array(scores), margins(Scorer(model), given))
 
 
-def row(recipe: BehaviourRecipe, plain: Answers, *others: Answers) -> str:
+def row(recipe: BehaviourRecipe, plain: Answers, asked: Answers) -> str:
     cells = [recipe.name, recipe.judge.behaviour.metric]
-    for values in ([one.scores for one in (plain, *others)], [one.margins for one in (plain, *others)]):
-        cells.append(f"{values[0].mean():.2f}")
-        for other in values[1:]:
-            gain = mean_interval(other - values[0], BOOTSTRAP)
-            cells.append(f"{gain.mean:+.2f} [{gain.low:+.2f}, {gain.high:+.2f}]")
+    for before, after in ((plain.scores, asked.scores), (plain.margins, asked.margins)):
+        gain = mean_interval(after - before, BOOTSTRAP)
+        cells += [f"{before.mean():.2f}", f"{after.mean():.2f}"]
+        cells.append(f"{gain.mean:+.2f} [{gain.low:+.2f}, {gain.high:+.2f}]")
     return "| " + " | ".join(cells) + " |"
 
 

@@ -69,6 +69,20 @@ KEYS = {
         "validate": "d61678c084c3169df4f8637b60dd75ae82b71fe93fb02e5ef15cabd77aa79c40",
         "digest": "b77a32c29e58a56b032ee183a4afc70e99ae3aa118f3a13451fef35c55722dce",
     },
+    "spanish.yaml": {
+        "capture": "07ff103f6935d83d8b96fb733e69e657cd8ad6750929367a51761c0b06d5cd8f",
+        "fit": "3fc277e777e7c3ae6619ed0ea2fc12607654ee31b064c2e06869a2af00d1fa74",
+        "placebos": "d2993457642a2e4fb32b9005430cefd192aba9141fa270f856fb2bd840638395",
+        "validate": "6098c0885cd7bc51953ef613a126b2d3c43219b5dfe8e95f1d5271b95edb49fe",
+        "digest": "d2ea3d3fb36391e65e541ddfd6bc8ceafdadfe15232ed86d50d094e55cd62aae",
+    },
+    "sailor.yaml": {
+        "capture": "5b4fd9ed7edd1369fd3685bb5b41357f1165970ec410bae710660556dbf899a7",
+        "fit": "dde293f7b9b66512a772b169b8618a8390020141556dd416d0cc04e9dd6434e6",
+        "placebos": "404fe8cbc67f644878a6294baf2b452539fe9d6b503fd9a66eab06f79eff95d0",
+        "validate": "689b100cbd2006a34ac9871502df0283b0da0e84d5b49556bac76de3957d4096",
+        "digest": "0400148f08066df913e7a2c8f042f00951d42494ee4ae290bfce8a523e156e1a",
+    },
     "features.yaml": {
         "capture": "c4f67d21adb3985775c47f15e326fb312fc148bef6c0b649f4b2130e3a3f15e3",
         "choose": "7d7d175a857caa03004f309a8d37646ad62468ecf2316947380a140c423384c6",
