@@ -66,7 +66,8 @@ KEYS = {
     "formal.yaml": {
         "capture": "96b822cd0a549f8c541b5dda614e00feff7b3d374e6c3af521cf4b10f9108ff9",
         "fit": "a7b4fb922c5838c45517a447a3e6dd1cb2a109bbb2820c653aaa37515ae4950f",
-        "validate": "d61678c084c3169df4f8637b60dd75ae82b71fe93fb02e5ef15cabd77aa79c40",
+        "placebos": "53d341a2946b015c8d187744d321237952243211ecfed32d585d3760be417dae",
+        "validate": "7b40a541d33d8c9363c55e4ea7ff3db9fee1400140d45877edcde149f18ebf28",
         "digest": "b77a32c29e58a56b032ee183a4afc70e99ae3aa118f3a13451fef35c55722dce",
     },
     "spanish.yaml": {
