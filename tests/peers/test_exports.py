@@ -1,6 +1,7 @@
 """Our files in the tools they are for: each steers the same model to the same logits as the plan does."""
 
 import copy
+import json
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +28,8 @@ from trimtab.steering.plans.plan import SteeringPlan
 ABOUT = About("warm", "owner/model")
 OURS, THEIRS = "ours there", "theirs here"
 AISTEER360 = "AISteer360 1d7c843"  # the newest commit that could be had
+ROOT = Path(__file__).parents[2]
+QUESTIONS = 16
 TEXT = "The capital of France is a city called"
 
 
@@ -141,6 +144,43 @@ def test_lm_eval(real_model, folder, tmp_path):
     ids = tokenizer(TEXT, return_tensors="pt")["input_ids"]
     said = assert_steers_alike(model, ids, plan, theirs._model_call(ids))
     compared("lm-eval", tool("lm-eval"), OURS, "logits of smollm2 in its `steered` model", said)
+
+
+@pytest.mark.real_model
+@pytest.mark.parametrize("kind", ["hf", "steered"])
+def test_a_task_of_lm_eval(kind, real_model, folder, tmp_path, monkeypatch):
+    """The harness as it is called: every question's log-likelihood is that of our hooks."""
+    lm_eval = pytest.importorskip("lm_eval")
+    from lm_eval.tasks import TaskManager
+
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(ROOT)
+    model, tokenizer = real_model
+    plan = plan_of(model, (10, 20)).scaled(0.1)
+    FORMATS["lm_eval"]().write(plan, tmp_path / "v.pt", ABOUT)
+    steering = {"steer_path": str(tmp_path / "v.pt")} if kind == "steered" else {}
+    out = lm_eval.simple_evaluate(
+        model=kind, model_args={"pretrained": str(folder), "dtype": "float32", **steering}, device="cpu", batch_size=4,
+        tasks=["trimtab_short_questions"], limit=QUESTIONS, bootstrap_iters=0,
+        task_manager=TaskManager(include_path=str(ROOT / "benchmarks" / "lm_eval")),
+    )  # fmt: skip
+    theirs = [sample["resps"][0][0][0] for sample in out["samples"]["trimtab_short_questions"]]
+    rows = [json.loads(line) for line in (ROOT / "recipes" / "concise_questions.jsonl").read_text().splitlines()]
+    steer = plan if kind == "steered" else SteeringPlan(())
+    ours = [_likelihood(model, tokenizer, row, steer) for row in rows[:QUESTIONS]]
+    assert theirs == pytest.approx(ours, abs=1e-3) and len(theirs) == QUESTIONS
+    off = max(abs(a - b) for a, b in zip(theirs, ours, strict=True))
+    said = f"differ by at most {off:.1e}; perplexity {out['results']['trimtab_short_questions']['perplexity,none']:.0f}"
+    what = f"log-likelihoods of {QUESTIONS} answers of a task, model `{kind}`"
+    compared("lm-eval", tool("lm-eval"), OURS, what, said)
+
+
+def _likelihood(model, tokenizer, row: dict[str, str], plan: SteeringPlan) -> float:
+    """Of a question's answer under the plan, in nats."""
+    prompt = tokenizer(f"Question: {row['question']}\nAnswer:")["input_ids"]
+    ids = prompt + tokenizer(f" {row['answer']}")["input_ids"]
+    logits = steered(model, torch.tensor([ids]), plan)[0].log_softmax(-1)
+    return sum(logits[k - 1, ids[k]].item() for k in range(len(prompt), len(ids)))
 
 
 @pytest.mark.real_model

