@@ -86,6 +86,8 @@ LIKE: dict[str, dict] = {
     "arcee": WIDE,
     "apertus": WIDE,
     "bloom": {"vocab_size": 61, "hidden_size": 40, "n_layer": 3, "n_head": 4},
+    "mpt": {"vocab_size": 61, "d_model": 40, "n_layers": 3, "n_heads": 4, "expansion_ratio": 2, "max_seq_len": 64},
+    "falcon": {**SIZES, "new_decoder_architecture": True, "num_kv_heads": 2},
     "diffllama": GROUPED,
     "internlm3": WIDE,
     "nanochat": GROUPED,

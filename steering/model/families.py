@@ -22,7 +22,8 @@ class Family:
     exist. post_norm: a norm stands between a projection and the residual, so only `z` and `mlp_post` fold.
     entry: dotted path of the module whose forward gets the tokens, where that is not the base model (OPT's head calls
     the decoder inside it directly). multiplier: the name in the configuration of the number that each sublayer's output
-    is multiplied by when it is added to the residual (granite).
+    is multiplied by when it is added to the residual (granite). in_place: a block adds to a sublayer's output in the
+    same memory (falcon), so that hooks hand on copies.
     """
 
     blocks: str = "model.layers"
@@ -37,6 +38,7 @@ class Family:
     post_norm: bool = False
     entry: str | None = None
     multiplier: str | None = None
+    in_place: bool = False
 
 
 _LLAMA = Family()
@@ -116,6 +118,25 @@ FAMILIES: dict[str, Family] = {
         mlp_added="mlp.dense_4h_to_h",
         down_proj="mlp.dense_4h_to_h",
     ),
+    "mpt": Family(  # the MLP adds the residual itself
+        blocks="transformer.blocks",
+        embed="transformer.wte",
+        attn="attn",
+        out_proj="attn.out_proj",
+        attn_added="attn",
+        mlp_added="ffn.down_proj",
+        down_proj="ffn.down_proj",
+        mid_input="norm_2",
+    ),
+    "falcon": Family(
+        blocks="transformer.h",
+        embed="transformer.word_embeddings",
+        attn="self_attention",
+        out_proj="self_attention.dense",
+        attn_added="self_attention",
+        down_proj="mlp.dense_4h_to_h",
+        in_place=True,
+    ),
     "diffllama": _LLAMA,
     "internlm3": _LLAMA,
     "nanochat": replace(_LLAMA, down_proj="mlp.fc2"),
@@ -162,7 +183,6 @@ _ALTUP = "has four residual streams side by side (AltUp), so no one tensor is th
 # (tests/test_families_table.py), but for those that UNTRIED names.
 REFUSED: dict[str, str] = {
     "granitemoehybrid": _RECURRENT,
-    "falcon": "adds the attention's output to the MLP's in place (7B, 40B, 180B), so neither can be read alone",
     "gemma3n": _ALTUP,
     "gemma3n_text": _ALTUP,
     "qwen3_next": _RECURRENT,
@@ -174,7 +194,6 @@ REFUSED: dict[str, str] = {
     "bamba": _RECURRENT,
     "falcon_h1": "adds a state space's output to the attention's in each block, which no row can say",
     "mamba": _RECURRENT,
-    "mpt": "is proved, but new tokens behind a kept cache were answered otherwise than the whole text, steered",
 }
 UNTRIED = ("gemma3n", "qwen3_5")  # with images; their text models were tried
 
@@ -182,7 +201,7 @@ UNTRIED = ("gemma3n", "qwen3_5")  # with images; their text models were tried
 def family_of(config: PretrainedConfig) -> Family:
     """The row for this configuration. Raises UnsupportedModel with how to add one.
 
-    Two families are parallel only by configuration (gpt_neox, stablelm), and OPT-350m normalises after adding.
+    Some families are parallel only by configuration (gpt_neox, stablelm, falcon), and OPT-350m normalises after adding.
     """
     row = FAMILIES.get(config.model_type)
     if config.model_type in REFUSED:
@@ -195,7 +214,8 @@ def family_of(config: PretrainedConfig) -> Family:
             f"model family '{config.model_type}' has no row, so no site can be resolved in it. Known: "
             f"{', '.join(sorted(FAMILIES))}. Add its row to steering/model/families.py; it is proved on load."
         )
-    if getattr(config, "use_parallel_residual", False):
+    beside = ("use_parallel_residual", "parallel_attn", "new_decoder_architecture")
+    if any(getattr(config, name, False) for name in beside):
         return replace(row, parallel=True, mid_input=None)
     if config.model_type == "opt" and not config.do_layer_norm_before:
         raise UnsupportedModel("OPT models that normalise after adding (opt-350m) have no plain residual stream.")

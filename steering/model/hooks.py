@@ -157,6 +157,11 @@ def _reading(read: Read) -> Edit:
     return edit
 
 
+def _handing_on_a_copy(edit: Edit) -> Edit:
+    """So that the block may add to what it gets, and what was read stays as it was read."""
+    return lambda h: edit(h).clone()
+
+
 def _register_edit(
     anatomy: Layout, site: Site, edit: Edit, shape: _Shape, add: AddHandle, reading: bool = False
 ) -> None:
@@ -165,6 +170,8 @@ def _register_edit(
         return
     place = anatomy.place(site)
     change = _shaped(on_head(edit, site, anatomy.d_head), shape)
+    if anatomy.family.in_place:
+        change = _handing_on_a_copy(change)
     if place.side == "in":
         add(place.module.register_forward_pre_hook(_input_hook(change), with_kwargs=True))
     else:

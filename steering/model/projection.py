@@ -11,12 +11,15 @@ from transformers.pytorch_utils import Conv1D
 
 from trimtab.steering.errors import UnsupportedModel
 
+FALCON_LINEAR = "transformers.models.falcon.modeling_falcon.FalconLinear"
 ROWS = 1024  # unit vectors at once, where a matrix is read by what it does
 
 
 def is_plain(projection: nn.Module) -> bool:
-    """Whether `weight` and `bias` are all there is to it. Subclasses of Linear pack their weights or add to them."""
-    return type(projection) in (nn.Linear, Conv1D)
+    """Whether `weight` and `bias` are all there is to it. Subclasses of Linear pack their weights or add to them; only
+    falcon's does neither."""
+    kind = type(projection)
+    return kind in (nn.Linear, Conv1D) or f"{kind.__module__}.{kind.__name__}" == FALCON_LINEAR
 
 
 def in_features(projection: nn.Module) -> int:

@@ -56,7 +56,7 @@ def url(plans, tmp_path_factory) -> Iterator[str]:
         packed = plan.pack()
         catalog.publish(ref.partition("@")[0], "plan", packed.arrays, packed.header)
     catalog.promote("cheerful@1", "prod")
-    server, address = begin(folder, "--running", "16")
+    server, address = begin(folder, "--running", "16", "--tokens", "48")
     yield address
     server.kill()
     server.wait()
