@@ -84,6 +84,20 @@ KEYS = {
         "validate": "689b100cbd2006a34ac9871502df0283b0da0e84d5b49556bac76de3957d4096",
         "digest": "0400148f08066df913e7a2c8f042f00951d42494ee4ae290bfce8a523e156e1a",
     },
+    "archaic.yaml": {
+        "capture": "16e1867c147daace2be02b434b57bce1161736abe8ca5b55baccaa556bef45cc",
+        "fit": "cc3107a7090157558aca87e98bdc9b2e7bd37091debb7c2d2992701f1fe21b0c",
+        "placebos": "352220f95c7433f5aa53aaf52055d1425a9885567137cebfc35bf80f5fce3733",
+        "validate": "3317880aad13ab9c001b60c08edfd5dcd8ea0a3676af36f66d2782a0c350780a",
+        "digest": "18873aa2f84bf2fc57d33c9ddb5252a3db69ff1099a35cdcf47a2d43160d6524",
+    },
+    "vivid.yaml": {
+        "capture": "b126377b602e98230704e9604a2200838d1c332195ba312bae3e7af8120278f4",
+        "fit": "c30472a335b18e6eeeb586f4b346686d94da7c41e972f2112aaed304855105e8",
+        "placebos": "b06681e40c901e6dd355f1822da7d25228161fc1c2cb8ac07caca407ded41691",
+        "validate": "57d16a446a7a929788d20c7e8db65be5c21221ccf9b732424a01c2f3899cc8c0",
+        "digest": "8efff34bcc59bdeec8249bd1893ba662da81f66cd68452b39e91fd859e22ab74",
+    },
     "features.yaml": {
         "capture": "c4f67d21adb3985775c47f15e326fb312fc148bef6c0b649f4b2130e3a3f15e3",
         "choose": "7d7d175a857caa03004f309a8d37646ad62468ecf2316947380a140c423384c6",
