@@ -61,6 +61,7 @@ COMMANDS = {
     "diff": Command("catalog", "Two versions beside each other: recipe, data, numbers with intervals, vectors."),
     "captures": Command("catalog", "The collected activations: what, how much, where."),
     "lineage": Command("catalog", "From a version back to activations, prompts and model."),
+    "site": Command("site", "The catalog as a static site: names, versions over time, lineage, reports."),
     "verify": Command("catalog", "Recompute every digest and say what is not as it was published."),
     "promote": Command("aliases", "Let NAME@ALIAS mean a version that shows what its recipe requires."),
     "rollback": Command("aliases", "Let NAME@ALIAS mean again what it meant before; the move is recorded."),
