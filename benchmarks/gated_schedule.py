@@ -6,6 +6,7 @@ on two cores; nothing outside this machine is asked for anything.
 """
 
 import argparse
+import json
 import os
 import signal
 import subprocess
@@ -63,8 +64,20 @@ class Place:
 def recipe_in(folder: Path) -> Path:
     """The tiny recipe, judged quickly."""
     recipe = make(folder / "recipe", 24)
+    rows = [
+        {
+            "prompt": f"w{k} w{k + 40} w{k + 80}",
+            "positive": f"w{k + 120} w{k + 160} w7",
+            "negative": f"w{k + 200} w{k + 240}",
+        }
+        for k in range(2, 34)
+    ]
+    (recipe.parent / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    neutral = [{"text": f"w{k} w{k + 300} w{k + 320} w{k + 340}"} for k in range(2, 18)]
+    (recipe.parent / "neutral.jsonl").write_text("".join(json.dumps(row) + "\n" for row in neutral))
     with recipe.open("a") as file:
-        file.write("fit: {span: answer}\nbudget: {kl: 0.2}\njudge:\n  prompts: 3\n  tokens: 6\n  curve: [0.2]\n")
+        file.write("fit: {span: answer}\nbudget: {kl: 0.2}\njudge:\n  neutral: neutral.jsonl\n")
+        file.write("  prompts: 3\n  tokens: 6\n  curve: [0.2]\n")
         file.write("  placebos: {random: 2, covariance: 1, shuffled: 1}\n")
     return recipe
 

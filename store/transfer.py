@@ -97,10 +97,11 @@ def _copy_rows(source: Catalog, target: Catalog, artifact: Artifact, captures: b
 
 
 def _copy_remarks(view: View, target: Catalog, artifacts: list[Artifact]) -> None:
-    """What is said of the copied versions and their names, unless the target says it already."""
+    """What is said of the copied versions and their names, and who signed them, unless the target has it already."""
     for name in dict.fromkeys(artifact.name for artifact in artifacts):
         versions = {None, *(artifact.version for artifact in artifacts if artifact.name == name)}
         target.adopt_remarks(name, [remark for remark in view.remarks(name).sound if remark.version in versions])
+        target.adopt_signatures(name, [one for one in view.signatures(name) if one.version in versions])
 
 
 def _check(target: Catalog, artifacts: list[Artifact]) -> None:

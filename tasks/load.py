@@ -9,6 +9,7 @@ from trimtab.steering.plans.plan import SteeringPlan
 from trimtab.store import Artifact
 from trimtab.tasks.errors import RecipeError
 from trimtab.tasks.home import Home
+from trimtab.tasks.registry.trust import require_trusted
 from trimtab.tasks.reporting.drawing.verdict import read_verdict
 
 T = TypeVar("T")
@@ -30,6 +31,7 @@ def load(name: str, home: str | os.PathLike[str] | None = None, *, expect: type[
     """
     place = Home.at(home)
     artifact = place.catalog.get(name)
+    require_trusted(place, artifact)
     product = _product(place, artifact)
     if expect is not None and not isinstance(product, expect):
         raise RecipeError(

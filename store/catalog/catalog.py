@@ -6,6 +6,7 @@ On disk one Icechunk repository:
     /moves/<name>/<number>         one move of an alias: alias, from, to, who, when, note
     /remarks/<name>/<number>       a description, tag, note or deprecation of a name or version: field, text, who, when
     /keys/<sha256 of key>          a stage key whose content was published before under another key
+    /signatures/<name>/<number>    who vouches for a version: its number, public key, signature, who, when
     /elsewhere/<name>/<version>    the home where a capture's rows stayed, when its version was copied here without them
     /deleted/<name>/<version>      who deleted a version, and when; its number is never given again
 
@@ -37,6 +38,7 @@ from trimtab.store.catalog.places import Captures
 from trimtab.store.catalog.refs import check_alias
 from trimtab.store.catalog.remarks import DeprecatedVersion, Profile, Remark, check_remark, deprecation
 from trimtab.store.catalog.search import search
+from trimtab.store.catalog.signatures import Signature
 from trimtab.store.catalog.view import Inventory, NamedVersion, VersionRecord, View, known_name
 from trimtab.store.digests import JSON, plain
 from trimtab.store.errors import Conflict, Corrupt, NotFound, nearest
@@ -265,7 +267,7 @@ class Catalog:
         """Record a move of an alias to what `target` says in the transaction: a version (None: nothing) and a note."""
         check_alias(alias)
         known_name(self.view(), name)
-        by, when = who or _who(), now()
+        by, when = who or who_am_i(), now()
 
         def record(session: icechunk.Session, view: View) -> AliasMove:
             history = view.history(name)
@@ -300,7 +302,7 @@ class Catalog:
         name, at, _ = ref.partition("@")
         version = self.view().resolve(ref)[1] if at else None
         known_name(self.view(), name)
-        remark = Remark(field, text, version, who or _who(), now())
+        remark = Remark(field, text, version, who or who_am_i(), now())
         self.adopt_remarks(name, [remark])
         return remark
 
@@ -315,6 +317,18 @@ class Catalog:
 
         if remarks:
             self._transact(f"remarks on {name}", add)
+
+    def adopt_signatures(self, name: str, signatures: Sequence[Signature]) -> None:
+        """Record signatures of versions of `name` as they are, those that are recorded already left out."""
+
+        def add(session: icechunk.Session, view: View) -> None:
+            there, last = view.signatures(name), view.last_signature(name)
+            missing = [signature for signature in signatures if signature not in there]
+            for number, signature in enumerate(missing, last + 1):
+                nodes.add_group(session, f"signatures/{name}/{number}", signature.as_json())
+
+        if signatures:
+            self._transact(f"signatures of {name}", add)
 
     def about(self, ref: str) -> Profile:
         """What is said of a version now. Raises NotFound."""
@@ -333,7 +347,7 @@ class Catalog:
         view = self.view()
         name, version = view.resolve(ref)
         artifact = _sound_or_empty(view, name, version)
-        path, tombstone = f"{name}/{version}", {"who": who or _who(), "when": now()}
+        path, tombstone = f"{name}/{version}", {"who": who or who_am_i(), "when": now()}
 
         def remove(session: icechunk.Session, view: View) -> None:
             if (view.tombstone(name, version) or {}).items() >= tombstone.items():
@@ -411,7 +425,7 @@ def _named_before(name: str, present: int | None) -> str:
     return "names nothing" if present is None else f"is {name}@{present} and named nothing before"
 
 
-def _who() -> str:
+def who_am_i() -> str:
     try:
         user = getpass.getuser()
     except (KeyError, OSError):  # a container's user may have no name

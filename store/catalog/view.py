@@ -16,6 +16,7 @@ from trimtab.store.catalog.records import checked, checked_move, entries_of, par
 from trimtab.store.catalog.refs import CAPTURE, LATEST, Ref, check_name, is_name, number
 from trimtab.store.catalog.remarks import Remarks, read_remarks
 from trimtab.store.catalog.search import Searchable, searchable
+from trimtab.store.catalog.signatures import Signature, read_signatures
 from trimtab.store.digests import JSON, plain
 from trimtab.store.errors import Corrupt, NotFound, nearest
 
@@ -199,6 +200,15 @@ class View:
         assert self.session is not None
         payload = nodes.open_payload(self.session, f"artifacts/{name}/{version}")[:]
         return VersionRecord(dict(self.records[name, version]), np.asarray(payload))
+
+    def signatures(self, name: str) -> list[Signature]:
+        """Every signature of a version of `name`."""
+        paths = [f"signatures/{name}/{n}" for n in self._numbers(f"signatures/{name}")]
+        return read_signatures(self._all_attributes(paths))
+
+    def last_signature(self, name: str) -> int:
+        """The number of the last signature of a version of `name`; 0 before the first."""
+        return max(self._numbers(f"signatures/{name}"), default=0)
 
     def left_at(self, name: str, version: int) -> str | None:
         """The home where the rows of a capture stayed when its version was copied here without them, else None."""

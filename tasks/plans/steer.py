@@ -25,6 +25,7 @@ from trimtab.tasks.models import model_of
 from trimtab.tasks.recipes.base import ModelRecipe
 from trimtab.tasks.recipes.kinds import make_recipe
 from trimtab.tasks.recipes.of_plan import base_values
+from trimtab.tasks.registry.trust import require_trusted
 
 DOSING_ROLLOUTS = 8  # sampled answers per prompt set on which `kl` is dosed
 
@@ -89,6 +90,7 @@ def steer_prompts(ref: str, prompts: Sequence[str], home: Home, settings: SteerS
     """
     name, number = split_ref(ref)
     artifact = home.catalog.get(name)
+    require_trusted(home, artifact)
     plan, recipe = plan_of(artifact, number)
     model, tokenizer = model_of(recipe.model)
     form, chat = recipe.form, settings.chat

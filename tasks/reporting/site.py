@@ -19,7 +19,7 @@ MARK = "trimtab-site.json"
 
 
 @dataclass(frozen=True)
-class Site:
+class CatalogSite:
     """A site that was written. folder: where. names, versions, reports: how many of each."""
 
     folder: str
@@ -28,7 +28,7 @@ class Site:
     reports: int
 
 
-def write_site(home: Home, folder: Path, title: str = "Catalog") -> Site:
+def write_site(home: Home, folder: Path, title: str = "Catalog") -> CatalogSite:
     """Write every page into a folder; a site that is there is replaced as a whole, once the new one is complete.
 
     Raises RecipeError when the folder holds something else than a site, or nothing is published.
@@ -38,7 +38,7 @@ def write_site(home: Home, folder: Path, title: str = "Catalog") -> Site:
     pages, files = list(_pages(home)), _reports(home)
     if not pages:
         raise RecipeError(f"nothing is published in {home.url} yet, so there is nothing to show")
-    site = Site(str(folder), len(pages), sum(len(page.versions) for page in pages), len(files))
+    site = CatalogSite(str(folder), len(pages), sum(len(page.versions) for page in pages), len(files))
     with written_whole(folder) as part:
         write_page(index_page(pages, title), part / "index.html")
         for page in pages:

@@ -20,6 +20,7 @@ from trimtab.tasks.errors import RecipeError
 from trimtab.tasks.features.views import pinned, split_ref
 from trimtab.tasks.home import Home
 from trimtab.tasks.plans.steer import steering_of
+from trimtab.tasks.registry.trust import require_trusted
 from trimtab.tasks.serving.settings import Refused, Serving
 
 
@@ -113,6 +114,7 @@ class Plans:
     def _looked_up(self, ref: str, before: Published | None, now: float) -> Published:
         name, feature = split_ref(ref)
         artifact = self._home.catalog.get(name)
+        require_trusted(self._home, artifact)
         version = pinned(artifact, feature)
         if before is not None and (before.ref, before.digest) == (version, artifact.digest):
             return Published(version, artifact.digest, before.plan, now)

@@ -49,7 +49,14 @@ def ask(url: str, body: dict | None = None):
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=20) as answer:
-        return json.loads(answer.read())
+        return json.loads(answer.read() or "null")
+
+
+def scheduled(api: str, deployment: str) -> int:
+    """How many runs the server makes of a schedule, as its scheduler does on its own from time to time."""
+    wait(lambda: ask(f"{api}/deployments/{deployment}/schedule", {"min_runs": 3}) is None, 30)  # 503: it is busy
+    runs = ask(f"{api}/flow_runs/filter", {"deployments": {"id": {"any_": [deployment]}}})
+    return sum(run["state_type"] == "SCHEDULED" for run in runs)
 
 
 def test_a_deployed_recipe_is_run_by_a_worker(server, tiny_recipe, tmp_path):
@@ -61,6 +68,7 @@ def test_a_deployed_recipe_is_run_by_a_worker(server, tiny_recipe, tmp_path):
     assert made["name"] == "produce/tiny" and made["cron"] == "0 3 * * *"
     known = ask(f"{api}/deployments/name/{made['name']}")
     assert [s["schedule"]["cron"] for s in known["schedules"]] == ["0 3 * * *"]
+    assert scheduled(api, known["id"]) >= 3, "the server makes runs of the schedule"
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     worker = subprocess.Popen(
         [str(BIN / "trimtab"), "worker"], env=server, cwd=tmp_path, start_new_session=True, **quiet
