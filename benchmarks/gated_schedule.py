@@ -24,7 +24,7 @@ from tiny import make
 
 PORT = 4297
 API = f"http://127.0.0.1:{PORT}/api"
-PAGES = ("runs", "artifacts", "artifacts/key/trimtab-tiny", "automations", "events")
+PAGES = ("runs", "artifacts/key/trimtab-tiny-gate", "artifacts/key/trimtab-tiny-versions", "automations", "events")
 DONE = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 
 
@@ -160,7 +160,7 @@ def photograph(folder: Path, pages: list[str]) -> None:
             "--no-sandbox",
             "--disable-gpu",
             "--window-size=1400,1000",
-            "--virtual-time-budget=15000",
+            "--virtual-time-budget=60000",
         ]
         address = f"http://127.0.0.1:{PORT}/{page}"
         subprocess.run(["chromium", *options, f"--screenshot={file}", address], check=False, capture_output=True)

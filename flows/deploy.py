@@ -1,7 +1,9 @@
 """Deploy: a recipe on a schedule, run by a worker. Needs a Prefect server (`prefect server start`), not a cloud."""
 
+import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from trimtab.tasks.errors import RecipeError
 from trimtab.tasks.recipes.kinds import RecipeFile
 
 POOL = "trimtab-local"
+LOGGING = "PREFECT_LOGGING_LEVEL"
 
 
 @dataclass(frozen=True)
@@ -72,8 +75,9 @@ def _register(flow: Flow[Any, Any], name: str, parameters: dict[str, Any], cron:
 
 
 def work() -> int:
-    """Run deployed recipes until stopped."""
-    return _prefect("worker", "start", "--pool", POOL, "--type", "process")
+    """Run deployed recipes until stopped. Their logs go to the server: the command line is quiet, a worker is not."""
+    loud = {} if os.environ.get(LOGGING) not in (None, "CRITICAL") else {LOGGING: "INFO"}
+    return _prefect("worker", "start", "--pool", POOL, "--type", "process", environment=loud)
 
 
 def serve(port: int, background: bool) -> int:
@@ -86,8 +90,8 @@ def end_server() -> int:
     return _prefect("server", "stop")
 
 
-def _prefect(*arguments: str) -> int:
-    program = subprocess.Popen([sys.executable, "-m", "prefect", *arguments])
+def _prefect(*arguments: str, environment: Mapping[str, str] | None = None) -> int:
+    program = subprocess.Popen([sys.executable, "-m", "prefect", *arguments], env={**os.environ, **(environment or {})})
     try:
         return program.wait()
     except KeyboardInterrupt:  # it was told to stop, too: it says so to its peers first

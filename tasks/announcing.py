@@ -1,12 +1,12 @@
 """What Prefect is told of versions: artifacts that show them, and events that automations act on.
 
 Under one key per name stands a Markdown artifact for every version (Prefect keeps their history), and beside it a table
-of all versions. Events: `trimtab.version.published` and `trimtab.version.promoted`, of the resource
-`trimtab.<kind>.<name>`, with parents, aliases and the flow run as related resources.
+of all versions; why an alias moved or did not is one more. Events: `trimtab.version.published` and
+`trimtab.version.promoted`, of the resource `trimtab.<kind>.<name>`, with parents or alias as related resources.
 """
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import httpx
@@ -52,6 +52,18 @@ def announce_move(home: Home, name: str, move: AliasMove) -> None:
         alias = {"prefect.resource.id": f"trimtab.alias.{name}.{move.alias}", "prefect.resource.role": "alias"}
         payload = {"ref": artifact.ref, "digest": artifact.digest, "home": home.url, **move.as_json()}
         emit_event(PROMOTED, resource=resource_of(artifact), related=[alias], payload=payload)
+
+
+def announce_decision(ref: str, text: str, checks: Sequence[tuple[str, bool, str]]) -> None:
+    """Show why an alias moved, or did not, as a Markdown artifact under one key per name; outside of a run nothing
+    happens. checks: what was required, whether it holds, and the number beside its bound."""
+    if TaskRunContext.get() is None and FlowRunContext.get() is None:
+        return
+    rows = [f"| {name} | {'holds' if holds else 'FAILS'} | {_cell(words)} |" for name, holds, words in checks]
+    table = ["| required | | |", "|---|---|---|", *rows] if rows else []
+    with contextlib.suppress(httpx.HTTPError):
+        key = artifact_key(f"trimtab {ref.partition('@')[0]} gate")
+        create_markdown_artifact("\n".join([f"# Gate of {ref}", "", text, "", *table]), key=key, description=ref)
 
 
 def resource_of(artifact: Artifact) -> Resource:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from trimtab.steering.statistics import Interval
 from trimtab.store import Artifact
 from trimtab.store.catalog.aliases import AliasMove
-from trimtab.tasks.announcing import announce_move
+from trimtab.tasks.announcing import announce_decision, announce_move
 from trimtab.tasks.errors import NegativeOutcome
 from trimtab.tasks.home import Home
 from trimtab.tasks.recipes.behaviour import BehaviourRecipe
@@ -106,7 +106,16 @@ def decide(recipe: BehaviourRecipe, home: Home, plan: Reference) -> Decision | N
     return Decision(plan.ref, alias, named, results, True, f"{target} is {plan.ref} now")
 
 
-decide_task = as_task("gate", decide, model=False)
+def decide_and_tell(recipe: BehaviourRecipe, home: Home, plan: Reference) -> Decision | None:
+    """`decide`, and Prefect is told why."""
+    decision = decide(recipe, home, plan)
+    if decision is not None:
+        rows = [(check.requirement, check.holds, check.text) for check in decision.checks]
+        announce_decision(decision.ref, decision.text, rows)
+    return decision
+
+
+decide_task = as_task("gate", decide_and_tell, model=False)
 
 
 def checks(home: Home, artifact: Artifact, alias: str, named: int | None) -> tuple[RequirementCheck, ...]:

@@ -4,6 +4,7 @@ so that nothing is judged again."""
 import json
 
 import pytest
+from prefect.artifacts import Artifact
 
 from tests.end_to_end.conftest import inside
 from trimtab.flows.produce import produce, recheck
@@ -27,6 +28,8 @@ def test_the_gate_decides_and_no_schedule_undoes_a_rollback(tiny_recipe, tiny_ho
     assert caught.value.result.plan.reused and not caught.value.result.gate.moved
     state = produce(str(tiny_recipe), str(tiny_home), [strict], return_state=True)
     assert (state.type.value, state.name) == ("FAILED", "Refused") and "fails what" in state.message
+    shown = Artifact.get("trimtab-tiny-gate")
+    assert shown is not None and "| effect | FAILS |" in shown.data and "fails what its recipe requires" in shown.data
 
     first = json.loads(inside("run", str(tiny_recipe), "--set", loose, "--json", home=tiny_home).stdout)
     assert first["gate"]["moved"] and first["verdict"]["reused"]
