@@ -43,7 +43,9 @@ typecheck: $(VENV)/.installed links
 	$(BIN)/mypy -n 2
 
 # In the order of the folders: the few long end-to-end files begin early, and short ones fill up both cores after them.
+# What every test process imports is compiled by one process first: two that start together would each compile all of it.
 unit: $(VENV)/.installed
+	$(BIN)/python -c "import trimtab.flows.kinds, trimtab.tasks.serving.app, prefect.testing.utilities"
 	$(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder -p no:logging
 
 # Measures every way to call a model under a plan, and writes what it found to docs/ways-to-call.md.

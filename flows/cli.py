@@ -82,7 +82,7 @@ COMMANDS = {
     "signatures": Command("signing", "Who signed a version, and whether a trusted key did."),
     "delete": Command("housekeeping", "Delete a version that nothing else was made from."),
     "gc": Command("housekeeping", "Free captures never published, and chunks of old snapshots."),
-    "repair": Command("housekeeping", "Collect lost or damaged rows of published captures again.", model=True),
+    "repair": Command("repair", "Collect lost or damaged rows of published captures again.", model=True),
     "methods": Command("methods", "Every method with its meaning and source."),
     "schema": Command("methods", "JSON schema of recipes, for editors."),
     "doctor": Command("doctor", "Versions, model, store, server; what will be slow and why."),

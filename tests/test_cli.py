@@ -274,10 +274,16 @@ def test_help_is_quick_because_it_imports_nothing_heavy():
     assert all(name in done.stdout for name in COMMANDS)
 
 
-def test_reading_the_catalog_does_not_load_torch(home):
+def test_what_reads_and_tidies_the_catalog_does_without_torch_and_prefect(home, tmp_path):
+    """Each takes five seconds to import. One process runs all these commands."""
+    commands = ["ls", "show demo", "captures", "lineage demo", "verify", "describe demo words", "tag demo one"]
+    commands += ["delete demo@1", "gc", f"init {tmp_path / 'new'}"]
     code = (
-        "import sys\nfrom trimtab.flows.cli import main\nmain(['ls'])\n"
-        "sys.exit('torch' in sys.modules or 'prefect' in sys.modules)"
+        "import sys\nfrom trimtab.flows.cli import main\n"
+        f"for command in {commands}:\n"
+        "    code = main(command.split())\n"
+        "    heavy = {'torch', 'transformers', 'prefect'} & set(sys.modules)\n"
+        "    if code or heavy: sys.exit(f'{command}: exit code {code}, imported {heavy}')"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr

@@ -1,11 +1,9 @@
-"""delete, gc, repair: room on the disk, and rows that were lost."""
+"""delete, gc: room on the disk."""
 
-import importlib
 from typing import Annotated
 
 import typer
 
-from trimtab.flows.commands._progress import shown_progress
 from trimtab.flows.commands._show import JSON, echo, echo_fields, echo_json, echo_table, size
 from trimtab.tasks.home import Home
 from trimtab.tasks.registry.housekeeping import delete_version, garbage
@@ -45,24 +43,3 @@ def gc(
         return echo(f"nothing older than {older_than} can be freed", err=True)
     cells = ((one["place"], one["what"], size(one["bytes"])) for one in pieces)
     echo_table(("place", "what", "would free" if dry_run else "freed"), cells)
-
-
-@app.command()
-def repair(
-    ctx: typer.Context,
-    ref: Annotated[
-        str | None, typer.Argument(metavar="[NAME[@VERSION|@ALIAS]]", help="Only the captures it was made from.")
-    ] = None,
-    as_json: JSON = False,
-) -> None:
-    """Collect lost or damaged rows of published captures again. Versions, and what was made from them, stay."""
-    tasks = importlib.import_module("trimtab.tasks.registry.repair")  # brings torch, which delete and gc do without
-    with shown_progress(quiet=as_json):
-        repairs = [one.to_json() for one in tasks.repair(Home.at(ctx.obj), ref)]
-    if as_json:
-        return echo_json(repairs)
-    mended = [one for one in repairs if one["wrong"]]
-    if not mended:
-        return echo(f"{len(repairs)} captures read: nothing is lost or damaged", err=True)
-    cells = ((one["ref"], one["wrong"], one["regions"], one["computed"]) for one in mended)
-    echo_table(("repaired", "what was wrong", "regions", "tokens run"), cells)

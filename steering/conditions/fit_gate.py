@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from trimtab.steering.conditions.prompts import Splits, readings
@@ -165,6 +164,8 @@ def _scorer(settings: GateSettings, site: Site, rows: Tensor, wanted: np.ndarray
         return Cosine(direction=gap, center=centre.float(), site=site, threshold=0.0, pool=settings.pool)
     if settings.kind == "cast":
         return Cast(condition=gap, site=site, threshold=0.0, pool=settings.pool)
+    from sklearn.linear_model import LogisticRegression  # takes more than a second, and every run imports this file
+
     scale = rows.double().std(0).clamp(min=1e-6)
     x = ((rows.double() - centre) / scale).numpy()
     probe = LogisticRegression(C=settings.C, max_iter=1000).fit(x, wanted)

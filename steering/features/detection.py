@@ -12,9 +12,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import scipy  # its `stats` is imported where it is first used: it takes 0.7 s
 import torch
 from jaxtyping import Float
-from scipy.stats import rankdata
 from torch import Tensor
 
 from trimtab.steering.errors import SteeringError
@@ -65,7 +65,8 @@ def detect(
 ) -> tuple[Detected, ...]:
     """Each concept against all other sentences. held_out: `[s]` bool. Raises SteeringError when a half lacks one."""
     names, draw = np.asarray(labels), np.random.default_rng(seed)
-    halves = _Halves(rankdata(scores[~held_out], axis=0), scores[held_out], rankdata(scores[held_out], axis=0))
+    rank = scipy.stats.rankdata
+    halves = _Halves(rank(scores[~held_out], axis=0), scores[held_out], rank(scores[held_out], axis=0))
     detections = []
     for concept in sorted(set(labels)):
         inside, outside = (names == concept)[~held_out], (names == concept)[held_out]

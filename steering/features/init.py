@@ -3,7 +3,6 @@
 import numpy as np
 import torch
 from jaxtyping import Float
-from sklearn.cluster import MiniBatchKMeans
 from torch import Tensor
 
 from trimtab.steering.errors import UnknownName
@@ -59,6 +58,8 @@ def _kmeans(data: SurveyedRows, seed: int, into: Tensor) -> None:
     every = max(1, -(-data.n // SAMPLE))
     sample = torch.cat([rows[(-where.start) % every :: every].cpu() for where, rows in data])
     count = min(into.shape[1], len(sample))
+    from sklearn.cluster import MiniBatchKMeans  # takes more than a second, and recipes import this file
+
     centres = MiniBatchKMeans(count, random_state=seed, n_init=1, batch_size=1024).fit(sample.numpy())
     centroids = torch.from_numpy(centres.cluster_centers_).float().to(data.device)
     for where, rows in data:

@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 
 import numpy as np
+import scipy  # its `stats` is imported where it is first used: it takes 0.7 s
 from jaxtyping import Bool, Float
-from scipy.stats import rankdata
 
 
 def auroc(scores: Float[np.ndarray, "n ..."], positive: Bool[np.ndarray, "n"]) -> Float[np.ndarray, "..."]:
     """Area under the receiver operating characteristic, of every column: the chance that a positive scores above a
     negative, a tie counted half (Mann and Whitney 1947)."""
-    return auroc_of_ranks(rankdata(scores, axis=0), positive)
+    return auroc_of_ranks(scipy.stats.rankdata(scores, axis=0), positive)
 
 
 def auroc_of_ranks(ranks: Float[np.ndarray, "n ..."], positive: Bool[np.ndarray, "n"]) -> Float[np.ndarray, "..."]:

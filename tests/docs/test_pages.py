@@ -4,8 +4,6 @@ All pages share one home, in which the plan `cheerful` is published. A recipe th
 it small; the commands are otherwise those of the page.
 """
 
-from functools import partial
-from importlib import import_module
 from pathlib import Path
 from shutil import copytree
 
@@ -13,12 +11,10 @@ import pytest
 import torch
 from pages import ROOT, blocks, commands
 
-from tests.end_to_end.conftest import inside, settings, short_pairs, tiny_folder  # noqa: F401
+from tests.end_to_end.conftest import inside, settings, short_pairs, short_rollouts, tiny_folder  # noqa: F401
 from trimtab.flows.cli import COMMANDS
 from trimtab.steering import Add, Anatomy, Intervention, Site, SteeringPlan
 from trimtab.steering.model import load
-from trimtab.steering.price.calibration import Calibration
-from trimtab.steering.running.writing import Decoding
 from trimtab.store import Catalog
 
 DOCS = ROOT / "docs"
@@ -52,13 +48,11 @@ def home(tmp_path_factory, prefect_backend, tiny_folder) -> Path:  # noqa: F811
 
 
 @pytest.fixture
-def here(home, monkeypatch, real_model) -> Path:
+def here(home, monkeypatch, real_model, short_rollouts) -> Path:  # noqa: F811
     """In that folder, with the real model loaded once for all pages, and strengths found on short answers."""
     monkeypatch.chdir(home)
     monkeypatch.setenv("TRIMTAB_HOME", str(home / ".trimtab"))
     monkeypatch.setattr(load, "load_model", lambda name="smollm2": real_model)
-    short = partial(Calibration, decoding=Decoding(8))
-    monkeypatch.setattr(import_module("trimtab.steering.price.dose"), "Calibration", short)
     return home
 
 

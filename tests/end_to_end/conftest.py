@@ -5,6 +5,8 @@ import json
 import os
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 from shutil import copy
 
@@ -13,11 +15,14 @@ from prefect.settings import PREFECT_API_URL
 from small_llama import speaking_llama
 
 from trimtab.flows.cli import main
+from trimtab.steering.price.calibration import Calibration
+from trimtab.steering.running.writing import Decoding
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = ["judge.placebos.random=2", "judge.placebos.covariance=1", "judge.placebos.shuffled=1", "judge.prompts=3"]
 QUICK += ["judge.tokens=8", "judge.curve=[0.3]"]
 REAL = [*QUICK, "capture.blocks=14-15", "judge.placebos.random=1", "judge.prompts=2", "judge.tokens=6"]
+SHORT = ["judge.neutral=neutral.jsonl", "judge.capability=capability.jsonl"]  # written by `write_short_files`
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,20 @@ def short_pairs(rows: int, words: int = 10) -> str:
     return "".join(json.dumps(pair) + "\n" for pair in pairs)
 
 
+def write_short_files(folder: Path) -> None:
+    """The first rows of the packaged texts on which a plan's damage is measured."""
+    for name in ("neutral.jsonl", "capability.jsonl"):
+        rows = (ROOT / "tasks" / "data" / "shipped" / name).read_text().splitlines()
+        (folder / name).write_text("\n".join(rows[:4]))
+
+
+@pytest.fixture
+def short_rollouts(monkeypatch) -> None:
+    """`dose` finds its strengths on answers of eight tokens, which costs a third."""
+    short = partial(Calibration, decoding=Decoding(8))
+    monkeypatch.setattr(import_module("trimtab.steering.price.dose"), "Calibration", short)
+
+
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory) -> Path:
     """A random Llama of 4 blocks that speaks the embedded model's tokens."""
@@ -75,13 +94,15 @@ def tiny_folder(tmp_path_factory) -> Path:
 def tiny_recipe(tiny_folder, tmp_path_factory) -> Path:
     """A recipe that runs the whole job on the tiny model in seconds."""
     folder = tmp_path_factory.mktemp("recipe")
-    (folder / "pairs.jsonl").write_text(short_pairs(24))
+    (folder / "pairs.jsonl").write_text(short_pairs(18))
+    write_short_files(folder)
     recipe = folder / "recipe.yaml"
     recipe.write_text(
         f"name: tiny\nmodel: {tiny_folder}\ndata: {{pairs: pairs.jsonl}}\n"
         "fit: {span: answer}\nbudget: {kl: 0.2}\n"
         "judge:\n  system_prompt: Be warm.\n  behaviour: {metric: length}\n  prompts: 3\n  tokens: 6\n"
         "  curve: [0.2]\n  placebos: {random: 2, covariance: 1, shuffled: 1}\n"
+        "  neutral: neutral.jsonl\n  capability: capability.jsonl\n"
     )
     return recipe
 
@@ -97,13 +118,14 @@ def tiny_home(tiny_recipe, tmp_path_factory, prefect_backend) -> Path:
 
 @pytest.fixture(scope="session")
 def real_home(tmp_path_factory, prefect_backend) -> Path:
-    """A home in which recipes/cheerful.yaml was run on the real model: fewer pairs with shorter answers, fewer blocks
-    and placebos."""
+    """A home in which recipes/cheerful.yaml was run on the real model: fewer pairs with shorter answers, fewer blocks,
+    placebos and texts of the price."""
     folder = tmp_path_factory.mktemp("real")
     for name in ("cheerful.yaml", "cheerful.lexicon.json"):
         copy(ROOT / "recipes" / name, folder)
-    (folder / "cheerful.jsonl").write_text(short_pairs(18))
+    (folder / "cheerful.jsonl").write_text(short_pairs(12, words=6))
+    write_short_files(folder)
     home = folder / "home"
-    done = inside("run", str(folder / "cheerful.yaml"), *settings(REAL), home=home)
+    done = inside("run", str(folder / "cheerful.yaml"), *settings([*REAL, *SHORT]), home=home)
     assert done.code == 0, done.stderr
     return home

@@ -1,16 +1,14 @@
 """A published plan leaves the catalog as files of other tools, to the Hub and as a checkpoint, by the command line."""
 
 import os
-import subprocess
-import sys
-from pathlib import Path
 
+import huggingface_hub.constants as hub_constants
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
 from tests.end_to_end.conftest import inside
-from tests.export.fake_hub import COMMIT, fake_hub, hub_here  # noqa: F401
+from tests.export.fake_hub import COMMIT, hub_here  # noqa: F401
 from trimtab.steering import SteeringPlan
 from trimtab.steering.export import FORMATS
 from trimtab.store import Catalog
@@ -71,23 +69,16 @@ def test_what_no_weights_can_hold_is_refused_and_nothing_is_written(tiny_home, t
     assert not list(tmp_path.iterdir())
 
 
-def command(home: Path, address: str, *arguments: str) -> subprocess.CompletedProcess:
-    offline = {"HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"}
-    environment = {name: value for name, value in os.environ.items() if name not in offline}
-    environment |= {"HF_ENDPOINT": address, "HF_TOKEN": "hf_test", "HF_HOME": str(home / "hub")}
-    words = [sys.executable, "-m", "trimtab.flows.cli", "--home", str(home), *arguments]
-    return subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
-
-
-def test_the_command_line_pushes(tiny_home):
-    with fake_hub() as (hub, address):
-        done = command(tiny_home, address, "export", "tiny@1", "--to", "hf", "--push", "me/tiny", "--licence", "MIT")
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.strip() == f"tiny@1 is at {address}/me/tiny/commit/{COMMIT}"
-        card = hub.repositories["me/tiny"]["README.md"].decode()
-        for said in ("## The verdict", "## Price", "## Placebos", "## What it does not do", 'license: "mit"'):
-            assert said in card
-        assert 'from_pretrained("me/tiny")' in card
+def test_the_command_line_pushes(tiny_home, hub_here, monkeypatch):  # noqa: F811
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    done = inside("export", "tiny@1", "--to", "hf", "--push", "me/tiny", "--licence", "MIT", home=tiny_home)
+    assert done.code == 0, done.stderr
+    assert "HF_HUB_OFFLINE" not in os.environ, "in a process of its own the Hub's client would refuse"
+    assert done.stdout.strip() == f"tiny@1 is at {hub_constants.ENDPOINT}/me/tiny/commit/{COMMIT}"
+    card = hub_here.repositories["me/tiny"]["README.md"].decode()
+    for said in ("## The verdict", "## Price", "## Placebos", "## What it does not do", 'license: "mit"'):
+        assert said in card
+    assert 'from_pretrained("me/tiny")' in card
 
 
 def test_what_belongs_together_on_the_command_line(tiny_home):

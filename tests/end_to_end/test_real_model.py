@@ -55,8 +55,9 @@ def test_the_readme_commands_work(real_home, tmp_path, monkeypatch, capsys):
         assert main(arguments) == 0, (arguments, capsys.readouterr().err)
 
 
-def test_the_readme_python_works(real_home, tmp_path, monkeypatch):
-    """The road from text to plan exactly as printed, and what it leads to: a price, and a file that steers alike."""
+def test_the_readme_python_works(real_home, tmp_path, monkeypatch, short_rollouts):
+    """The road from text to plan as printed, its strength found on short answers, and what it leads to: a price, and a
+    file that steers alike."""
     monkeypatch.setenv("TRIMTAB_HOME", str(real_home))
     monkeypatch.chdir(tmp_path)
     Catalog(real_home / "catalog").promote("cheerful@1", "prod")

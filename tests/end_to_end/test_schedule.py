@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.conftest import ROOT, beside_this_server
+from tests.end_to_end.conftest import beside_this_server, inside
 from trimtab.store import Catalog
 
 pytestmark = [pytest.mark.slow]
@@ -61,9 +61,8 @@ def scheduled(api: str, deployment: str) -> int:
 
 def test_a_deployed_recipe_is_run_by_a_worker(server, tiny_recipe, tmp_path):
     home, api = tmp_path / "home", server["PREFECT_API_URL"]
-    deploy = [str(BIN / "trimtab"), "--home", str(home), "deploy", str(tiny_recipe), "--cron", "0 3 * * *", "--json"]
-    done = subprocess.run(deploy, env=server, capture_output=True, text=True, timeout=180, cwd=ROOT)
-    assert done.returncode == 0, done.stderr
+    done = inside("deploy", str(tiny_recipe), "--cron", "0 3 * * *", "--json", home=home)
+    assert done.code == 0, done.stderr
     made = json.loads(done.stdout)
     assert made["name"] == "produce/tiny" and made["cron"] == "0 3 * * *"
     known = ask(f"{api}/deployments/name/{made['name']}")
