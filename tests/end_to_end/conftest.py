@@ -75,9 +75,10 @@ def write_short_files(folder: Path) -> None:
 
 @pytest.fixture
 def short_rollouts(monkeypatch) -> None:
-    """`dose` finds its strengths on answers of eight tokens, which costs a third."""
-    short = partial(Calibration, decoding=Decoding(8))
-    monkeypatch.setattr(import_module("trimtab.steering.price.dose"), "Calibration", short)
+    """`dose` finds and prices its strengths on answers of eight tokens, which costs a third."""
+    module = import_module("trimtab.steering.price.dose")
+    monkeypatch.setattr(module, "Calibration", partial(Calibration, decoding=Decoding(8)))
+    monkeypatch.setattr(module, "Decoding", partial(Decoding, 8))
 
 
 @pytest.fixture(scope="session")

@@ -56,7 +56,7 @@ def test_the_readme_commands_work(real_home, tmp_path, monkeypatch, capsys):
 
 
 def test_the_readme_python_works(real_home, tmp_path, monkeypatch, short_rollouts):
-    """The road from text to plan as printed, its strength found on short answers, and what it leads to: a price, and a
+    """The road from text to plan as printed, dosed and priced on short answers, and what it leads to: a price, and a
     file that steers alike."""
     monkeypatch.setenv("TRIMTAB_HOME", str(real_home))
     monkeypatch.chdir(tmp_path)
