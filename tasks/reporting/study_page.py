@@ -13,7 +13,7 @@ from trimtab.tasks.reporting.provenance import reproduce
 Row = Mapping[str, Any]
 HEAD = (
     "behaviour", "method", "budget", "margin", "margin per nat", "on generated text", "placebos beaten", "p, Holm",
-    "KL spent", "damage", "acts at", "fit, s", "judge, s", "needs",
+    "beyond a token bias", "KL spent", "damage", "acts at", "fit, s", "judge, s", "needs",
 )  # fmt: skip
 
 
@@ -44,7 +44,8 @@ def leaderboard(rows: Sequence[Row]) -> Section:
     lead = note(
         "Every row is judged alone: searched, dosed to its budget on rollouts, measured on held-out pairs, beside "
         "placebos that were searched and dosed alike. Margin: nats per token between wanted and unwanted answers. p: "
-        "of the placebo that comes nearest, corrected over the whole table (Holm). Damage: KL(base || steered) on "
+        "of the placebo that comes nearest, corrected over the whole table (Holm). Beyond a token bias: margin that a bias on the logits, at the same "
+        "price, does not give. Damage: KL(base || steered) on "
         "neutral text."
     )
     ordered = sorted(rows, key=lambda row: -row["margin"]["mean"])
@@ -104,7 +105,7 @@ def _overlap(row: Row, best: Row) -> bool:
 def _cells(row: Row) -> tuple[tuple[Child, object], ...]:
     """What is shown, and what it is sorted by."""
     margin, behaviour, damage = row["margin"], row["behaviour_effect"], row["damage"]
-    per_nat, p = row["per_nat"], row["p_holm"]
+    per_nat, p, beyond = row["per_nat"], row["p_holm"], row.get("over_bias")
     return (
         (row["behaviour"], row["behaviour"]),
         (row["method"], row["method"]),
@@ -114,6 +115,7 @@ def _cells(row: Row) -> tuple[tuple[Child, object], ...]:
         (estimate(None if behaviour is None else Interval(**behaviour), True), (behaviour or {"mean": ""})["mean"]),
         (f"{row['beaten']} of {row['of']}", row["beaten"] / max(row["of"], 1)),
         (number(p), "" if p is None else p),
+        (estimate(None if beyond is None else Interval(**beyond), True), (beyond or {"mean": ""})["mean"]),
         (f"{number(row['kl'])}{'' if row['reachable'] else ' (not reachable)'}", row["kl"]),
         (estimate(Interval(**damage)), damage["mean"]),
         (row["site"], row["site"]),
