@@ -44,9 +44,8 @@ def leaderboard(rows: Sequence[Row]) -> Section:
     lead = note(
         "Every row is judged alone: searched, dosed to its budget on rollouts, measured on held-out pairs, beside "
         "placebos that were searched and dosed alike. Margin: nats per token between wanted and unwanted answers. p: "
-        "of the placebo that comes nearest, corrected over the whole table (Holm). Beyond a token bias: margin that a bias on the logits, at the same "
-        "price, does not give. Damage: KL(base || steered) on "
-        "neutral text."
+        "of the placebo that comes nearest, corrected over the whole table (Holm). Beyond a token bias: margin that a "
+        "bias on the logits, at the same price, does not give. Damage: KL(base || steered) on neutral text."
     )
     ordered = sorted(rows, key=lambda row: -row["margin"]["mean"])
     return Section("leaderboard", "Leaderboard", "What each method buys",

@@ -58,8 +58,8 @@ def metrics_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def row_of(verdict: Mapping[str, Any]) -> dict[str, Any]:
     """The numbers of one verdict. margin: nats per token, an interval. per_nat: the same over the KL spent. beaten, of:
     random and covariance-matched placebos that the plan's margin exceeds, with an interval above 0. p: the largest of
-    the one-sided p-values of these differences, taken as normal with the interval's width. over_bias: margin beyond that of
-    a bias on tokens (None: there was none). damage: KL(base || steered) on neutral text."""
+    the one-sided p-values of these differences, taken as normal with the interval's width. over_bias: margin beyond
+    that of a bias on tokens (None: there was none). damage: KL(base || steered) on neutral text."""
     plan = next(c for c in verdict["contenders"] if c["kind"] == "plan")
     nulls = [c for c in verdict["contenders"] if c["kind"] in NULLS and c["difference"] is not None]
     bias = next((c["difference"] for c in verdict["contenders"] if c["kind"] == "token_bias"), None)
