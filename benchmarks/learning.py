@@ -17,11 +17,11 @@ from statistics import mean
 import torch
 
 from trimtab.steering.fitters import FITTERS, ModelFitter
-from trimtab.steering.learning.examples import Examples, Responses, texts_of
+from trimtab.steering.learning.examples import Examples, texts_of
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.site import Site
 from trimtab.steering.price.pulls import Labels
-from trimtab.steering.price.response import LinearResponse
+from trimtab.steering.price.response import LinearResponse, Responses
 from trimtab.tasks.models import model_of
 from trimtab.tasks.plans.learning import examples_of
 from trimtab.tasks.recipes.kinds import load_recipe
@@ -44,7 +44,7 @@ def main() -> None:
     print("| method | fit, CPU s | over forward and backward of the pairs |\n|---|---|---|")
     before = one_pass(anatomy, examples, sites)
     for name in args.methods:
-        fresh = replace(examples, responses=(Responses(), Responses()))  # nothing that another method computed
+        fresh = replace(examples, responses=Responses())  # nothing that another method computed
         fit = seconds(lambda name=name, fresh=fresh: FITTERS[name]().fit(anatomy, fresh, sites))
         after = one_pass(anatomy, examples, sites)
         print(f"| {name} | {fit:.1f} | {fit / mean((before, after)):.1f} |", flush=True)

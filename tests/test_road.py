@@ -143,7 +143,7 @@ def test_load_returns_what_was_published(tmp_path, tiny_llama, monkeypatch):
 def test_what_is_learned_through_the_model_comes_by_the_same_road(tiny_llama, words):
     """From texts to the candidate of most effect: its margin rises as forecast, and it costs about its budget."""
     examples = Examples.from_pairs(words, PAIRS, span="generated", budget=0.001, form=PLAIN)
-    plans = Gradient().learn(tiny_llama, examples)
+    plans = Gradient(draws=16).learn(tiny_llama, examples)
     assert list(plans) == [f"resid_post.{block}" for block in range(3)]
     scorer = Scorer(tiny_llama)
     before, after = (margins(scorer, examples.pairs, plan).mean() for plan in (None, plans["resid_post.1"]))

@@ -20,9 +20,9 @@ class Gradient(ModelFitter):
 
     Source: one step of steepest ascent; as an attribution it is the saliency of the site (Simonyan et al. 2013, arXiv
     1312.6034). The margin is the mean over pairs of log p(positive) - log p(negative), each per token; its gradient is
-    summed over the span's tokens, because one vector is added to all of them. One forward and `1 + draws` backward
-    passes over the pairs give the candidates at all sites. Assumes that the first order holds up to the budget. The
-    length spends the budget by forecast (`price/response.py`); held-out pairs are not used.
+    summed over the span's tokens, because one vector is added to all of them. One forward and one backward pass over
+    the pairs give the directions at all sites. Assumes that the first order holds up to the budget. The length spends
+    the budget by forecast (`price/response.py`) on the held-out pairs, or on the pairs where none are held out.
 
     Special case: it is natural with infinite shrinkage.
 
@@ -42,7 +42,9 @@ class Gradient(ModelFitter):
         self, anatomy: Anatomy, examples: Examples, sites: Sequence[Site], progress: Progress = silent
     ) -> dict[str, SteeringPlan]:
         progress("learning", 0, 1)
-        response, weights = examples.response(anatomy, sites, self.draws), margin_weights(examples.pairs)
+        priced = examples.held_out_response(anatomy, sites, self.draws) if examples.held_out else None
+        response = examples.response(anatomy, sites, 0 if priced else self.draws)
+        weights = margin_weights(examples.pairs)
         directions = {site: weights @ response.slopes[site, examples.span].double() for site in sites}
         progress("learning", 1, 1)
-        return candidates(anatomy, examples, response, directions)
+        return candidates(anatomy, examples, priced or response, directions)

@@ -15,7 +15,7 @@ from trimtab.steering.judge.verdict import Generation
 from trimtab.steering.model.tokens import Tokens
 from trimtab.steering.plans.plan import SteeringPlan
 from trimtab.steering.price.calibration import check_budget
-from trimtab.steering.price.response import ResponseMemo
+from trimtab.steering.price.response import Responses
 from trimtab.steering.running.answer_pair import AnswerPair
 from trimtab.steering.running.contrast import Contrast
 
@@ -73,7 +73,7 @@ class JudgeInput:
     settings: JudgeSettings = JudgeSettings()
     tell: Callable[[Sequence[Generation]], None] = lambda generations: None
     nulls: NullShelf = field(default_factory=NoShelf)
-    responses: ResponseMemo = field(default_factory=ResponseMemo)
+    responses: Responses = field(default_factory=Responses)
 
     def __post_init__(self) -> None:
         check_budget(self.budget)

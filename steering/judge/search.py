@@ -20,7 +20,7 @@ from trimtab.steering.judge.settings import SearchSettings
 from trimtab.steering.judge.verdict import SitePoint
 from trimtab.steering.plans.plan import SteeringPlan
 from trimtab.steering.price.pulls import Labels
-from trimtab.steering.price.response import Forecast, ResponseMemo, remembered_responses
+from trimtab.steering.price.response import Forecast, Responses, remembered_responses
 from trimtab.steering.price.strength import find_strength
 from trimtab.steering.running.answer_pair import AnswerPair
 from trimtab.steering.running.progress import Progress
@@ -50,7 +50,7 @@ class Search:
     budget: float
     settings: SearchSettings = SearchSettings()
     seed: int = 0
-    responses: ResponseMemo = field(default_factory=ResponseMemo)
+    responses: Responses = field(default_factory=Responses)
 
     def __call__(self, sets: Sequence[Candidates], progress: Progress) -> list[SearchResult]:
         """The choice from each set of candidates. All are screened together, and measured on the same pairs."""

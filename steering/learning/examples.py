@@ -13,42 +13,10 @@ from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.site import Site
 from trimtab.steering.model.span import ALL, Span
 from trimtab.steering.model.tokens import CHAT, PromptFormat, Tokens, tokenize
-from trimtab.steering.price.pulls import Labels, SitePlace
-from trimtab.steering.price.response import LinearResponse
+from trimtab.steering.price.pulls import Labels
+from trimtab.steering.price.response import LinearResponse, Responses
 from trimtab.steering.running.answer_pair import AnswerPair
 from trimtab.steering.running.padded_texts import check_completions
-
-
-class Responses:
-    """Linear responses of texts, computed once: examples with their labels exchanged are the same texts, and a method
-    that asks for fewer draws than another is given the first of them."""
-
-    def __init__(self) -> None:
-        self._key: tuple[object, ...] = ()
-        self._draws = 0
-        self._rows: dict[int, dict[SitePlace, tuple[Tensor, Tensor]]] = {}
-
-    def of(
-        self, anatomy: Anatomy, texts: Sequence[Tokens], places: Sequence[SitePlace], labels: Labels
-    ) -> LinearResponse:
-        """The response of these texts. Rows of texts that were seen under the same model, places and seed with at least
-        as many draws are not computed again; the caller keeps the texts alive."""
-        key = (anatomy, tuple(places), labels.seed)
-        if key != self._key or labels.draws > self._draws:
-            self._key, self._draws, self._rows = key, labels.draws, {}
-        missing = [text for text in texts if id(text) not in self._rows]
-        self._add(missing, anatomy, places, Labels(self._draws, labels.seed))
-        rows = [self._rows[id(text)] for text in texts]
-        slopes = {place: torch.stack([row[place][0] for row in rows]) for place in places}
-        scores = {place: torch.stack([row[place][1][: labels.draws] for row in rows]) for place in places}
-        return LinearResponse(slopes, scores, sum(len(text) - text.prompt_length for text in texts))
-
-    def _add(self, texts: Sequence[Tokens], anatomy: Anatomy, places: Sequence[SitePlace], labels: Labels) -> None:
-        if not texts:
-            return
-        response = LinearResponse.of(anatomy.model, texts, places, labels)
-        for k, text in enumerate(texts):
-            self._rows[id(text)] = {place: (response.slopes[place][k], response.scores[place][k]) for place in places}
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +29,7 @@ class Examples:
     span: tokens on which the plan will act.
     budget: nats of KL per token that the plan may cost; strength 1 is meant to spend it.
     seed: of every draw.
-    responses: how these texts respond to additions, of pairs and of held-out pairs; shuffled examples share it.
+    responses: how texts respond to additions, which shuffled examples share, and whoever else was given it.
     """
 
     pairs: tuple[AnswerPair, ...]
@@ -69,7 +37,7 @@ class Examples:
     span: Span = ALL
     budget: float = 0.1
     seed: int = 0
-    responses: tuple[Responses, Responses] = field(default_factory=lambda: (Responses(), Responses()), repr=False)
+    responses: Responses = field(default_factory=Responses, repr=False)
 
     def __post_init__(self) -> None:
         if len(self.pairs) < 2:
@@ -106,16 +74,17 @@ class Examples:
     def response(self, anatomy: Anatomy, sites: Iterable[Site], draws: int) -> LinearResponse:
         """How the texts of the pairs respond to vectors added at sites on the span's tokens. draws: labels per token
         from which costs are known."""
-        return self._response(0, anatomy, sites, draws)
+        return self._response(self.pairs, anatomy, sites, draws)
 
     def held_out_response(self, anatomy: Anatomy, sites: Iterable[Site], draws: int) -> LinearResponse:
         """The same of the held-out texts."""
-        return self._response(1, anatomy, sites, draws)
+        return self._response(self.held_out, anatomy, sites, draws)
 
-    def _response(self, which: int, anatomy: Anatomy, sites: Iterable[Site], draws: int) -> LinearResponse:
+    def _response(
+        self, pairs: Sequence[AnswerPair], anatomy: Anatomy, sites: Iterable[Site], draws: int
+    ) -> LinearResponse:
         places = [(site, self.span) for site in sites]
-        texts = texts_of((self.pairs, self.held_out)[which])
-        return self.responses[which].of(anatomy, texts, places, Labels(draws, self.seed + which))
+        return self.responses.of(anatomy.model, texts_of(pairs), places, Labels(draws, self.seed))
 
 
 def texts_of(pairs: Sequence[AnswerPair]) -> list[Tokens]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from zlib import crc32
 
 import torch
 from jaxtyping import Float, Int
@@ -30,14 +31,15 @@ SitePlace = tuple[Site, Span]
 @dataclass(frozen=True)
 class Labels:
     """Labels drawn from the model at every scored token. draws: per token; the relative error of a forecast cost is
-    about sqrt(2 / (draws x texts)). seed: text k draws from a stream of its own, whatever it is batched with."""
+    about sqrt(2 / (draws x texts)). seed: every text draws from a stream of its own, whatever stands beside it."""
 
     draws: int = 1
     seed: int = 0
 
-    def stream(self, text: int) -> torch.Generator:
-        """What the labels of text number `text` are drawn from."""
-        return torch.Generator().manual_seed(self.seed * 1_000_003 + text)
+    def stream(self, text: Tokens) -> torch.Generator:
+        """What the labels of a text are drawn from, named by its tokens."""
+        name = crc32(text.ids.tobytes(), text.prompt_length)
+        return torch.Generator().manual_seed(self.seed * 1_000_003 + name)
 
 
 ONE_DRAW = Labels()
@@ -92,7 +94,7 @@ def pulls(anatomy: Anatomy, texts: Sequence[Tokens], sites: Sequence[Site], labe
     """Every backward pass over the texts: per batch, that of the completions and those of drawn labels. sites: whole
     ones. Raises SteeringError for a text without a completion."""
     check_completions(texts)
-    streams = [labels.stream(k) for k in range(len(texts))]
+    streams = [labels.stream(text) for text in texts]
     for numbers in batches([len(text) for text in texts], PASS_TOKENS):
         batch = _Batch(numbers, PaddedTexts.of([texts[k] for k in numbers], anatomy.device))
         yield from _pulled(anatomy, batch, sites, [streams[k] for k in numbers], labels.draws)

@@ -110,25 +110,52 @@ class LinearResponse:
         return self.along(additions).forecast(weights).effect(budget)
 
 
-class ResponseMemo:
-    """Linear responses that were computed in this process, the last few of them: other methods that are judged on the
-    same texts ask for the same one."""
+class Responses:
+    """Linear responses that were computed, text by text, for whoever asks again: a method that is fitted anew on
+    shuffled labels, the search that screens its candidates, the judgement of another method on the same texts.
 
-    LAST = 2
+    Those of one model, seed and set of places are kept; another set takes their place. The weights must not change."""
 
     def __init__(self) -> None:
-        self._responses: dict[tuple[object, ...], LinearResponse] = {}
+        self._key: tuple[object, ...] = ()
+        self._rows: dict[TextKey, _Rows] = {}
 
     def of(
-        self, model: PreTrainedModel, texts: Sequence[Tokens], places: Sequence[SitePlace], labels: Labels
+        self, model: PreTrainedModel, texts: Sequence[Tokens], places: Sequence[SitePlace], labels: Labels = ONE_DRAW
     ) -> LinearResponse:
-        """As `LinearResponse.of`. Texts are the same when their tokens are."""
-        contents = [(one.ids.tobytes(), one.prompt_length, bytes(one.roles), bytes(one.special)) for one in texts]
-        key = (Anatomy.of(model), tuple(contents), tuple(places), labels)
-        if key not in self._responses:
-            self._responses[key] = LinearResponse.of(model, texts, places, labels)
-        self._responses = dict([*self._responses.items()][-self.LAST :])
-        return self._responses[key]
+        """As `LinearResponse.of`. Texts are the same when their tokens are; who asks for fewer draws than another did
+        is given the first of them."""
+        key = (model, frozenset(places), labels.seed)
+        if key != self._key:
+            self._key, self._rows = key, {}
+        missing = {_key(text): text for text in texts if self._draws(text) < labels.draws}
+        self._add(model, list(missing.values()), places, labels)
+        rows = [self._rows[_key(text)] for text in texts]
+        slopes = {place: torch.stack([row[place][0] for row in rows]) for place in places}
+        scores = {place: torch.stack([row[place][1][: labels.draws] for row in rows]) for place in places}
+        return LinearResponse(slopes, scores, _scored(texts))
+
+    def _draws(self, text: Tokens) -> int:
+        """How many were made for this text; -1 when it was not seen."""
+        row = self._rows.get(_key(text))
+        return -1 if row is None else next((len(scores) for _, scores in row.values()), 0)
+
+    def _add(
+        self, model: PreTrainedModel, texts: Sequence[Tokens], places: Sequence[SitePlace], labels: Labels
+    ) -> None:
+        if not texts:
+            return
+        response = LinearResponse.of(model, texts, places, labels)
+        for k, text in enumerate(texts):
+            self._rows[_key(text)] = {p: (response.slopes[p][k], response.scores[p][k]) for p in places}
+
+
+def _key(text: Tokens) -> "TextKey":
+    return text.ids.tobytes(), text.prompt_length, bytes(text.roles), bytes(text.special)
+
+
+TextKey = tuple[bytes, int, bytes, bytes]
+_Rows = Mapping[SitePlace, tuple[Tensor, Tensor]]  # slope `[d]` and scores `[draws d]` of one text
 
 
 def added(plan: SteeringPlan) -> list[tuple[SitePlace, Float[Tensor, "d"]]] | None:
@@ -140,7 +167,7 @@ def added(plan: SteeringPlan) -> list[tuple[SitePlace, Float[Tensor, "d"]]] | No
 
 
 def remembered_responses(
-    memo: ResponseMemo, model: PreTrainedModel, texts: Sequence[Tokens], plans: Sequence[SteeringPlan], labels: Labels
+    memo: Responses, model: PreTrainedModel, texts: Sequence[Tokens], plans: Sequence[SteeringPlan], labels: Labels
 ) -> list[Along]:
     """As `responses`; where all plans only add vectors, from the gradients at their places, which the memo keeps."""
     additions = [added(plan) for plan in plans]

@@ -13,6 +13,7 @@ from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.site import Site
 from trimtab.steering.model.span import Span
 from trimtab.steering.plans.plan import SteeringPlan
+from trimtab.steering.price.response import Responses
 from trimtab.steering.running.answer_pair import AnswerPair
 from trimtab.store import ActivationStore, Artifact
 from trimtab.tasks.data.prompts import couples, texts_of
@@ -23,6 +24,7 @@ from trimtab.tasks.recipes.behaviour import BehaviourRecipe
 from trimtab.tasks.recipes.sections import ModelSpec
 from trimtab.tasks.step import Product
 
+RESPONSES = Responses()  # of this process: a fit, its refits, its search and the next method's ask for the same
 NAMES = "candidates"  # header key: from each candidate's name to the numbers of its interventions
 
 
@@ -47,8 +49,7 @@ def candidates_of(artifact: Artifact) -> Candidates:
 
 
 def examples_of(recipe: BehaviourRecipe) -> Examples:
-    """The pairs of the fit split, those of the select split held out, cut as the judge cuts them. The same texts at
-    another budget share their linear response, as do a fit and its refits on shuffled labels."""
+    """The pairs of the fit split, those of the select split held out, cut as the judge cuts them."""
     return replace(_examples(recipe.model, recipe.data, recipe.fit.span, recipe.seed), budget=recipe.budget.kl)
 
 
@@ -60,7 +61,7 @@ def _examples(spec: ModelSpec, data: Data, span: str, seed: int) -> Examples:
     def pairs(split: str) -> tuple[AnswerPair, ...]:
         return tuple(AnswerPair(a, b).shortened(cut) for (_, a), (_, b) in couples(texts, split))
 
-    return Examples(pairs("fit"), pairs("select"), Span.parse(span), seed=seed)
+    return Examples(pairs("fit"), pairs("select"), Span.parse(span), seed=seed, responses=RESPONSES)
 
 
 def sites_of(store: ActivationStore, point: str) -> list[Site]:

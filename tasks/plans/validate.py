@@ -21,7 +21,6 @@ from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.site import Site
 from trimtab.steering.model.tokens import PromptFormat, tokenize
 from trimtab.steering.plans.plan import SteeringPlan
-from trimtab.steering.price.response import ResponseMemo
 from trimtab.steering.running.answer_pair import AnswerPair
 from trimtab.steering.running.contrast import Contrast
 from trimtab.steering.running.scorer import Scorer
@@ -33,7 +32,7 @@ from trimtab.tasks.data.prompts import Text, couples, form_of, texts_of, tokens_
 from trimtab.tasks.home import Home
 from trimtab.tasks.models import model_of
 from trimtab.tasks.plans.fit import contrast_of
-from trimtab.tasks.plans.learning import candidates_of, examples_of, sites_of
+from trimtab.tasks.plans.learning import RESPONSES, candidates_of, examples_of, sites_of
 from trimtab.tasks.plans.placebos import PublishedNulls
 from trimtab.tasks.progress import report, say
 from trimtab.tasks.recipes.behaviour import BehaviourRecipe
@@ -43,7 +42,6 @@ from trimtab.tasks.step import Product, Step, as_task
 
 PLAIN = PromptFormat(chat=False)
 SHOWN_ANSWERS = 2  # before the verdict
-RESPONSES = ResponseMemo()  # of this process: one verdict after another of the same behaviour asks for the same
 
 
 def validate_recipe(

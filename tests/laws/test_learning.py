@@ -225,6 +225,7 @@ def test_one_response_serves_all_labels(tiny_llama, monkeypatch):
     gradient = margin_weights(given.pairs) @ first.slopes[place].double()
     other = margin_weights(given.pairs) @ again.slopes[place].double()
     assert not torch.allclose(gradient, other)
+    assert torch.equal(given.response(anatomy, sites(anatomy)[::-1], 0).slopes[place], first.slopes[place])
     for pair, ours, theirs in zip(given.pairs, first.slopes[place].split(2), again.slopes[place].split(2), strict=True):
         swapped = pair not in shuffled.pairs
         torch.testing.assert_close(theirs, ours.flip(0) if swapped else ours)

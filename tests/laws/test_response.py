@@ -54,7 +54,7 @@ def plans(anatomy: Anatomy, bench) -> list[SteeringPlan]:
 def drawn(scorer: Scorer) -> list[torch.Tensor]:
     """Per text, labels drawn from the unsteered model."""
     logits = {plain.example: plain.logits for plain in scorer.forced(TEXTS)}
-    return [drawn_labels(logits[k].log_softmax(-1), Labels().stream(k)) for k in range(len(TEXTS))]
+    return [drawn_labels(logits[k].log_softmax(-1), Labels().stream(text)) for k, text in enumerate(TEXTS)]
 
 
 def moved(scorer: Scorer, plan: SteeringPlan, labels: list[torch.Tensor]) -> np.ndarray:
