@@ -38,20 +38,21 @@ class Piece:
 @dataclass(frozen=True)
 class Wanted:
     """How one choice is written. tops: likely tokens told beside each (None: no log-probabilities). ends: ids of tokens
-    that end an answer."""
+    that end an answer. room: bytes of raw logits that it stores, to measure its nats by; of longer answers, none."""
 
     choice: int
     decoding: Decoding
     stops: tuple[str, ...]
     tops: int | None
     ends: frozenset[int]
+    room: int = 0
 
 
 @dataclass
 class Choice:
     """tell: gets each Piece, in the thread that writes. ids: tokens written, without the one that ended it. nats: KL
     divergence from the unsteered model at each of them, once it is measured. acted: tokens at which the governor held
-    back. After it has ended, it ignores what comes."""
+    back. logits: raw ones `[v]` before each token, where there is room. After it has ended, it ignores what comes."""
 
     tokenizer: PreTrainedTokenizerBase
     wanted: Wanted
@@ -61,6 +62,7 @@ class Choice:
     finish: str | None = None
     nats: list[float] = field(default_factory=list)
     acted: int = 0
+    logits: list[Tensor] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._draw = Draw(self.wanted.decoding, [self.wanted.decoding.seed])
@@ -73,7 +75,22 @@ class Choice:
 
     def write(self, logits: Tensor) -> int | None:
         """The next token from raw logits `[v]`, None when the answer has ended."""
-        return self.draw(self._draw.processors(None, logits[None])[0])  # type: ignore[arg-type]
+        before = len(self.ids)
+        token = self.draw(self._draw.processors(None, logits[None])[0])  # type: ignore[arg-type]
+        if len(self.ids) > before:
+            self._store(logits)
+        return token
+
+    def _store(self, logits: Tensor) -> None:
+        if len(self.ids) * logits.nbytes > self.wanted.room:
+            self.logits.clear()
+        else:
+            self.logits.append(logits.clone())
+
+    @property
+    def logits_are_whole(self) -> bool:
+        """Whether those of every token are there."""
+        return len(self.logits) == len(self.ids)
 
     @property
     def processors(self) -> LogitsProcessorList:

@@ -22,9 +22,6 @@ from trimtab.steering.governing.governor import Governor, Ledger
 from trimtab.steering.model.anatomy import Anatomy
 from trimtab.steering.model.tokens import Tokens
 from trimtab.steering.plans.plan import SteeringPlan
-from trimtab.steering.price.kl import divergences, steered_from_base
-from trimtab.steering.running.sampling import Sampling
-from trimtab.steering.running.scorer import Scorer
 from trimtab.steering.running.writing import decode
 from trimtab.tasks.plans.steer import SteerSettings, dosed_strength
 from trimtab.tasks.serving.answer import Choice
@@ -91,8 +88,8 @@ class BodyThread:
     """One body with one thread: static batches, measurements or dosing, one job at a time."""
 
     def __init__(self, model: PreTrainedModel, name: str):
-        self._body = another_body(model)
-        Anatomy.of(self._body)
+        self.body = another_body(model)
+        Anatomy.of(self.body)
         self.thread = ThreadPoolExecutor(1, thread_name_prefix=name)
 
     def write(self, rows: Sequence[Row], plan: SteeringPlan, governor: Governor | None) -> None:
@@ -101,25 +98,17 @@ class BodyThread:
         prompts = [prompt for prompt, _ in rows]
         lengths = [len(prompt) for prompt in prompts]
         try:
-            with torch.inference_mode(), plan.on(self._body, prompt_lengths=lengths, govern=governor) as session:
-                decode(self._body, prompts, _StaticDraw([choice for _, choice in rows], session.ledger), limit)  # type: ignore[arg-type]
+            with torch.inference_mode(), plan.on(self.body, prompt_lengths=lengths, govern=governor) as session:
+                decode(self.body, prompts, _StaticDraw([choice for _, choice in rows], session.ledger), limit)  # type: ignore[arg-type]
         except _AllEnded:
             pass
         except Exception as error:
             for _, choice in rows:
                 choice.fail(f"{type(error).__name__}: {error}")
 
-    def measure(self, rows: Sequence[Row], plan: SteeringPlan, sampling: Sampling) -> None:
-        """KL(steered || base) at every token of finished choices: two passes over each text."""
-        written = [(prompt, choice) for prompt, choice in rows if choice.ids]
-        texts = [prompt.followed_by(choice.ids) for prompt, choice in written]
-        spent = divergences(Scorer(self._body), texts, steered_from_base(plan, sampling)) if texts else []
-        for (_, choice), nats in zip(written, spent, strict=True):
-            choice.nats = nats.tolist()
-
     def dose(self, plan: SteeringPlan, prompts: Sequence[Tokens], settings: SteerSettings) -> float:
         """The strength at which the plan costs `settings.kl` on these prompts. Raises SteeringError when none does."""
-        return dosed_strength(self._body, plan, prompts, settings)
+        return dosed_strength(self.body, plan, prompts, settings)
 
 
 class _AllEnded(Exception):

@@ -21,11 +21,13 @@ from trimtab.tasks.home import Home
 from trimtab.tasks.plans.steer import SteerSettings
 from trimtab.tasks.serving.answer import Choice, Piece, Wanted
 from trimtab.tasks.serving.lanes import BodyThread, Row, packable, started
+from trimtab.tasks.serving.measuring import Finished, Measuring
 from trimtab.tasks.serving.metrics import Metrics
 from trimtab.tasks.serving.plans import Plans, Resolved
 from trimtab.tasks.serving.settings import Refused, Serving
 
 T = TypeVar("T")
+KEPT = 2**26  # bytes of steered logits that an answer may hold until its nats are measured
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,8 @@ class Service:
         self.anatomy = Anatomy.of(model)
         self.plans = Plans(home, serving, lambda plan: plan.check(self.anatomy))
         self.metrics = Metrics()
-        self._static, self._measuring, self._dosing = (BodyThread(model, name) for name in ("static", "nats", "dose"))
+        self._static, self._nats, self._dosing = (BodyThread(model, name) for name in ("static", "nats", "dose"))
+        self._measuring = Measuring(self._nats)
         self._continuous = started(model)
         self._slots = asyncio.Semaphore(serving.limits.running)
         self._waiting = 0
@@ -85,7 +88,7 @@ class Service:
     def stop(self) -> None:
         """End the lanes, after what they run."""
         self.closing = True
-        for bench in (self._static, self._measuring, self._dosing):
+        for bench in (self._static, self._nats, self._dosing):
             bench.thread.shutdown(wait=False, cancel_futures=True)
         if self._continuous is not None:
             self._continuous.stop()
@@ -159,7 +162,8 @@ class Service:
             for k in range(job.n):
                 base = job.decoding
                 own = Decoding(base.max_new_tokens, base.temperature, base.seed + k, base.top_k, base.top_p)
-                wanted = Wanted(len(rows), own, job.stops, job.tops, ends)
+                kept = KEPT // job.n if job.nats and job.steering.plan is not None else 0
+                wanted = Wanted(len(rows), own, job.stops, job.tops, ends, kept)
                 rows.append((prompt, Choice(self.tokenizer, wanted, tell)))
         return rows
 
@@ -197,8 +201,7 @@ class Service:
         plan, job = answer.steering.plan, answer.job
         if plan is None or not job.nats or answer.measured:
             return
-        work = (answer.rows, plan, job.decoding.sampling)
-        await self._in_time(self._measuring.thread.submit(self._measuring.measure, *work))
+        await self._in_time(self._measuring.submit(Finished(answer.rows, plan, job.decoding.sampling)))
 
     async def _in_time(self, work: Future[T]) -> T:
         """Its result. Raises Refused when the time is over; what has begun goes on unseen."""

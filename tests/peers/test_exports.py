@@ -169,6 +169,9 @@ def test_a_task_of_lm_eval(kind, real_model, folder, tmp_path, monkeypatch):
     steer = plan if kind == "steered" else SteeringPlan(())
     ours = [_likelihood(model, tokenizer, row, steer) for row in rows[:QUESTIONS]]
     assert theirs == pytest.approx(ours, abs=1e-3) and len(theirs) == QUESTIONS
+    if kind == "steered":
+        base = [_likelihood(model, tokenizer, row, SteeringPlan(())) for row in rows[:QUESTIONS]]
+        assert max(abs(a - b) for a, b in zip(theirs, base, strict=True)) > 0.05, "the file steered nothing"
     off = max(abs(a - b) for a, b in zip(theirs, ours, strict=True))
     said = f"differ by at most {off:.1e}; perplexity {out['results']['trimtab_short_questions']['perplexity,none']:.0f}"
     what = f"log-likelihoods of {QUESTIONS} answers of a task, model `{kind}`"

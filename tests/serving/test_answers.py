@@ -7,7 +7,10 @@ import torch
 
 from tests.serving.conftest import asked, plan, publish
 from trimtab.steering.model.tokens import tokenize
+from trimtab.steering.price.kl import divergences, steered_from_base
+from trimtab.steering.running.scorer import Scorer
 from trimtab.steering.running.writing import Decoding, generate
+from trimtab.tasks.serving import service
 
 PROMPTS = ("Tell me a story.", "What is two plus two?", "Tell me a story. " * 12, "Why?")
 STEERINGS = (None, "cheerful@prod", "brief", "0.5 cheerful@prod + 0.3 brief@1", {"plan": "cheerful", "strength": -1})
@@ -104,9 +107,6 @@ def test_stop_strings_end_an_answer(client, steering):
 
 
 def test_nats_are_those_of_the_steer_command(client, tiny):
-    from trimtab.steering.price.kl import divergences, steered_from_base
-    from trimtab.steering.running.scorer import Scorer
-
     response = client.run(asked(steering="cheerful@prod", nats=True))[0]
     told = response.json()["trimtab"]["nats"][0]
     model, tokenizer = tiny
@@ -123,6 +123,23 @@ def test_nats_are_those_of_the_steer_command(client, tiny):
     assert response.headers["x-trimtab-steering"] == "cheerful@1" and len(response.headers["x-trimtab-digest"]) == 64
     assert len(told["tokens"]) == len(told["per_token"])
     assert client.chat(nats=True)["trimtab"]["nats"] is None
+
+
+@pytest.mark.parametrize("room", [0, service.KEPT])
+def test_nats_of_answers_that_are_measured_together_are_each_its_own(client, tiny, monkeypatch, room):
+    """Prompts and plans mixed, at a temperature; with steered logits at hand, and without any."""
+    monkeypatch.setattr(service, "KEPT", room)
+    cases = list(itertools.product(PROMPTS[:3], STEERINGS[1:3]))
+    fields = {"temperature": 0.8, "seed": 7, "max_tokens": 8, "nats": True}
+    responses = client.run(*(asked(prompt, steering=steering, **fields) for prompt, steering in cases))
+    plans = {"cheerful@prod": plan(1), "brief": plan(2, span="generated")}
+    decoding, model = Decoding(8, 0.8, 7), model_alone(tiny[0])
+    for (prompt, steering), response in zip(cases, responses, strict=True):
+        tokens, steer = tokenize(tiny[1], prompt), plans[steering]
+        text = tokens.followed_by(generate(model, [tokens], steer, decoding)[0])
+        (expected,) = divergences(Scorer(model), [text], steered_from_base(steer, decoding.sampling))
+        told = response.json()["trimtab"]["nats"][0]["per_token"]
+        assert told == pytest.approx(expected.tolist(), rel=1e-4, abs=1e-5) and max(told) > 0.01
 
 
 def test_a_governed_answer_stays_within_its_bounds(client):
