@@ -53,13 +53,13 @@ def main() -> None:
 
 
 def separately(service: Service) -> None:
-    serving.KEPT = 0
+    serving.LOGITS_ROOM = 0
     bench = service._nats
     service._measuring.submit = lambda answer: bench.thread.submit(measure_nats, bench.body, [answer])
 
 
 def together(service: Service) -> None:
-    serving.KEPT = 2**26
+    serving.LOGITS_ROOM = 2**26
     service._measuring.__dict__.pop("submit", None)
 
 

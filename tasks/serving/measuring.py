@@ -65,12 +65,15 @@ class Measuring:
 def measure(model: PreTrainedModel, answers: Sequence[Finished]) -> None:
     """KL(steered || base) at every token of every choice."""
     scorer = Scorer(model)
-    known = [(row, answer) for answer in answers for row in answer.rows if row[1].ids and row[1].logits_are_whole]
-    texts = [prompt.followed_by(choice.ids) for (prompt, choice), _ in known]
+    ready = [(row, answer) for answer in answers for row in answer.rows if row[1].ids and row[1].logits_are_whole]
+    texts = [prompt.followed_by(choice.ids) for (prompt, choice), _ in ready]
     for base in scorer.base(texts) if texts else ():
-        (_, choice), answer = known[base.example]
+        (_, choice), answer = ready[base.example]
         steered = torch.stack(choice.logits).to(base.logits.device)
-        choice.nats = kl_at(answer.sampling, steered, base.logits).tolist()
+        nats = kl_at(answer.sampling, steered, base.logits)
+        choice.nats = nats.clip(
+            min=0
+        ).tolist()  # the two passes round otherwise: where no plan acts, to either side of 0
         choice.logits.clear()
     for answer in answers:
         _measure_twice(scorer, answer)

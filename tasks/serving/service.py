@@ -27,7 +27,7 @@ from trimtab.tasks.serving.plans import Plans, Resolved
 from trimtab.tasks.serving.settings import Refused, Serving
 
 T = TypeVar("T")
-KEPT = 2**26  # bytes of steered logits that an answer may hold until its nats are measured
+LOGITS_ROOM = 2**26  # bytes of steered logits that an answer may hold until its nats are measured
 
 
 @dataclass(frozen=True)
@@ -162,8 +162,8 @@ class Service:
             for k in range(job.n):
                 base = job.decoding
                 own = Decoding(base.max_new_tokens, base.temperature, base.seed + k, base.top_k, base.top_p)
-                kept = KEPT // job.n if job.nats and job.steering.plan is not None else 0
-                wanted = Wanted(len(rows), own, job.stops, job.tops, ends, kept)
+                room = LOGITS_ROOM // job.n if job.nats and job.steering.plan is not None else 0
+                wanted = Wanted(len(rows), own, job.stops, job.tops, ends, room)
                 rows.append((prompt, Choice(self.tokenizer, wanted, tell)))
         return rows
 

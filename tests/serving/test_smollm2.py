@@ -135,7 +135,7 @@ def test_every_mode_of_the_page(url, mode, exponent, tmp_path):
     assert text == steered["choices"][0]["message"]["content"]
     assert base == unsteered["choices"][0]["message"]["content"] != text
     nats = steered["trimtab"]["nats"][0]
-    assert spent == pytest.approx(nats["per_token"]) and sum(spent) > 0
+    assert spent == pytest.approx(nats["per_token"], rel=1e-3, abs=1e-5) and sum(spent) > 0
     strength = steered["trimtab"]["plans"][0]["strength"]
     assert float(re.search(r"brief@2 × (\S+)", facts)[1]) == pytest.approx(strength, rel=0.01)
     if mode == "kl":
