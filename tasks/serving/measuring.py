@@ -71,9 +71,7 @@ def measure(model: PreTrainedModel, answers: Sequence[Finished]) -> None:
         (_, choice), answer = ready[base.example]
         steered = torch.stack(choice.logits).to(base.logits.device)
         nats = kl_at(answer.sampling, steered, base.logits)
-        choice.nats = nats.clip(
-            min=0
-        ).tolist()  # the two passes round otherwise: where no plan acts, to either side of 0
+        choice.nats = nats.clip(min=0).tolist()  # where no plan acts, two passes that round differently may give -1e-8
         choice.logits.clear()
     for answer in answers:
         _measure_twice(scorer, answer)
