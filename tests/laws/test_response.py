@@ -17,7 +17,7 @@ from trimtab.steering.plans.intervention import Intervention
 from trimtab.steering.plans.plan import SteeringPlan
 from trimtab.steering.price.calibration import FORCED, Calibration
 from trimtab.steering.price.pulls import Labels, drawn_labels
-from trimtab.steering.price.response import LinearResponse, responses
+from trimtab.steering.price.response import LinearResponse, Responses, remembered_responses, responses
 from trimtab.steering.running.scorer import Scorer
 
 SPANS = ("answer", "all", "generated", "prompt", "first:4")
@@ -49,6 +49,20 @@ def plans(anatomy: Anatomy, bench) -> list[SteeringPlan]:
         Intervention(Site("resid_post", 0), bench.move(name, anatomy.d_model)) for name in MOVES if name != "clamp"
     ]
     return [SteeringPlan((step,)) for step in [*steps, *others]] + [SteeringPlan((steps[0], steps[-1]))]
+
+
+def test_remembered_responses_are_those_computed_anew(tiny_llama, bench, monkeypatch):
+    """Of vectors, at one site or two, with any strength; whatever was asked before, and in whatever order of texts."""
+    anatomy, memo, labels = Anatomy.of(tiny_llama), Responses(), Labels(2, seed=3)
+    vectors = [plan for plan in plans(anatomy, bench) if all(isinstance(s.move, Add) for s in plan.interventions)]
+    remembered_responses(memo, tiny_llama, TEXTS[::-1], vectors, Labels(1, seed=3))
+    again = remembered_responses(memo, tiny_llama, TEXTS, vectors, labels)
+    for one, want in zip(again, responses(tiny_llama, TEXTS, vectors, labels), strict=True):
+        np.testing.assert_allclose(one.slopes, want.slopes, rtol=1e-4, atol=1e-7)
+        np.testing.assert_allclose(one.scores, want.scores, rtol=1e-4, atol=1e-5)
+        assert one.tokens == want.tokens
+    monkeypatch.setattr(LinearResponse, "of", classmethod(lambda *_: pytest.fail("computed again")))
+    remembered_responses(memo, tiny_llama, TEXTS[2:4], vectors, labels)
 
 
 def drawn(scorer: Scorer) -> list[torch.Tensor]:
