@@ -40,7 +40,7 @@ def test_the_plan_is_priced_judged_and_dosed(real_home):
     )
     assert metrics["effect"]["low"] < metrics["effect"]["mean"] < metrics["effect"]["high"]
     assert {c["kind"] for c in verdict["contenders"]} == {
-        "plan", "random", "covariance", "shuffled", "flip", "system_prompt",
+        "plan", "random", "covariance", "shuffled", "flip", "system_prompt", "token_bias",
     }  # fmt: skip
     assert len(verdict["generations"]) > 0 and verdict["sentence"]
 
