@@ -82,7 +82,7 @@ def test_a_gated_mlp_makes_two_numbers_for_each_neuron(anatomies):
             continue
         block = anatomy.blocks[0]
         down = block.get_submodule(anatomy.family.down_proj)
-        inside = [m for path, m in block.named_modules() if "mlp" in path or path == "fc1"]
+        inside = [m for path, m in block.named_modules() if "mlp" in path or path == "fc1" or path.startswith("ffn.")]
         rows = [m.weight.numel() // anatomy.d_model for m in inside if m is not down and is_matrix(m)]
         assert sum(rows) == anatomy.d_mlp * (2 if anatomy.gated_mlp else 1), name
 
