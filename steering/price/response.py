@@ -17,6 +17,7 @@ to measure; it is no measurement.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from weakref import ref
 
 import numpy as np
 import torch
@@ -125,7 +126,7 @@ class Responses:
     ) -> LinearResponse:
         """As `LinearResponse.of`. Texts are the same when their tokens are; who asks for fewer draws than another did
         is given the first of them."""
-        key = (model, frozenset(places), labels.seed)
+        key = (ref(model), frozenset(places), labels.seed)  # a model that nobody else holds is let go
         if key != self._key:
             self._key, self._rows = key, {}
         missing = {_key(text): text for text in texts if self._draws(text) < labels.draws}
